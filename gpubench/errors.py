@@ -1,0 +1,97 @@
+"""Every exception gpubench raises for a user to read.
+
+    GpubenchError                    exit code 70 unless a subclass says otherwise
+    ├── UsageError                   2   a flag or an argument that can't be meant
+    │   └── ConfigError              2   a sweep file: where, what, and what would be right
+    ├── PluginError                  2   a user's own file that can't be imported
+    ├── StoreError                   2   a run on disk that can't be read or written
+    │   └── FingerprintMismatch      2   a run that was made by something else
+    ├── TraceError                   2   a profiler's export that can't be projected
+    ├── ProfilerError                2   a profiler that is missing or refuses to work
+    └── WorkerError                  70  a worker that broke the protocol
+
+A message is complete: it names the place, the value and the way out, so that printing it is all a caller does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "ConfigError",
+    "FingerprintMismatch",
+    "GpubenchError",
+    "Location",
+    "PluginError",
+    "ProfilerError",
+    "StoreError",
+    "TraceError",
+    "UsageError",
+    "WorkerError",
+]
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in a file a user wrote: `configs/pareto.yaml:7: axes.backend[1]`."""
+
+    file: str
+    line: int | None = None
+    key: str = ""
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}" if self.key else place
+
+
+class GpubenchError(Exception):
+    """The root: `except GpubenchError` catches all that gpubench raises on purpose."""
+
+    exit_code = 70
+
+
+class UsageError(GpubenchError):
+    """A command line that can't be meant."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A sweep file that can't be meant, with the place of the fault."""
+
+    def __init__(self, message: str, location: Location | None = None) -> None:
+        self.message = message
+        self.location = location
+        super().__init__(f"{location}: {message}" if location else message)
+
+
+class PluginError(GpubenchError):
+    """A plugin that raised, exited or hung while it was imported."""
+
+    exit_code = 2
+
+
+class StoreError(GpubenchError):
+    """A run folder that is missing, unreadable, unwritable or of an unknown schema."""
+
+    exit_code = 2
+
+
+class FingerprintMismatch(StoreError):
+    """A run can't be resumed because what it was made with has changed; the message names each difference."""
+
+
+class TraceError(GpubenchError):
+    """A trace that is truncated, empty, or of a schema that isn't known."""
+
+    exit_code = 2
+
+
+class ProfilerError(GpubenchError):
+    """A profiler that is missing, too old, or not permitted; one sentence with the fix."""
+
+    exit_code = 2
+
+
+class WorkerError(GpubenchError):
+    """A worker that did not speak the protocol: a defect of gpubench, not of a cell."""

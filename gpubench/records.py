@@ -1,0 +1,288 @@
+"""What the parent and its workers say to each other, and what stays on disk: frozen, and read back as written.
+
+`CellRecord` is a line of `cells.jsonl`, `Event` a line of a worker's event file, `Task` a line of its standard input.
+Names are stable: a change that breaks a reader raises `SCHEMA`, and `store` keeps reading the older ones.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
+
+__all__ = [
+    "SCHEMA",
+    "Cell",
+    "CellEnded",
+    "CellRecord",
+    "CheckResult",
+    "Crash",
+    "Event",
+    "Frame",
+    "Measurement",
+    "Outcome",
+    "Pass",
+    "Scalar",
+    "Stage",
+    "StageEntered",
+    "Task",
+    "Timer",
+    "WorkerReady",
+    "dump_line",
+    "parse_event",
+    "parse_record",
+    "parse_task",
+]
+
+SCHEMA = 1
+
+Scalar = bool | int | float | str | None
+"""A value an axis can take; lists and mappings are allowed in `params` only."""
+
+_FROZEN = ConfigDict(extra="ignore", validate_by_name=True, validate_by_alias=True, ser_json_inf_nan="constants")
+
+
+class Outcome(StrEnum):
+    """How a cell ended. Only `ok` can be on a frontier; only `ok` and `skipped` are not failures."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    MISMATCH = "mismatch"
+    INVALID = "invalid"
+    ERROR = "error"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+
+    @property
+    def is_failure(self) -> bool:
+        return self not in (Outcome.OK, Outcome.SKIPPED)
+
+
+class Stage(StrEnum):
+    """Where in its life a cell was; the last one entered says where a dead cell died."""
+
+    QUEUED = "queued"
+    START = "start"
+    SETUP = "setup"
+    CHECK = "check"
+    WARMUP = "warmup"
+    MEASURE = "measure"
+    PROFILE = "profile"
+    DONE = "done"
+
+
+class Timer(StrEnum):
+    """Who produced a figure."""
+
+    NSYS = "nsys"
+    CUPTI = "cupti"
+    CUDA_EVENT = "cuda_event"
+    WALL = "wall"
+
+
+class Pass(StrEnum):
+    """Unprofiled first, then a short profiled one."""
+
+    TIMING = "timing"
+    PROFILE = "profile"
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Cell:
+    """One point of the grid.
+
+    `cell_id` names it within its grid and is safe as a file name; `key` is a hash of workload, axes and params, the
+    same in every run that asks the same question. `axes` holds what varies (also `backend`, if it does), `params`
+    the constants; together, less `backend`, they are the workload's arguments.
+    """
+
+    index: int
+    cell_id: str
+    key: str
+    workload: str
+    backend: str
+    axes: dict[str, Scalar]
+    params: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The workload's arguments: params and axes without `backend`."""
+        merged = {**self.params, **self.axes}
+        merged.pop("backend", None)
+        return merged
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Measurement:
+    """One metric of one trial, with every sample.
+
+    `unit` is SI without a prefix (`s`, `B`, `FLOP`, `1/s`) or a plain word; `range` is the NVTX range the figure
+    belongs to ("" for the whole step).
+    """
+
+    metric: str
+    unit: str
+    timer: Timer | None
+    samples: list[float]
+    range: str = ""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class CheckResult:
+    """What an output was compared with, and how far off it was."""
+
+    against: str
+    passed: bool
+    rtol: float | None = None
+    atol: float | None = None
+    relative_error: float | None = None
+    """‖out − ref‖ / ‖ref‖ over all outputs."""
+    worst: str = ""
+    """The worst element in words: `out[3, 17]: got 1.25, want 1.5 (allowed ±0.02)`."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Frame:
+    """A frame of a Python traceback."""
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Crash:
+    """The evidence of a cell that did not end well; signatures are computed from it when it is read."""
+
+    exception: str = ""
+    """The exception's type, qualified: `torch.OutOfMemoryError`."""
+    message: str = ""
+    frames: list[Frame] = Field(default_factory=list)
+    exit_status: int | None = None
+    signal: str = ""
+    """`SIGSEGV`, if a signal ended the worker."""
+    cuda_error: str = ""
+    """`cudaErrorIllegalAddress` and its like, by name."""
+    stderr_tail: str = ""
+    memory: dict[str, float] = Field(default_factory=dict)
+    """Bytes: device_free, device_total, reserved, allocated, asked; whichever is known."""
+    open_range: str = ""
+    """The innermost NVTX range that was open."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class CellRecord:
+    """One cell, trial, pass and attempt: a line of `cells.jsonl`."""
+
+    cell_id: str
+    index: int
+    key: str
+    workload: str
+    backend: str
+    axes: dict[str, Scalar]
+    params: dict[str, Any]
+    trial: int
+    pass_: Annotated[Pass, Field(alias="pass")]
+    attempt: int
+    outcome: Outcome
+    stage: Stage
+    """The last stage entered: `done` when all went well."""
+    reason: str = ""
+    """One sentence: why it was skipped, how it failed, or why sampling stopped."""
+    measurements: list[Measurement] = Field(default_factory=list)
+    checks: list[CheckResult] = Field(default_factory=list)
+    work: dict[str, float] = Field(default_factory=dict)
+    """What the workload declares that a step must do at least: `bytes`, `flop`."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What else is true of the cell: `l2`, `stopped`, `timer_choice`, `layers`, `clocks` …"""
+    crash: Crash | None = None
+    warnings: list[str] = Field(default_factory=list)
+    gpu: str = ""
+    """Which device: `cuda:0 NVIDIA H200`, or `cpu`."""
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    duration_s: float = 0.0
+    measured_s: float = 0.0
+    """The part of `duration_s` that the step itself ran: warm-up and samples."""
+    worker: int = 0
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Task:
+    """What a worker is asked: these trials of one cell. A line of its standard input."""
+
+    cell: Cell
+    trials: list[int]
+    pass_: Annotated[Pass, Field(alias="pass")]
+    attempt: int
+    measure: MeasureSettings
+    check: CheckSettings
+    timeout: TimeoutSettings
+    artifacts: str
+    """The cell's own folder: its stdout, its stderr, what a workload leaves."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class WorkerReady:
+    """The worker has imported everything and has its device."""
+
+    pid: int
+    gpu: str
+    kind: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class StageEntered:
+    """A cell went on to its next stage."""
+
+    cell_id: str
+    trial: int
+    stage: Stage
+    at: float
+    """Unix time in seconds."""
+    kind: Literal["stage"] = "stage"
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class CellEnded:
+    """One trial of a cell is over; `is_last` when the task it belongs to is."""
+
+    record: CellRecord
+    is_last: bool
+    context_lost: bool = False
+    """The CUDA context is dead: the worker ends after this."""
+    kind: Literal["ended"] = "ended"
+
+
+Event = Annotated[WorkerReady | StageEntered | CellEnded, Field(discriminator="kind")]
+
+_EVENT: TypeAdapter[WorkerReady | StageEntered | CellEnded] = TypeAdapter(Event)
+_RECORD = TypeAdapter(CellRecord)
+_TASK = TypeAdapter(Task)
+_LINE: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+def parse_event(line: bytes) -> WorkerReady | StageEntered | CellEnded:
+    """Read one line of an event file; `ValidationError` if it isn't one."""
+    return _EVENT.validate_json(line)
+
+
+def parse_record(line: bytes) -> CellRecord:
+    """Read one line of `cells.jsonl`; `ValidationError` if it isn't one."""
+    return _RECORD.validate_json(line)
+
+
+def parse_task(line: bytes) -> Task:
+    """Read one line of a worker's standard input."""
+    return _TASK.validate_json(line)
+
+
+def dump_line(value: CellRecord | Task | WorkerReady | StageEntered | CellEnded) -> bytes:
+    """One line of JSON, newline included."""
+    return _LINE.dump_json(value, by_alias=True) + b"\n"

@@ -1,0 +1,266 @@
+"""How a kernel gets into gpubench: `@workload`, `.backend`, `.oracle`, `.metric` and their like.
+
+    @gpubench.workload("rmsnorm")
+    def rmsnorm(rows: int, dim: int, dtype: str = "bfloat16"):
+        return {"x": torch.randn(rows, dim), "w": torch.randn(dim)}
+
+    @rmsnorm.backend("torch", baseline=True)
+    def _(x, w):
+        return lambda: torch.nn.functional.rms_norm(x, w.shape, w)
+
+The signature is the schema of the axes; the mapping it returns is what backends and the oracle ask for by parameter
+name. A backend's set-up returns the step, which is what gets timed; a keyword-only parameter of a backend that names
+no input is an option of its own, and so one more axis. Every decorator hands its function back.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union
+
+from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
+
+__all__ = ["Backend", "Metric", "Step", "Workload", "get_workload", "registered", "workload"]
+
+Step = Callable[[], Any]
+"""What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+MetricFunction = Callable[..., float]
+
+_workloads: dict[str, Workload] = {}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of a workload: its set-up, and what it needs to run."""
+
+    name: str
+    setup: Callable[..., Step]
+    is_baseline: bool
+    requires: tuple[str, ...]
+    origin: str
+
+    @property
+    def options(self) -> list[inspect.Parameter]:
+        """The keyword-only parameters that have a default: axes of this backend alone."""
+        parameters = inspect.signature(self.setup).parameters.values()
+        return [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric derived from a sample of the step time."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    function: MetricFunction
+    """`(cell, seconds) -> float`, where `cell` is a namespace of the cell's arguments."""
+
+
+@dataclass
+class Workload:
+    """What is computed, and everything registered for it."""
+
+    name: str
+    make: Callable[..., Mapping[str, Any]]
+    description: str
+    origin: str
+    open_axes: bool = False
+    measures_itself: bool = False
+    """The step returns its own measurements (`command`); gpubench takes no samples of it."""
+    backends: dict[str, Backend] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    oracle_function: Callable[..., Any] | None = None
+    compare_function: Callable[..., Any] | None = None
+    reset_function: Callable[..., None] | None = None
+    bytes_function: Callable[..., float] | None = None
+    flop_function: Callable[..., float] | None = None
+    fits_function: Callable[..., str | None] | None = None
+    label_function: Callable[..., Mapping[str, Any]] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        return self.make(*args, **kwargs)
+
+    def backend(self, name: str, *, baseline: bool = False, requires: typing.Sequence[str] = ()) -> Callable[[F], F]:
+        """Register one implementation: a set-up that takes inputs by name and returns the step.
+
+        `requires` names what must be there, else the cell is `skipped` with the reason: modules to import
+        (`triton`, `flashinfer-python:flashinfer` when pip's name differs), `cuda`, `sm90` for a compute capability.
+        """
+
+        def register(function: F) -> F:
+            if name in self.backends:
+                previous = self.backends[name].origin
+                raise ValueError(
+                    f"backend {name!r} of {self.name} is registered twice: {previous} and {_origin(function)}"
+                )
+            self.backends[name] = Backend(name, function, baseline, tuple(requires), _origin(function))
+            return function
+
+        return register
+
+    def metric(self, name: str, *, unit: str, higher_is_better: bool = True) -> Callable[[F], F]:
+        """Register `(cell, seconds) -> float`, evaluated for every sample of the step time."""
+
+        def register(function: F) -> F:
+            self.metrics[name] = Metric(name, unit, higher_is_better, function)
+            return function
+
+        return register
+
+    def oracle(self, function: F) -> F:
+        """Register the truth in fp32 or fp64: takes inputs by name, returns the step's outputs; untimed."""
+        self.oracle_function = function
+        return function
+
+    def compare(self, function: F) -> F:
+        """Register `(out, ref, **inputs) -> None | str` where allclose isn't the question: None, or what differs."""
+        self.compare_function = function
+        return function
+
+    def reset(self, function: F) -> F:
+        """Register what restores state between samples: takes inputs by name; untimed."""
+        self.reset_function = function
+        return function
+
+    def bytes(self, function: F) -> F:
+        """Register the fewest bytes a step must move through device memory, from the workload's arguments."""
+        self.bytes_function = function
+        return function
+
+    def flop(self, function: F) -> F:
+        """Register the floating-point operations a step must do, from the workload's arguments."""
+        self.flop_function = function
+        return function
+
+    def fits(self, function: F) -> F:
+        """Register `(**arguments, device_bytes) -> None | str`: why the sizes can't fit, before any allocation."""
+        self.fits_function = function
+        return function
+
+    def label(self, function: F) -> F:
+        """Register what the record should say of a cell besides its axes: `{"layers": "4 of 61"}`."""
+        self.label_function = function
+        return function
+
+    def info(self) -> WorkloadInfo:
+        """This workload as the catalogue tells it."""
+        axes = {axis.name: axis for axis in _axes(self.make)}
+        for backend in self.backends.values():
+            for option in _options(backend):
+                known = axes.get(option.name)
+                if known is None:
+                    axes[option.name] = option
+                elif known.backends:
+                    axes[option.name] = AxisInfo(**{**vars(known), "backends": [*known.backends, backend.name]})
+        return WorkloadInfo(
+            name=self.name,
+            description=self.description,
+            axes=list(axes.values()),
+            backends=[
+                BackendInfo(name=b.name, is_baseline=b.is_baseline, requires=list(b.requires), origin=b.origin)
+                for b in self.backends.values()
+            ],
+            metrics=[
+                MetricInfo(m.name, m.unit, m.higher_is_better, (inspect.getdoc(m.function) or "").split("\n")[0])
+                for m in self.metrics.values()
+            ],
+            origin=self.origin,
+            open_axes=self.open_axes,
+        )
+
+
+def workload(
+    name: str, *, open_axes: bool = False, measures_itself: bool = False
+) -> Callable[[Callable[..., Any]], Workload]:
+    """Register a workload: the decorated function makes the inputs, and its signature is the schema of its axes.
+
+    Types that may be swept: `int`, `float`, `bool`, `str`, a `Literal` of them, and `T | None`; a `list` or `dict`
+    can only be a param. The worker sets the default device and the seed before it calls the function.
+    """
+
+    def register(function: Callable[..., Any]) -> Workload:
+        if name in _workloads:
+            raise ValueError(
+                f"workload {name!r} is registered twice: {_workloads[name].origin} and {_origin(function)}"
+            )
+        description = inspect.getdoc(function) or ""
+        created = Workload(name, function, description, _origin(function), open_axes, measures_itself)
+        created.info()  # a signature that can't be an axis schema fails here, at its own line
+        _workloads[name] = created
+        return created
+
+    return register
+
+
+def get_workload(name: str) -> Workload:
+    """The workload of that name, for extending it from another file."""
+    try:
+        return _workloads[name]
+    except KeyError:
+        raise KeyError(f"no workload {name!r}; registered: {', '.join(sorted(_workloads)) or 'none'}") from None
+
+
+def registered() -> Mapping[str, Workload]:
+    """All workloads by name, as registered so far."""
+    return types.MappingProxyType(_workloads)
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _axes(make: Callable[..., Any]) -> list[AxisInfo]:
+    hints = typing.get_type_hints(make)
+    parameters = inspect.signature(make).parameters.values()
+    return [_axis(p, hints.get(p.name, Any)) for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def _options(backend: Backend) -> list[AxisInfo]:
+    hints = typing.get_type_hints(backend.setup)
+    return [_axis(option, hints.get(option.name, Any), [backend.name]) for option in backend.options]
+
+
+_KINDS: dict[Any, AxisKind] = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    list: "list",
+    dict: "map",
+    Any: "any",
+}
+
+
+def _axis(parameter: inspect.Parameter, hint: Any, backends: list[str] | None = None) -> AxisInfo:
+    choices: list[Any] = []
+    optional = False
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+        optional = len(members) < len(typing.get_args(hint))
+        hint = members[0] if len(members) == 1 else Any
+    if typing.get_origin(hint) is Literal:
+        choices = list(typing.get_args(hint))
+        hint = type(choices[0])
+    kind = _KINDS.get(typing.get_origin(hint) or hint)
+    if kind is None:
+        raise TypeError(
+            f"parameter {parameter.name!r}: {hint!r} can't be an axis; use int, float, bool, str or a Literal"
+        )
+    required = parameter.default is parameter.empty
+    return AxisInfo(
+        name=parameter.name,
+        kind=kind,
+        required=required,
+        default=None if required else parameter.default,
+        choices=choices,
+        optional=optional,
+        backends=backends or [],
+    )

@@ -1,0 +1,64 @@
+"""What a user may set about one cell's measuring, checking and stopping.
+
+The sweep file's `measure`, `check` and `timeout_s` are read into these, and they travel to the worker unchanged, so
+that both sides mean the same by a key. Every field has the default that a user who writes nothing gets.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MeasureSettings(_Settings):
+    """How samples are taken (`measure:` in a sweep)."""
+
+    timer: Literal["auto", "nsys", "cupti", "cuda_event", "wall"] = "auto"
+    trials: Annotated[int, Field(ge=1, le=1000)] = 3
+    warmup_time_s: Annotated[float, Field(ge=0)] = 0.1
+    min_samples: Annotated[int, Field(ge=1)] = 10
+    max_samples: Annotated[int, Field(ge=1)] = 200
+    target_rel_ci: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Stop once the 95 % interval of the median is within ± this share of it."""
+    max_time_s: Annotated[float, Field(gt=0)] = 5.0
+    """Per trial, warm-up apart."""
+    l2: Literal["cold", "hot"] = "cold"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class CheckSettings(_Settings):
+    """Against what an output is checked, and how closely (`check:` in a sweep)."""
+
+    against: str = "auto"
+    """`auto`: the workload's oracle, else its baseline; `oracle`; a backend's name; or `none`."""
+    rtol: Annotated[float, Field(ge=0)] | None = None
+    """None: by the output's dtype."""
+    atol: Annotated[float, Field(ge=0)] | None = None
+    """None: rtol × the reference's root mean square."""
+    graph_pointers: Literal["off", "warn", "error"] = "warn"
+
+
+class TimeoutSettings(_Settings):
+    """Wall-clock limits in seconds (`timeout_s:` in a sweep; one number is `cell`)."""
+
+    cell: Annotated[float, Field(gt=0)] = 120.0
+    start: Annotated[float, Field(gt=0)] = 180.0
+    """From the launch of a worker until it is ready: importing torch, plugins, a CUDA context."""
+    setup: Annotated[float, Field(gt=0)] | None = None
+    check: Annotated[float, Field(gt=0)] | None = None
+    warmup: Annotated[float, Field(gt=0)] | None = None
+    measure: Annotated[float, Field(gt=0)] | None = None
+    profile: Annotated[float, Field(gt=0)] | None = None
+
+
+class TriageSettings(_Settings):
+    """What is kept of a crash (`triage:` in a sweep)."""
+
+    coredump: bool = True

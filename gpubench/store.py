@@ -1,0 +1,275 @@
+"""Runs on disk: `results/<run_id>/`, written once, appended to, never rewritten.
+
+run.json         what was asked and of whom: the sweep as loaded, its cells, the environment, the fingerprint
+sessions.jsonl   a line per time the sweep was started on it: the first, each resume, what --force overrode
+cells.jsonl      a line per cell, trial, pass and attempt, fsynced the moment it ends
+artifacts/       <cell_id>/ what a cell left behind, worker_NNN/ what a worker did
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from gpubench.catalogue import WorkloadInfo
+from gpubench.errors import StoreError
+from gpubench.records import SCHEMA, Cell, CellRecord, dump_line, parse_record
+
+__all__ = [
+    "RunHeader",
+    "RunStore",
+    "Session",
+    "StoredRun",
+    "add_session",
+    "create_run",
+    "find_run",
+    "list_runs",
+    "new_run_id",
+    "read_run",
+]
+
+HEADER, CELLS, SESSIONS, ARTIFACTS = "run.json", "cells.jsonl", "sessions.jsonl", "artifacts"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class Session:
+    """One start of a sweep on a run."""
+
+    started_at: str
+    environment: dict[str, Any]
+    fingerprint: dict[str, str]
+    forced: list[str] = Field(default_factory=list)
+    """The differences that --force overrode, in words."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class RunHeader:
+    """What a run is of: `run.json`."""
+
+    run_id: str
+    name: str
+    created_at: str
+    """UTC, ISO 8601."""
+    sweep: dict[str, Any]
+    """The sweep as loaded: overlay merged, `--set` applied, defaults filled in."""
+    sweep_file: str
+    cells: list[Cell]
+    """Every cell that the run is to have an answer for."""
+    workload: WorkloadInfo
+    environment: dict[str, Any]
+    fingerprint: dict[str, str]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run read back: its header and every record, in the order in which they were written."""
+
+    path: Path
+    header: RunHeader
+    records: list[CellRecord]
+    sessions: list[Session]
+    torn_bytes: int = 0
+    """The length of a torn last line that was dropped; its cell counts as not run."""
+
+
+_HEADER = TypeAdapter(RunHeader)
+_SESSION = TypeAdapter(Session)
+
+
+class RunStore:
+    """The one writer of a run. `append` returns once the record is on disk.
+
+    Opening takes a lock, so that two sweeps never write to one run, and cuts off a torn last line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = (path / CELLS).open("a+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _drop_torn_line(self._file.fileno())
+        except BlockingIOError:
+            raise StoreError(
+                f"{path}: another gpubench is writing to this run; wait for it, or start a new run"
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"{path}: can't write results here: {error.strerror}; choose a folder with --out"
+            ) from error
+
+    def append(self, record: CellRecord) -> None:
+        """Write one record and wait until the disk has it."""
+        line = dump_line(record)
+        start = os.lseek(self._file.fileno(), 0, os.SEEK_END)
+        try:
+            written = os.write(self._file.fileno(), line)
+            if written != len(line):
+                raise OSError(28, os.strerror(28))  # a short write on a regular file: the disk is full
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), start)
+            raise StoreError(
+                f"{self.path / CELLS}: {error.strerror} while writing {record.cell_id}; "
+                "what was recorded before is safe: free some room and run the same command with --resume"
+            ) from error
+
+    def artifacts(self, name: str) -> Path:
+        """The folder of a cell or a worker; made when it is first asked for."""
+        folder = self.path / ARTIFACTS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def create_run(results: Path, header: RunHeader) -> RunHeader:
+    """Make the folder of a new run and write its header; gives back the header with the run_id that was free."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        header = _reserve(results, header)
+        _write_whole(results / header.run_id / HEADER, _HEADER.dump_json(header, indent=1))
+    except OSError as error:
+        raise StoreError(
+            f"{results}: can't write results here: {error.strerror}; choose a folder with --out"
+        ) from error
+    return header
+
+
+def add_session(path: Path, session: Session) -> None:
+    """Note one more start of a sweep on a run."""
+    with (path / SESSIONS).open("ab") as file:
+        file.write(_SESSION.dump_json(session) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read a run: a folder that holds run.json. A torn last line is dropped; any other bad line is an error."""
+    header = _read_header(path)
+    lines = _read_bytes(path / CELLS).split(b"\n")
+    torn = len(lines.pop()) if lines else 0
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(parse_record(line))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise StoreError(
+                f"{path / CELLS}:{number}: not a record: {reason}; delete the line to run its cell again"
+            ) from None
+    sessions = [_SESSION.validate_json(line) for line in _read_bytes(path / SESSIONS).split(b"\n")[:-1]]
+    return StoredRun(path, header, records, sessions, torn)
+
+
+def list_runs(results: Path) -> list[Path]:
+    """The runs in a folder, oldest first."""
+    found = [path.parent for path in results.glob(f"*/{HEADER}")]
+    return sorted(found, key=lambda path: (_read_header(path).created_at, path.name))
+
+
+def find_run(run: str | None, results: Path) -> Path:
+    """The folder a user means: a path, the id of a run in `results`, or with None the newest one there."""
+    if run is None:
+        runs = list_runs(results)
+        if not runs:
+            raise StoreError(f"{results}: no runs here yet; make one with: gpubench sweep configs/pareto.yaml")
+        return runs[-1]
+    for candidate in (Path(run), results / run):
+        if (candidate / HEADER).is_file():
+            return candidate
+    known = ", ".join(path.name for path in list_runs(results)[-5:]) or "none"
+    raise StoreError(f"{run}: no run of that name or path; the newest in {results}: {known}")
+
+
+def _read_header(path: Path) -> RunHeader:
+    text = _read_bytes(path / HEADER)
+    if not text:
+        raise StoreError(f"{path}: not a run: there is no {HEADER} in it")
+    try:
+        schema = json.loads(text).get("schema", 0)
+        if schema > SCHEMA:
+            raise StoreError(
+                f"{path / HEADER}: schema {schema} is newer than this gpubench's {SCHEMA}; upgrade gpubench"
+            )
+        return _HEADER.validate_json(text)
+    except (ValueError, AttributeError) as error:
+        raise StoreError(f"{path / HEADER}: can't be read as a run's header: {str(error).splitlines()[0]}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StoreError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _reserve(results: Path, header: RunHeader) -> RunHeader:
+    for suffix in _suffixes():
+        run_id = header.run_id + suffix
+        try:
+            (results / run_id).mkdir()
+        except FileExistsError:
+            continue
+        return replace(header, run_id=run_id)
+    raise AssertionError("suffixes never end")
+
+
+def _suffixes() -> Iterator[str]:
+    yield ""
+    number = 2
+    while True:
+        yield f"-{number}"
+        number += 1
+
+
+def new_run_id(name: str, at: datetime | None = None) -> str:
+    """`mla-decode-20261121-093000`: the sweep's name and the time, safe as a folder's name."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "sweep"
+    return f"{safe[:80]}-{(at or datetime.now(UTC)):%Y%m%d-%H%M%S}"
+
+
+def _write_whole(path: Path, text: bytes) -> None:
+    """Write a file so that it is either whole or not there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    while size:
+        step = min(size, 1 << 16)
+        chunk = os.pread(descriptor, step, size - step)
+        newline = chunk.rfind(b"\n")
+        if newline >= 0:
+            size = size - step + newline + 1
+            break
+        size -= step
+    os.ftruncate(descriptor, size)
