@@ -1,0 +1,191 @@
+"""Cells in, tidy frames out. Every cell is in them, whatever became of it; column names are in `columns`.
+
+`cell_frame`     a row per cell and figure (metric, timer, pass, range), the samples of all trials summarised
+`samples_frame`  a row per sample, as measured
+`wide_frame`     a row per cell, a column per figure of the whole step: what plots and tables are made of
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from gpubench.analysis import columns as c
+from gpubench.analysis.merge import CellResult
+from gpubench.analysis.statistics import summarise_all
+from gpubench.records import CellRecord, Measurement, Outcome, Pass, Timer
+
+__all__ = ["NOT_RUN", "cell_frame", "field", "samples_frame", "series_of", "wide_frame"]
+
+NOT_RUN = "not run"
+"""The outcome of a cell that has no record yet."""
+
+_DERIVED = {"bytes": ("bytes_per_s", "B/s"), "flop": ("flop_per_s", "FLOP/s")}
+_BASE = {Pass.TIMING: "step_time", Pass.PROFILE: "span"}
+"""The time that a rate is taken over, by pass."""
+_PREFERENCE = {Pass.TIMING: 0, Pass.PROFILE: 1}
+_TIMERS = {timer: rank for rank, timer in enumerate([Timer.NSYS, Timer.CUPTI, Timer.CUDA_EVENT, Timer.WALL])}
+
+
+@dataclass(frozen=True, order=True)
+class _Figure:
+    """What a row of the cell frame is of."""
+
+    metric: str
+    unit: str
+    timer: str
+    pass_: str
+    range: str
+
+
+_NOTHING = _Figure("", "", "", "", "")
+
+
+def cell_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
+    """A row per cell and figure: columns `CELL`, the axes, `FIGURE`, `SUMMARY`.
+
+    Statistics are null for a cell that is not ok or has not been run, and it has a row for each metric of the whole
+    step that any cell of the run has, so that choosing a metric never loses a cell. `bytes_per_s` and `flop_per_s` are
+    derived from what the workload declares and the step time (or the span, under a profiler).
+    """
+    figures = [_figures(cell) if cell.outcome is Outcome.OK else {} for cell in cells]
+    whole_step = {figure.metric: figure.unit for found in figures for figure in sorted(found) if not figure.range}
+    rows: list[int] = []
+    labels: list[_Figure] = []
+    samples: list[list[list[float]]] = []
+    for index, found in enumerate(figures):
+        have = {figure.metric for figure in found if not figure.range}
+        absent = [_Figure(metric, unit, "", "", "") for metric, unit in whole_step.items() if metric not in have]
+        for figure in [*found, *absent] or [_NOTHING]:
+            rows.append(index)
+            labels.append(figure)
+            samples.append(found.get(figure, []))
+    stats = summarise_all(samples, is_time=[label.unit == "s" for label in labels])
+    stats.loc[stats[c.N] == 0, c.WARNINGS] = ""
+    frame = _describe_cells(run_id, cells).iloc[rows].reset_index(drop=True)
+    return pd.concat([frame, _describe_figures(labels), stats], axis=1)
+
+
+def samples_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
+    """A row per sample, of cells that failed too: run_id, cell_id, trial, outcome, `FIGURE`, position, value."""
+    found = [
+        (cell.cell.cell_id, record, measurement)
+        for cell in cells
+        for record in cell.records
+        for measurement in record.measurements
+    ]
+    count = np.array([len(measurement.samples) for _, _, measurement in found], dtype=np.intp)
+    frame = pd.DataFrame(
+        [
+            (cell_id, record.trial, str(record.outcome), m.metric, m.unit, m.timer or "", str(record.pass_), m.range)
+            for cell_id, record, m in found
+        ],
+        columns=[c.CELL_ID, c.TRIAL, c.OUTCOME, *c.FIGURE],
+    )
+    frame.insert(0, c.RUN_ID, run_id)
+    frame = frame.iloc[np.repeat(np.arange(len(found)), count)].reset_index(drop=True)
+    frame[c.POSITION] = np.concatenate([np.arange(size) for size in count]) if found else []
+    frame[c.VALUE] = np.array([value for _, _, m in found for value in m.samples], dtype=np.float64)
+    return frame
+
+
+def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per cell of a cell frame (of one run or of several laid over one another), in its order.
+
+    Columns `CELL` and the axes, and for each series `<series>` (its median) and `field(series, name)` for low, high,
+    p10, p90, p99, n, timer and warnings. A series is a metric of the whole step; where a cell has it from several
+    timers, the unprofiled one has the plain name and the others are `<metric>@<timer>`.
+    """
+    figures = {*c.FIGURE, *c.SUMMARY}
+    of_cell = [name for name in frame.columns if name not in figures]
+    cells = frame[of_cell].drop_duplicates([c.RUN_ID, c.CELL_ID], ignore_index=True)
+    keys = pd.MultiIndex.from_frame(cells[[c.RUN_ID, c.CELL_ID]])
+    parts = [cells]
+    whole_step = frame[(frame[c.RANGE] == "") & (frame[c.METRIC] != "")]
+    for series, rows in whole_step.groupby(_series(whole_step), sort=False):
+        columns = rows.set_index([c.RUN_ID, c.CELL_ID])[list(_FIELDS)].reindex(keys)
+        columns.columns = pd.Index([str(series) if name == c.MEDIAN else field(str(series), name) for name in _FIELDS])
+        parts.append(columns.reset_index(drop=True))
+    return pd.concat(parts, axis=1)
+
+
+_FIELDS = (c.MEDIAN, c.LOW, c.HIGH, c.P10, c.P90, c.P99, c.N, c.TIMER, c.WARNINGS)
+
+
+def field(series: str, name: str) -> str:
+    """The wide frame's column of a series' low, high, p10, p90, p99, n, timer or warnings."""
+    return f"{series}.{name}"
+
+
+def series_of(wide: pd.DataFrame) -> list[str]:
+    """The series that a wide frame has, in its order."""
+    ending = f".{c.TIMER}"
+    return [str(name).removesuffix(ending) for name in wide.columns if str(name).endswith(ending)]
+
+
+def _series(rows: pd.DataFrame) -> pd.Series:
+    """The series of each row: the metric's own name for a cell's first figure of it, with the timer for the rest."""
+    rank = rows[c.PASS].map(_PREFERENCE).fillna(0) * len(_TIMERS) + rows[c.TIMER].map(_TIMERS).fillna(0)
+    order = rank.sort_values(kind="stable").index
+    place = rows.loc[order].groupby([c.RUN_ID, c.CELL_ID, c.METRIC]).cumcount().reindex(rows.index)
+    return rows[c.METRIC].where(place == 0, rows[c.METRIC] + "@" + rows[c.TIMER])
+
+
+def _describe_cells(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
+    axes = c.axis_columns(axis for cell in cells for axis in cell.cell.axes)
+    columns: dict[str, list[object]] = {
+        c.RUN_ID: [run_id] * len(cells),
+        c.CELL_ID: [cell.cell.cell_id for cell in cells],
+        c.INDEX: [cell.cell.index for cell in cells],
+        c.KEY: [cell.cell.key for cell in cells],
+        c.WORKLOAD: [cell.cell.workload for cell in cells],
+        c.BACKEND: [cell.cell.backend for cell in cells],
+        c.OUTCOME: [str(cell.outcome or NOT_RUN) for cell in cells],
+        c.STAGE: [str(cell.decisive.stage) if cell.decisive else "" for cell in cells],
+        c.REASON: [cell.reason for cell in cells],
+    }
+    frame = pd.DataFrame(columns)
+    for axis, column in axes.items():
+        frame[column] = pd.Series([cell.cell.axes.get(axis) for cell in cells], dtype=object).infer_objects()
+    return frame
+
+
+def _describe_figures(labels: Sequence[_Figure]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            c.METRIC: [label.metric for label in labels],
+            c.UNIT: [label.unit for label in labels],
+            c.TIMER: [label.timer for label in labels],
+            c.PASS: [label.pass_ for label in labels],
+            c.RANGE: [label.range for label in labels],
+        }
+    )
+
+
+def _figures(cell: CellResult) -> dict[_Figure, list[list[float]]]:
+    """The samples of an ok cell by figure and trial."""
+    found: dict[_Figure, list[list[float]]] = {}
+    for record in cell.records:
+        for measurement in _measurements(record):
+            figure = _Figure(
+                measurement.metric, measurement.unit, measurement.timer or "", record.pass_, measurement.range
+            )
+            found.setdefault(figure, []).append(measurement.samples)
+    return found
+
+
+def _measurements(record: CellRecord) -> Iterator[Measurement]:
+    """A record's measurements, then the rates that follow from the work that its workload declares."""
+    yield from record.measurements
+    measured = {measurement.metric for measurement in record.measurements}
+    for measurement in record.measurements:
+        if measurement.metric != _BASE[record.pass_] or measurement.range:
+            continue
+        for work, (metric, unit) in _DERIVED.items():
+            amount = record.work.get(work, 0.0)
+            if amount > 0 and metric not in measured and all(seconds > 0 for seconds in measurement.samples):
+                rates = [amount / seconds for seconds in measurement.samples]
+                yield Measurement(metric, unit, measurement.timer, rates)

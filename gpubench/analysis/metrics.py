@@ -1,0 +1,143 @@
+"""What each metric means, in one place: its name, its unit, which way is better, and its formula in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gpubench.catalogue import MetricInfo, WorkloadInfo
+
+__all__ = ["METRICS", "Metric", "define", "definitions", "format_value"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as a reader meets it: on an axis, in a table's head, in the list of definitions."""
+
+    key: str
+    label: str
+    unit: str
+    """As values are shown with: SI without a prefix, or a plain word."""
+    higher_is_better: bool
+    formula: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+def _seconds(key: str, label: str, formula: str) -> Metric:
+    return Metric(key, label, "s", higher_is_better=False, formula=formula)
+
+
+def _rate(key: str, label: str, unit: str, formula: str) -> Metric:
+    return Metric(key, label, unit, higher_is_better=True, formula=formula)
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.key: metric
+    for metric in [
+        _rate(
+            "tok_s_user",
+            "tok/s/user",
+            "tok/s",
+            "what one user sees: 1 / step time for a bare decode step, 1 / median TPOT for served requests",
+        ),
+        _rate(
+            "tok_s_gpu",
+            "tok/s/GPU",
+            "tok/s",
+            "output tokens per second over all GPUs that the cell stands for, simulated ranks included",
+        ),
+        _seconds("step_time", "step time", "one step from start to end, without a profiler"),
+        _seconds("kernel_sum", "kernel sum", "the durations of a step's kernels, added; overlapping ones count twice"),
+        _seconds("busy", "busy", "the time in which at least one of the step's operations ran on the GPU"),
+        _seconds("span", "span", "from the start of the step's first operation on the GPU to the end of its last"),
+        _seconds("gap", "gap", "span − busy: the time within a step in which the GPU waited"),
+        _seconds("launch_overhead", "launch overhead", "step time − span: what the host adds to a step"),
+        _seconds("tpot", "TPOT", "(E2E − TTFT) / (output tokens − 1), per request"),
+        _seconds("itl", "ITL", "the gap between two consecutive tokens of a request"),
+        _seconds("ttft", "TTFT", "from sending a request to its first token"),
+        _seconds("e2e", "E2E", "from sending a request to its last token"),
+        _rate(
+            "bytes_per_s",
+            "achieved bandwidth",
+            "B/s",
+            "the bytes a step must move at least / its step time (under a profiler: / its span)",
+        ),
+        _rate(
+            "flop_per_s",
+            "achieved FLOP rate",
+            "FLOP/s",
+            "the floating-point operations a step must do at least / its step time (under a profiler: / its span)",
+        ),
+    ]
+}
+"""gpubench's own metrics, in the order in which a report lists them."""
+
+_RATES = ("/s", "tok/s")
+
+
+def define(key: str, unit: str = "", declared: MetricInfo | None = None) -> Metric:
+    """The definition of a metric: gpubench's own, else the workload's, else what its unit says.
+
+    A metric that nobody declared (a command's own figures) is better low if it is a time or a size, and better high
+    if it is a rate.
+    """
+    if key in METRICS:
+        return METRICS[key]
+    if declared is not None:
+        words = declared.description or "declared by the workload"
+        return Metric(key, key, declared.unit, declared.higher_is_better, words)
+    return Metric(key, key, unit, unit.endswith(_RATES), "reported by the workload itself")
+
+
+def definitions(present: Iterable[tuple[str, str]], workloads: Iterable[WorkloadInfo]) -> dict[str, Metric]:
+    """The metrics of (key, unit) pairs, gpubench's own first and in their order, the others as they come."""
+    declared = {metric.name: metric for workload in workloads for metric in workload.metrics}
+    found = {key: define(key, unit, declared.get(key)) for key, unit in present}
+    own = {key: found[key] for key in METRICS if key in found}
+    return own | found
+
+
+_PREFIXES = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
+_PREFIXED: Mapping[str, range] = {
+    "s": range(-4, 1),
+    "B": range(6),
+    "B/s": range(6),
+    "FLOP": range(6),
+    "FLOP/s": range(6),
+    "1/s": range(6),
+    "Hz": range(6),
+}
+"""The units that take a prefix, and which ones: a thousand seconds are not a kilosecond."""
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """A value to three significant digits, with an SI prefix where its unit takes one: `18.3 µs`, `812 tok/s`.
+
+    None and NaN are an en dash.
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    rounded = float(f"{value:.3g}")
+    exponents = _PREFIXED.get(unit)
+    if exponents is None:
+        return f"{_digits(rounded if abs(value) < 1000 else value)} {unit}".rstrip()
+    exponent = 0 if rounded == 0 else math.floor(math.log10(abs(rounded)) / 3)
+    exponent = min(max(exponent, exponents[0]), exponents[-1])
+    number = _digits(rounded / 1000.0**exponent)
+    shown = unit.removeprefix("1")
+    return f"{number} {_PREFIXES[exponent]}{shown}"
+
+
+def _digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
+    return f"{value:.{decimals}f}" if decimals < 7 else f"{value:.3g}"
