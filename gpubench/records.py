@@ -23,6 +23,7 @@ __all__ = [
     "Crash",
     "Event",
     "Frame",
+    "Job",
     "Measurement",
     "Outcome",
     "Pass",
@@ -34,6 +35,7 @@ __all__ = [
     "WorkerReady",
     "dump_line",
     "parse_event",
+    "parse_job",
     "parse_record",
     "parse_task",
 ]
@@ -229,6 +231,20 @@ class Task:
 
 
 @dataclass(frozen=True, config=_FROZEN)
+class Job:
+    """What a worker is started with: a file named by its only argument."""
+
+    number: int
+    gpu: str
+    """What to call the device in records; "" for the worker's own words."""
+    needs_cuda: bool
+    """Without CUDA the worker refuses to start, instead of measuring something else."""
+    plugins: list[str]
+    events: str
+    """The event file, appended to."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
 class WorkerReady:
     """The worker has imported everything and has its device."""
 
@@ -265,6 +281,7 @@ Event = Annotated[WorkerReady | StageEntered | CellEnded, Field(discriminator="k
 _EVENT: TypeAdapter[WorkerReady | StageEntered | CellEnded] = TypeAdapter(Event)
 _RECORD = TypeAdapter(CellRecord)
 _TASK = TypeAdapter(Task)
+_JOB = TypeAdapter(Job)
 _LINE: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -283,6 +300,11 @@ def parse_task(line: bytes) -> Task:
     return _TASK.validate_json(line)
 
 
-def dump_line(value: CellRecord | Task | WorkerReady | StageEntered | CellEnded) -> bytes:
+def parse_job(text: bytes) -> Job:
+    """Read a worker's job file."""
+    return _JOB.validate_json(text)
+
+
+def dump_line(value: CellRecord | Job | Task | WorkerReady | StageEntered | CellEnded) -> bytes:
     """One line of JSON, newline included."""
     return _LINE.dump_json(value, by_alias=True) + b"\n"

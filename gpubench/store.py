@@ -28,6 +28,7 @@ from gpubench.errors import StoreError
 from gpubench.records import SCHEMA, Cell, CellRecord, dump_line, parse_record
 
 __all__ = [
+    "ARTIFACTS",
     "RunHeader",
     "RunStore",
     "Session",

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Cells to records: plans what is to run, keeps workers alive and bounded, and writes down what became of each cell."""

@@ -1,0 +1,52 @@
+"""`gpubench sweep --dry-run`: the cells as a table, and how long they may take."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gpubench.run.sweep import SweepRequest
+
+__all__ = ["show_plan"]
+
+MOST_ROWS = 200
+WORKER_START_S = 5.0
+
+
+def show_plan(console: Console, request: SweepRequest) -> None:
+    """Print every cell (the first ones of a huge grid) and an estimate."""
+    names = list(dict.fromkeys(name for cell in request.cells for name in cell.axes))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("cell")
+    for name in names:
+        table.add_column(name, justify="left" if name == "backend" else "right")
+    for cell in request.cells[:MOST_ROWS]:
+        values = [str(cell.axes[name]) if name in cell.axes else "" for name in names]
+        table.add_row(escape(cell.cell_id), *map(escape, values))
+    console.print(table)
+    if len(request.cells) > MOST_ROWS:
+        console.print(f"… and {len(request.cells) - MOST_ROWS} more")
+    for warning in request.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    console.print(_estimate(request))
+
+
+def _estimate(request: SweepRequest) -> str:
+    measure = request.sweep.measure
+    lanes = max(1, len(request.gpus))
+    per_trial = measure.warmup_time_s + measure.max_time_s
+    at_most = len(request.cells) * measure.trials * per_trial / lanes + WORKER_START_S
+    device = ", ".join(gpu.name for gpu in request.gpus) or "the CPU"
+    return (
+        f"{len(request.cells)} cells on {escape(device)}: at most {_duration(at_most)} of measuring "
+        f"({measure.trials} trials of up to {per_trial:g} s each), set-up and checks apart"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

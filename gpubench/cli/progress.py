@@ -1,0 +1,173 @@
+"""How a running sweep looks: a live bar on a terminal, plain lines elsewhere, JSON for machines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from gpubench.cli.figures import OUTCOME_STYLES, headline
+from gpubench.records import CellRecord, Outcome
+from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, SweepStarted, WorkerStarted
+from gpubench.run.scheduler import StopSignal
+
+__all__ = ["JsonLines", "LiveBar", "PlainLines", "Quiet", "Renderer", "choose_renderer"]
+
+
+class Renderer(Protocol):
+    """Shows events one by one, between entering and leaving."""
+
+    def show(self, event: SweepEvent) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def choose_renderer(console: Console, stop: StopSignal, *, quiet: bool, as_json: bool) -> Renderer:
+    """What fits the flags and the terminal."""
+    if as_json:
+        return JsonLines()
+    if quiet:
+        return Quiet()
+    return LiveBar(console, stop) if console.is_terminal else PlainLines(console)
+
+
+class Quiet:
+    """Shows nothing; the exit code tells."""
+
+    def show(self, event: SweepEvent) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class JsonLines(Quiet):
+    """One JSON object per event on standard output: `{"event": "cell_recorded", …}`."""
+
+    def show(self, event: SweepEvent) -> None:
+        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__)
+        body = {"event": name.lstrip("_"), **asdict(event)}
+        if isinstance(event, CellRecorded):
+            body["record"]["pass"] = body["record"].pop("pass_")
+        sys.stdout.write(json.dumps(body) + "\n")
+        sys.stdout.flush()
+
+
+class PlainLines(Quiet):
+    """A line per cell that ended: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._cells = CellCount()
+
+    def show(self, event: SweepEvent) -> None:
+        match event:
+            case SweepStarted():
+                self._cells.expected = event.todo
+                self._console.print(_opening(event))
+            case WorkerStarted() if event.worker:
+                self._console.print(f"[dim]worker {event.worker} on {escape(event.device)} ({escape(event.reason)})[/]")
+            case CellRecorded() if event.is_last:
+                ended = self._cells.add(event.record)
+                width = len(str(self._cells.expected))
+                self._console.print(
+                    f"[dim]{ended:>{width}}/{self._cells.expected}[/] {_line(event.record)}", soft_wrap=True
+                )
+
+
+class LiveBar(Quiet):
+    """A bar with the cell, its stage, the time left and the counts; failures scroll by above it."""
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        self._console = console
+        self._stop = stop
+        self._told_to_stop = False
+        self._cells = CellCount()
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TextColumn("[dim]{task.description}[/]"),
+            TextColumn("[dim]left[/]"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("starting a worker", total=None, counts="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: SweepEvent) -> None:
+        if self._stop.is_requested and not self._told_to_stop:
+            self._told_to_stop = True
+            self._console.print("[yellow]stopping after the running cell; Ctrl-C again stops now[/]")
+        match event:
+            case SweepStarted():
+                self._cells.expected = event.todo
+                self._progress.update(self._bar, total=event.todo)
+                self._console.print(_opening(event))
+            case CellStarted():
+                self._progress.update(self._bar, description=f"{escape(event.cell_id)} {event.stage}")
+            case CellRecorded() if event.is_last:
+                ended = self._cells.add(event.record)
+                self._progress.update(self._bar, completed=ended, counts=self._cells.text())
+                if event.record.outcome is not Outcome.OK:
+                    self._console.print(_line(event.record), soft_wrap=True)
+
+
+class CellCount:
+    """Cells ended so far, by outcome. A cell can end several times when its trials are tasks of their own."""
+
+    def __init__(self) -> None:
+        self.expected = 0
+        self._outcomes: dict[str, Outcome] = {}
+
+    def add(self, record: CellRecord) -> int:
+        self._outcomes[record.cell_id] = record.outcome
+        return len(self._outcomes)
+
+    def text(self) -> str:
+        counts = Counter(self._outcomes.values())
+        failed = sum(count for outcome, count in counts.items() if outcome.is_failure)
+        parts = [f"[green]{counts[Outcome.OK]} ok[/]"]
+        if counts[Outcome.SKIPPED]:
+            parts.append(f"[dim]{counts[Outcome.SKIPPED]} skipped[/]")
+        if failed:
+            parts.append(f"[red]{failed} failed[/]")
+        return " ".join(parts)
+
+
+def _opening(event: SweepStarted) -> str:
+    done = event.cells - event.todo
+    what = f"{event.todo} cells" if not done else f"{event.todo} of {event.cells} cells ({done} have their answer)"
+    return f"[bold]{escape(event.run_id)}[/] {what} on {escape(event.device)}"
+
+
+def _line(record: CellRecord) -> str:
+    style = OUTCOME_STYLES[record.outcome]
+    told = headline(record) if record.outcome is Outcome.OK else record.reason
+    return f"[{style}]{record.outcome:<8}[/] {escape(record.cell_id)}  {escape(told)}"

@@ -1,0 +1,31 @@
+"""`gpubench report [RUN …]`: the page that leaves the machine, and its tables for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]…", help="Folders or ids of runs; the newest if none.")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", metavar="html,md,csv,json", help="What to write.")] = "html",
+    results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")] = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="the run's folder")
+    ] = None,
+) -> None:
+    """Write the report of a run; several runs are laid over one another."""
+    from gpubench.analysis.run import load_run
+    from gpubench.report import write_report
+    from gpubench.store import find_run
+
+    paths = [find_run(run, results) for run in runs] if runs else [find_run(None, results)]
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    for file in write_report([load_run(path) for path in paths], wanted, out or paths[0]):
+        typer.echo(file)

@@ -1,0 +1,189 @@
+"""`gpubench sweep FILE`: plan, run, measure, write results and the report, and say where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubench.machine import Gpu, Machine
+    from gpubench.records import Outcome
+    from gpubench.run.events import SweepEnded
+    from gpubench.run.sweep import SweepRequest
+
+__all__ = ["sweep"]
+
+INTERRUPTED = 130
+SOME_FAILED = 3
+SHOWN_FAILURES = 10
+
+SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", show_default=False)]
+Results = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept.")]
+
+
+def sweep(
+    file: SweepFile,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and how long they may take; run none.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this sweep.")] = False,
+    retry_failed: Annotated[
+        str, typer.Option(metavar="all|OUTCOME,…", help="With these outcomes, cells run again (implies --resume).")
+    ] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=VALUE", help="Only these cells; can be repeated.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the sweep: measure.trials=1.")
+    ] = None,
+    out: Results = Path("results"),
+    timer: Annotated[str, typer.Option(metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
+    isolation: Annotated[
+        str, typer.Option(metavar="worker|cell", help="One process for many cells, or one for each.")
+    ] = "",
+    gpus: Annotated[
+        str, typer.Option(metavar="0,1", help="Use these GPUs; 'none' for the CPU.", show_default="all")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Resume although something has changed; recorded.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code tells.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines.")] = False,
+) -> None:
+    """Run a grid of cells: measure each, record what became of it, write the report."""
+    from rich.console import Console
+
+    from gpubench.machine import read_machine
+
+    overrides = list(set_ or [])
+    overrides += [f"{key}={value}" for key, value in (("measure.timer", timer), ("isolation", isolation)) if value]
+    machine = read_machine()
+    console = Console(highlight=False)
+    request = _plan(file, machine, choose_gpus(machine, gpus), overrides, only or [])
+    if dry_run:
+        from gpubench.cli.dry_run import show_plan
+
+        show_plan(console, request)
+        return
+    from dataclasses import replace
+
+    retry = parse_outcomes(retry_failed)
+    request = replace(request, results=out, resume=resume or bool(retry), force=force, retry=retry)
+    ended = _run(console, request, quiet=quiet, as_json=as_json)
+    reports = [] if as_json and ended.is_interrupted else _write_report(ended)
+    if not quiet and not as_json:
+        _show_end(console, ended, reports, file)
+    raise typer.Exit(_exit_code(ended))
+
+
+def choose_gpus(machine: Machine, asked: str) -> list[Gpu]:
+    """The GPUs to use: those asked for by index, else all of the first one's kind; none without CUDA in torch."""
+    from gpubench.errors import UsageError
+    from gpubench.machine import has_cuda_torch
+
+    if asked == "none" or not has_cuda_torch():
+        return []
+    if not asked:
+        return [gpu for gpu in machine.gpus if gpu.name == machine.gpus[0].name]
+    known = {str(gpu.index): gpu for gpu in machine.gpus}
+    chosen = []
+    for index in asked.split(","):
+        if index.strip() not in known:
+            there = f"there are {', '.join(known)}" if known else machine.gpu_problem
+            raise UsageError(f"--gpus {asked}: no GPU {index.strip()!r} here: {there}")
+        chosen.append(known[index.strip()])
+    return chosen
+
+
+def parse_outcomes(text: str) -> frozenset[Outcome]:
+    """`all` or a list of failing outcomes."""
+    from gpubench.errors import UsageError
+    from gpubench.records import Outcome
+
+    failing = {outcome.value: outcome for outcome in Outcome if outcome is not Outcome.OK}
+    if text == "all":
+        return frozenset(outcome for outcome in failing.values() if outcome.is_failure)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in failing]
+    if unknown:
+        raise UsageError(f"--retry-failed {text}: no outcome {unknown[0]!r}; known: all, {', '.join(failing)}")
+    return frozenset(failing[name] for name in names)
+
+
+def _plan(
+    file: Path, machine: Machine, gpus: Sequence[Gpu], overrides: Sequence[str], only: Sequence[str]
+) -> SweepRequest:
+    from gpubench.run.probe import load_catalogue
+    from gpubench.run.sweep import SweepRequest
+    from gpubench.sweep import expand, load_sweep, select
+
+    loaded = load_sweep(file, overlay=None if gpus else "cpu", overrides=overrides)
+    catalogue = load_catalogue(loaded.plugins)
+    grid = select(expand(loaded, catalogue), only)
+    return SweepRequest(
+        sweep=loaded,
+        cells=grid.cells,
+        warnings=grid.warnings,
+        workload=catalogue.workloads[loaded.workload],
+        plugin_files=[plugin for plugin in loaded.plugins if plugin.endswith(".py")],
+        machine=machine,
+        gpus=gpus,
+    )
+
+
+def _run(console: Console, request: SweepRequest, *, quiet: bool, as_json: bool) -> SweepEnded:
+    from gpubench.cli.interrupts import stop_on_interrupt
+    from gpubench.cli.progress import choose_renderer
+    from gpubench.run.events import SweepEnded
+    from gpubench.run.sweep import run_sweep
+
+    ended: SweepEnded | None = None
+    with stop_on_interrupt() as stop, choose_renderer(console, stop, quiet=quiet, as_json=as_json) as renderer:
+        for event in run_sweep(request, stop):
+            renderer.show(event)
+            if isinstance(event, SweepEnded):
+                ended = event
+    assert ended is not None, "a sweep's last event says that it has ended"
+    return ended
+
+
+def _write_report(ended: SweepEnded) -> list[Path]:
+    from gpubench.analysis.run import load_run
+    from gpubench.report import write_report
+
+    path = Path(ended.path)
+    return write_report([load_run(path)], ["html"], path)
+
+
+def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], file: Path) -> None:
+    from rich.markup import escape
+
+    from gpubench.cli.figures import OUTCOME_STYLES, failure_lines
+    from gpubench.records import Outcome
+
+    counts = [
+        f"[{OUTCOME_STYLES[Outcome(name)] if name != 'not run' else 'yellow'}]{count} {name}[/]"
+        for name, count in ended.outcomes.items()
+    ]
+    console.print(f"\n{sum(ended.outcomes.values())} cells: {', '.join(counts)}")
+    for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
+        console.print(line, soft_wrap=True)
+    for report in reports:
+        console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
+    command = f"gpubench sweep {escape(str(file))}"
+    if ended.outcomes.get("not run"):
+        console.print(f"resume   {command} --resume", soft_wrap=True)
+    elif _exit_code(ended) == SOME_FAILED:
+        console.print(f"retry    {command} --retry-failed all", soft_wrap=True)
+
+
+def _exit_code(ended: SweepEnded) -> int:
+    from gpubench.records import Outcome
+
+    if ended.is_interrupted:
+        return INTERRUPTED
+    failed = any(name != "not run" and Outcome(name).is_failure for name in ended.outcomes)
+    return SOME_FAILED if failed else 0

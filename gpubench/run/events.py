@@ -1,0 +1,61 @@
+"""What a sweep tells while it runs: the command line draws it, `--json` prints it, tests read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpubench.records import CellRecord, Stage
+
+__all__ = ["CellRecorded", "CellStarted", "SweepEnded", "SweepEvent", "SweepStarted", "WorkerStarted"]
+
+
+@dataclass(frozen=True)
+class SweepStarted:
+    """The run exists on disk and the first worker is about to start."""
+
+    run_id: str
+    path: str
+    cells: int
+    todo: int
+    """How many cells still need an answer: fewer than `cells` after a resume."""
+    device: str
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    """A worker process was launched; the reason says why it wasn't the one before."""
+
+    worker: int
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """A cell entered a stage."""
+
+    cell_id: str
+    trial: int
+    stage: Stage
+    worker: int
+
+
+@dataclass(frozen=True)
+class CellRecorded:
+    """A record is on disk; `is_last` when nothing more of its cell will follow in this pass."""
+
+    record: CellRecord
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class SweepEnded:
+    """Nothing runs any more."""
+
+    outcomes: dict[str, int]
+    """Cells by outcome over the whole run, `not run` among them."""
+    is_interrupted: bool
+    path: str
+
+
+SweepEvent = SweepStarted | WorkerStarted | CellStarted | CellRecorded | SweepEnded

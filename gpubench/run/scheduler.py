@@ -1,0 +1,266 @@
+"""Keeps one worker busy per GPU until every task has a record: feeds, listens, times out, buries, replaces."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpubench.errors import WorkerError
+from gpubench.machine import Gpu
+from gpubench.records import CellEnded, CellRecord, Outcome, Stage, StageEntered, Task, WorkerReady
+from gpubench.run.classify import Death, OomKillCounter, record_death
+from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
+from gpubench.run.launcher import Launcher
+from gpubench.run.logs import drop_if_empty
+from gpubench.run.worker import LOG_NAMES, WorkerProcess
+from gpubench.settings import TimeoutSettings
+from gpubench.store import RunStore
+
+__all__ = ["Scheduler", "StopSignal", "WorkerSettings"]
+
+POLL_S = 0.005
+LOG_CHECK_S = 0.05
+PREFETCH = 2
+"""Tasks a worker holds: the one it runs and the next, so that it never waits for this process."""
+STILLBIRTHS = 2
+"""Workers in a row that die before they begin a cell; then the fault isn't a cell's."""
+
+
+@dataclass
+class StopSignal:
+    """What the user's Ctrl-C has asked for so far."""
+
+    is_requested: bool = False
+    """Begin no more cells; let the running ones end."""
+    is_urgent: bool = False
+    """End the running ones too."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a sweep is started with."""
+
+    plugins: Sequence[str]
+    launcher: Launcher
+    timeout: TimeoutSettings
+    tasks_per_worker: int | None = None
+    """1 under `isolation: cell`; None for as many as it lives through."""
+    first_number: int = 0
+
+
+@dataclass
+class _Running:
+    """The task that a worker is in, as its events tell."""
+
+    task: Task
+    trial: int
+    stage: Stage
+    began: float
+    stage_began: float
+
+    def overdue(self, timeout: TimeoutSettings, now: float) -> str:
+        """Which limit has passed, in words; "" while none has."""
+        limit = getattr(timeout, self.stage, None)
+        if limit is not None and now - self.stage_began > limit:
+            return f"after {limit:g} s (timeout_s.{self.stage})"
+        if now - self.began > timeout.cell:
+            return f"when the cell's {timeout.cell:g} s were over (timeout_s)"
+        return ""
+
+
+@dataclass
+class _Lane:
+    """One GPU, or the CPU, and the worker on it now."""
+
+    gpu: Gpu | None
+    worker: WorkerProcess | None = None
+    running: _Running | None = None
+    is_ready: bool = False
+    is_finishing: float | None = None
+    """When the worker was told that no more will come."""
+    tasks_given: int = 0
+    stillbirths: int = 0
+    next_reason: str = "first worker"
+
+
+@dataclass
+class Scheduler:
+    """Runs tasks to records. One thread, one loop; every record is on disk before its event is yielded."""
+
+    store: RunStore
+    settings: WorkerSettings
+    stop: StopSignal
+    gpus: Sequence[Gpu | None]
+    """One lane each; [None] runs on the CPU."""
+    todo: deque[Task] = field(default_factory=deque)
+    _number: int = 0
+    _oom_kills: OomKillCounter = field(default_factory=OomKillCounter)
+    _logs_checked: float = 0.0
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[SweepEvent]:
+        """Run every task; returns early, with nothing left running, once the stop signal says so."""
+        self.todo = deque(tasks)
+        self._number = self.settings.first_number
+        lanes = [_Lane(gpu) for gpu in self.gpus]
+        try:
+            while any(self._is_busy(lane) for lane in lanes) and not self.stop.is_urgent:
+                for lane in lanes:
+                    yield from self._advance(lane)
+                self._bound_logs(lanes)
+                time.sleep(POLL_S)
+        finally:
+            for lane in lanes:
+                if lane.worker is not None:
+                    lane.worker.close()
+
+    def _is_busy(self, lane: _Lane) -> bool:
+        return lane.worker is not None or (bool(self.todo) and not self.stop.is_requested)
+
+    def _advance(self, lane: _Lane) -> Iterator[SweepEvent]:
+        if lane.worker is None:
+            if self.todo and not self.stop.is_requested:
+                yield self._start(lane)
+            return
+        # The status first: events read after a death was seen are then all that there will ever be.
+        status = lane.worker.exit_status()
+        for event in lane.worker.poll():
+            yield from self._hear(lane, event)
+        if status is not None:
+            yield from self._bury(lane, status)
+        elif overdue := self._overdue(lane):
+            yield from self._kill_overdue(lane, overdue)
+        elif self.stop.is_requested and lane.running is None:
+            lane.worker.close()  # also when it holds a next task, which must not begin
+            lane.worker = None
+        else:
+            self._feed(lane)
+
+    def _start(self, lane: _Lane) -> SweepEvent:
+        number = self._number
+        self._number += 1
+        folder = self.store.artifacts(f"worker_{number:03d}")
+        lane.worker = WorkerProcess(folder, number, lane.gpu, self.settings.plugins, self.settings.launcher)
+        lane.is_ready, lane.is_finishing, lane.running, lane.tasks_given = False, None, None, 0
+        return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
+
+    def _feed(self, lane: _Lane) -> None:
+        worker, limit = lane.worker, self.settings.tasks_per_worker
+        assert worker is not None, "only a lane with a worker is fed"
+        if lane.is_finishing is not None:
+            return
+        while self.todo and not self.stop.is_requested and len(worker.sent) < PREFETCH:
+            if limit is not None and lane.tasks_given >= limit:
+                break
+            worker.send(self.todo.popleft())
+            lane.tasks_given += 1
+        if not worker.sent:
+            worker.finish()
+            lane.is_finishing = time.monotonic()
+
+    def _hear(self, lane: _Lane, event: WorkerReady | StageEntered | CellEnded) -> Iterator[SweepEvent]:
+        assert lane.worker is not None, "events come from a worker"
+        now = time.monotonic()
+        match event:
+            case WorkerReady():
+                lane.is_ready = True
+            case StageEntered():
+                lane.stillbirths = 0
+                began = lane.running.began if lane.running else now
+                lane.running = _Running(lane.worker.sent[0], event.trial, event.stage, began, now)
+                yield CellStarted(event.cell_id, event.trial, event.stage, lane.worker.number)
+            case CellEnded():
+                if event.is_last:
+                    self._task_ended(lane)
+                yield self._record(event.record, event.is_last)
+
+    def _record(self, record: CellRecord, is_last: bool) -> SweepEvent:
+        self.store.append(record)
+        if record.outcome is not Outcome.OK:
+            # its further trials, where they are tasks of their own, would only fail again
+            self.todo = deque(task for task in self.todo if task.cell.cell_id != record.cell_id)
+        return CellRecorded(record, is_last)
+
+    def _task_ended(self, lane: _Lane) -> None:
+        assert lane.worker is not None, "a task ends in a worker"
+        task = lane.worker.sent.popleft()
+        drop_if_empty(Path(task.artifacts), *LOG_NAMES)
+        lane.running = None
+
+    def _overdue(self, lane: _Lane) -> str:
+        assert lane.worker is not None, "only a worker can be late"
+        now = time.monotonic()
+        if lane.running is not None:
+            return lane.running.overdue(self.settings.timeout, now)
+        if not lane.is_ready and now - lane.worker.started_at > self.settings.timeout.start:
+            return f"after {self.settings.timeout.start:g} s (timeout_s.start)"
+        if lane.is_finishing is not None and now - lane.is_finishing > self.settings.launcher.goodbye_s:
+            return "after its last cell"
+        return ""
+
+    def _kill_overdue(self, lane: _Lane, overdue: str) -> Iterator[SweepEvent]:
+        assert lane.worker is not None, "only a worker can be late"
+        lane.worker.ask_for_stacks()
+        lane.worker.kill()
+        for event in lane.worker.poll():  # it may have ended its task while it was being killed
+            yield from self._hear(lane, event)
+        yield from self._bury(lane, -9, timed_out=overdue)
+
+    def _bury(self, lane: _Lane, status: int, timed_out: str = "") -> Iterator[SweepEvent]:
+        """Record the cell a dead worker was in, take back what it had not begun, and clear the lane."""
+        worker, running = lane.worker, lane.running
+        assert worker is not None, "only a worker can die"
+        was_idle = running is None and lane.is_finishing is not None
+        lane.worker, lane.running = None, None
+        worker.close()
+        if running is not None:
+            worker.sent.popleft()
+        self.todo.extendleft(reversed(worker.sent))
+        if running is not None and not self.stop.is_urgent:
+            death = self._death(running, worker, status, timed_out)
+            record = record_death(death)
+            lane.next_reason = f"{record.cell_id}: {record.outcome}"
+            yield self._record(record, is_last=True)
+        elif not was_idle and not self.stop.is_requested and worker.sent:
+            self._count_stillbirth(lane, worker, status, timed_out)
+        else:
+            lane.next_reason = "one process per cell" if self.settings.tasks_per_worker else "the CUDA context was lost"
+
+    def _death(self, running: _Running, worker: WorkerProcess, status: int, timed_out: str) -> Death:
+        return Death(
+            task=running.task,
+            trial=running.trial,
+            stage=running.stage,
+            exit_status=status,
+            worker=worker.number,
+            gpu=f"cuda:{worker.gpu.index} {worker.gpu.name}" if worker.gpu else "cpu",
+            lived_s=time.monotonic() - running.began,
+            timed_out=timed_out,
+            killed_by_host=self._oom_kills.has_struck(),
+        )
+
+    def _count_stillbirth(self, lane: _Lane, worker: WorkerProcess, status: int, timed_out: str) -> None:
+        """A worker that ended by itself after a lost context has begun a cell; these have not."""
+        if lane.is_ready and status == 0:
+            lane.next_reason = "the CUDA context was lost"
+            return
+        lane.stillbirths += 1
+        lane.next_reason = f"worker {worker.number} died before it began a cell"
+        if lane.stillbirths >= STILLBIRTHS:
+            how = f"was still starting {timed_out}" if timed_out else f"ended with status {status}"
+            tail = worker.stderr_tail() or "(nothing)"
+            raise WorkerError(
+                f"{lane.stillbirths} workers in a row died before they began a cell; the last {how}. "
+                f"What is recorded is safe. It printed:\n{tail}\nits files: {worker.folder}"
+            )
+
+    def _bound_logs(self, lanes: Sequence[_Lane]) -> None:
+        now = time.monotonic()
+        if now - self._logs_checked < LOG_CHECK_S:
+            return
+        self._logs_checked = now
+        for lane in lanes:
+            if lane.worker is not None:
+                lane.worker.bound_logs()

@@ -1,0 +1,131 @@
+"""The parent's end of one worker process: start it, hand it tasks, read its events, end it with all its children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from gpubench.machine import Gpu
+from gpubench.records import CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
+from gpubench.run.launcher import Launcher
+from gpubench.run.logs import drop_if_empty, read_tail, trim
+
+__all__ = ["LOG_NAMES", "WorkerProcess"]
+
+LOG_NAMES = ("stdout.txt", "stderr.txt")
+STACK_GRACE_S = 0.3
+"""How long a hung worker gets to write its stacks before it is killed."""
+
+
+class WorkerProcess:
+    """One worker, alive or just dead. Nothing here waits: `poll` returns what is there."""
+
+    def __init__(self, folder: Path, number: int, gpu: Gpu | None, plugins: Sequence[str], launcher: Launcher) -> None:
+        self.folder = folder
+        self.number = number
+        self.gpu = gpu
+        self.pid: int | None = None
+        """The worker's own, once it is ready; a profiler around it has another."""
+        self.sent: deque[Task] = deque()
+        """Tasks that were handed over and have not ended, in the order in which they will run."""
+        self.started_at = time.monotonic()
+        events = folder / "events.jsonl"
+        events.touch()
+        self._events: BinaryIO = events.open("rb")
+        self._partial = b""
+        name = f"cuda:{gpu.index} {gpu.name}" if gpu else ""
+        job = Job(number=number, gpu=name, needs_cuda=gpu is not None, plugins=list(plugins), events=str(events))
+        (folder / "job.json").write_bytes(dump_line(job))
+        launch = launcher.launch(folder / "job.json", gpu)
+        with (folder / LOG_NAMES[0]).open("ab") as out, (folder / LOG_NAMES[1]).open("ab") as err:
+            self._process = subprocess.Popen(
+                launch.command,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                env=launch.environment,
+                start_new_session=True,
+            )
+
+    def send(self, task: Task) -> None:
+        """Hand over one more task; a worker that has just died is noticed by `poll`, not here."""
+        assert self._process.stdin is not None, "it was started with a pipe"
+        self.sent.append(task)
+        try:
+            self._process.stdin.write(dump_line(task))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def finish(self) -> None:
+        """Tell the worker that no more tasks will come."""
+        assert self._process.stdin is not None, "it was started with a pipe"
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def poll(self) -> list[WorkerReady | StageEntered | CellEnded]:
+        """The events since the last call. A torn last line waits for its end."""
+        *lines, self._partial = (self._partial + self._events.read()).split(b"\n")
+        events = [parse_event(line) for line in lines]
+        for event in events:
+            if isinstance(event, WorkerReady):
+                self.pid = event.pid
+        return events
+
+    def exit_status(self) -> int | None:
+        """None while it runs; negative for the signal that ended it. Events may still be unread."""
+        return self._process.poll()
+
+    def bound_logs(self) -> None:
+        """Keep what its cell and the worker itself print within limits."""
+        folders = [self.folder, *(Path(task.artifacts) for task in list(self.sent)[:1])]
+        for folder in folders:
+            for name in LOG_NAMES:
+                trim(folder / name)
+
+    def stderr_tail(self) -> str:
+        return read_tail(self.folder / LOG_NAMES[1])
+
+    def ask_for_stacks(self) -> None:
+        """Have a hung worker write every thread's Python stack to its cell's standard error."""
+        if self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGUSR1)
+                time.sleep(STACK_GRACE_S)
+            except ProcessLookupError:
+                return
+
+    def kill(self) -> None:
+        """End the worker and everything it started, also what went into a session of its own."""
+        victims = _descendants(self._process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for victim in victims:
+            try:
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.wait()
+
+    def close(self) -> None:
+        """Let go of a worker that has ended; what it left running goes too."""
+        self.finish()
+        self.kill()
+        self._events.close()
+        drop_if_empty(self.folder, *LOG_NAMES)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

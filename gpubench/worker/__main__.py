@@ -1,0 +1,161 @@
+"""`python -m gpubench.worker JOB`: take tasks from standard input, run them one by one, tell the event file.
+
+The parent may die, a cell may do anything: the worker follows its parent into death, keeps each cell's output apart,
+and says what happened in the order in which it happened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from gpubench.records import (
+    CellEnded,
+    CellRecord,
+    Job,
+    Stage,
+    StageEntered,
+    Task,
+    WorkerReady,
+    dump_line,
+    parse_job,
+    parse_task,
+)
+
+ORPHANED = 3
+"""The exit status of a worker whose parent is gone."""
+
+
+def main() -> int:
+    die_with_parent()
+    # A native crash leaves its Python stack on standard error; so does a hang, when the parent asks before it kills.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    job = parse_job(Path(sys.argv[1]).read_bytes())
+    with Path(job.events).open("ab", buffering=0) as events:
+        return serve(job, events)
+
+
+def serve(job: Job, events: BinaryIO) -> int:
+    """Run every task that comes; 0 when the input ends or the CUDA context is lost, and the parent knows which."""
+    from gpubench.worker.cell import run_task
+    from gpubench.worker.device import open_device
+    from gpubench.worker.plugins import load_all
+
+    load_all(job.plugins)
+    device = open_device(needs_cuda=job.needs_cuda)
+    inbox = Inbox()
+    events.write(dump_line(WorkerReady(os.getpid(), job.gpu or device.name)))
+    for task in inbox:
+        logs = CellLogs(Path(task.artifacts))
+
+        def enter(trial: int, stage: Stage, cell_id: str = task.cell.cell_id) -> None:
+            events.write(dump_line(StageEntered(cell_id, trial, stage, time.time())))
+
+        ended: CellEnded | None = None
+        for record in run_task(task, device, enter):
+            if ended is not None:
+                events.write(dump_line(ended))
+            ended = describe_end(record, job, task)
+        logs.close()
+        assert ended is not None, "a task yields a record for every trial that it began"
+        # Only now: the parent may read the cell's logs as soon as it knows that the cell has ended.
+        events.write(dump_line(replace(ended, is_last=True)))
+        inbox.task_ended()
+        if ended.context_lost:
+            return 0
+    return 0
+
+
+def describe_end(record: CellRecord, job: Job, task: Task) -> CellEnded:
+    from gpubench.worker.failure import is_context_lost
+
+    named = replace(record, worker=job.number, gpu=job.gpu or record.gpu)
+    return CellEnded(named, is_last=False, context_lost=is_context_lost(record))
+
+
+class Inbox:
+    """Tasks from standard input, read by a thread of its own.
+
+    The parent closes the input only when all of its tasks have ended. So an input that ends while a task runs means
+    that the parent is gone, and the worker ends at once rather than measure for nobody.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, name="gpubench-inbox", daemon=True).start()
+
+    def __iter__(self) -> Inbox:
+        return self
+
+    def __next__(self) -> Task:
+        task = self._tasks.get()
+        if task is None:
+            raise StopIteration
+        return task
+
+    def task_ended(self) -> None:
+        with self._lock:
+            self._unfinished -= 1
+
+    def _read(self) -> None:
+        for line in sys.stdin.buffer:
+            with self._lock:
+                self._unfinished += 1
+            self._tasks.put(parse_task(line))
+        with self._lock:
+            if self._unfinished:
+                os._exit(ORPHANED)
+        self._tasks.put(None)
+
+
+class CellLogs:
+    """Sends file descriptors 1 and 2 to the cell's own files, also for what C code and child processes write.
+
+    The files are opened for appending, so that the parent can cut them while they grow.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._saved = [os.dup(1), os.dup(2)]
+        for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+            file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.dup2(file, descriptor)
+            os.close(file)
+
+    def close(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in zip((1, 2), self._saved, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the parent dies, whatever it is doing then."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    # os._exit: threads and atexit hooks of cells (and CUDA after a lost context) must not hold the worker up
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
