@@ -3,6 +3,8 @@
     GpubenchError                    exit code 70 unless a subclass says otherwise
     ├── UsageError                   2   a flag or an argument that can't be meant
     │   └── ConfigError              2   a sweep file: where, what, and what would be right
+    ├── ArgumentError                2   a value that a workload, a model or a kernel can't take; a ValueError too
+    ├── CommandFailed                2   a swept command that failed, or left no such metric
     ├── PluginError                  2   a user's own file that can't be imported
     ├── StoreError                   2   a run on disk that can't be read or written
     │   └── FingerprintMismatch      2   a run that was made by something else
@@ -18,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ArgumentError",
+    "CommandFailed",
     "ConfigError",
     "FingerprintMismatch",
     "GpubenchError",
@@ -63,6 +67,26 @@ class ConfigError(UsageError):
         self.message = message
         self.location = location
         super().__init__(f"{location}: {message}" if location else message)
+
+
+class ArgumentError(GpubenchError, ValueError):
+    """A value that a workload, a model or a kernel can't take: the argument, what it got, and the limit."""
+
+    exit_code = 2
+
+
+class CommandFailed(GpubenchError):
+    """A swept command that ended badly, or whose output lacks a metric that was asked for."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, exit_status: int | None = None, signal: str = "", stderr_tail: str = "") -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+        """None when the command itself went well."""
+        self.signal = signal
+        """`SIGSEGV`, if a signal ended it."""
+        self.stderr_tail = stderr_tail
 
 
 class PluginError(GpubenchError):

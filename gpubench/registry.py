@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
 
-__all__ = ["Backend", "Metric", "Step", "Workload", "get_workload", "registered", "workload"]
+__all__ = ["Backend", "Metric", "OwnMeasurement", "Step", "Workload", "get_workload", "registered", "workload"]
 
 Step = Callable[[], Any]
 """What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None."""
@@ -63,6 +63,15 @@ class Metric:
     """`(cell, seconds) -> float`, where `cell` is a namespace of the cell's arguments."""
 
 
+@dataclass(frozen=True)
+class OwnMeasurement:
+    """One reading that a step took itself; the step of a workload that `measures_itself` returns a list of them."""
+
+    metric: str
+    unit: str
+    value: float
+
+
 @dataclass
 class Workload:
     """What is computed, and everything registered for it."""
@@ -73,7 +82,7 @@ class Workload:
     origin: str
     open_axes: bool = False
     measures_itself: bool = False
-    """The step returns its own measurements (`command`); gpubench takes no samples of it."""
+    """The step returns its own measurements (`command`): a list of `OwnMeasurement`, one sample of each metric."""
     backends: dict[str, Backend] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     oracle_function: Callable[..., Any] | None = None

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Triton kernels, one file each: shapes and formula, the kernel, its launcher. Outputs belong to the caller."""

@@ -1,0 +1,12 @@
+"""Triton's interpreter, which runs kernels on a CPU: whether it is on, and what it can't be trusted with."""
+
+from __future__ import annotations
+
+__all__ = ["is_interpreted"]
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter: TRITON_INTERPRET=1 was set before they were imported."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
