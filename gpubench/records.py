@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 
 __all__ = [
+    "CANNOT_WRITE",
     "SCHEMA",
     "Cell",
     "CellEnded",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 SCHEMA = 1
+
+CANNOT_WRITE = 74
+"""The exit status of a worker that can't write its files (sysexits.h: EX_IOERR): no cell's fault."""
 
 Scalar = bool | int | float | str | None
 """A value an axis can take; lists and mappings are allowed in `params` only."""

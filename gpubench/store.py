@@ -100,16 +100,18 @@ class RunStore:
         self.path = path
         try:
             self._file = (path / CELLS).open("a+b")
+        except OSError as error:
+            raise StoreError(_unwritable(path, error)) from error
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _drop_torn_line(self._file.fileno())
-        except BlockingIOError:
-            raise StoreError(
-                f"{path}: another gpubench is writing to this run; wait for it, or start a new run"
-            ) from None
         except OSError as error:
-            raise StoreError(
-                f"{path}: can't write results here: {error.strerror}; choose a folder with --out"
-            ) from error
+            self._file.close()
+            if isinstance(error, BlockingIOError):
+                raise StoreError(
+                    f"{path}: another gpubench is writing to this run; wait for it, or start a new run"
+                ) from None
+            raise StoreError(_unwritable(path, error)) from error
 
     def append(self, record: CellRecord) -> None:
         """Write one record and wait until the disk has it."""
@@ -152,9 +154,7 @@ def create_run(results: Path, header: RunHeader) -> RunHeader:
         header = _reserve(results, header)
         _write_whole(results / header.run_id / HEADER, _HEADER.dump_json(header, indent=1))
     except OSError as error:
-        raise StoreError(
-            f"{results}: can't write results here: {error.strerror}; choose a folder with --out"
-        ) from error
+        raise StoreError(_unwritable(results, error)) from error
     return header
 
 
@@ -202,6 +202,10 @@ def find_run(run: str | None, results: Path) -> Path:
             return candidate
     known = ", ".join(path.name for path in list_runs(results)[-5:]) or "none"
     raise StoreError(f"{run}: no run of that name or path; the newest in {results}: {known}")
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return f"{folder}: can't write results here: {error.strerror}; choose a folder with --out"
 
 
 def _read_header(path: Path) -> RunHeader:

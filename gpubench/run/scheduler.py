@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpubench.errors import WorkerError
+from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
-from gpubench.records import CellEnded, CellRecord, Outcome, Stage, StageEntered, Task, WorkerReady
+from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Outcome, Stage, StageEntered, Task, WorkerReady
 from gpubench.run.classify import Death, OomKillCounter, record_death
 from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
@@ -141,8 +141,14 @@ class Scheduler:
     def _start(self, lane: _Lane) -> SweepEvent:
         number = self._number
         self._number += 1
-        folder = self.store.artifacts(f"worker_{number:03d}")
-        lane.worker = WorkerProcess(folder, number, lane.gpu, self.settings.plugins, self.settings.launcher)
+        try:
+            folder = self.store.artifacts(f"worker_{number:03d}")
+            lane.worker = WorkerProcess(folder, number, lane.gpu, self.settings.plugins, self.settings.launcher)
+        except OSError as error:
+            raise StoreError(
+                f"{self.store.path}: can't start worker {number}: {error.strerror}; what was recorded before is safe: "
+                "mend that and run the same command with --resume"
+            ) from error
         lane.is_ready, lane.is_finishing, lane.running, lane.tasks_given = False, None, None, 0
         return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
 
@@ -212,6 +218,8 @@ class Scheduler:
         """Record the cell a dead worker was in, take back what it had not begun, and clear the lane."""
         worker, running = lane.worker, lane.running
         assert worker is not None, "only a worker can die"
+        if status == CANNOT_WRITE:
+            raise _full_disk(worker)
         was_idle = running is None and lane.is_finishing is not None
         lane.worker, lane.running = None, None
         worker.close()
@@ -264,3 +272,10 @@ class Scheduler:
         for lane in lanes:
             if lane.worker is not None:
                 lane.worker.bound_logs()
+
+
+def _full_disk(worker: WorkerProcess) -> StoreError:
+    return StoreError(
+        f"{worker.folder}: worker {worker.number} can't write here: {worker.stderr_tail() or 'it could not say why'}; "
+        "what was recorded before is safe: free some room and run the same command with --resume"
+    )

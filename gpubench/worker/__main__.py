@@ -7,6 +7,7 @@ and says what happened in the order in which it happened.
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import os
 import queue
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpubench.records import (
+    CANNOT_WRITE,
     CellEnded,
     CellRecord,
     Job,
@@ -34,15 +36,25 @@ from gpubench.records import (
 ORPHANED = 3
 """The exit status of a worker whose parent is gone."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
 
 def main() -> int:
+    """Serve until there is no more to do; the exit status says how it ended."""
     die_with_parent()
     # A native crash leaves its Python stack on standard error; so does a hang, when the parent asks before it kills.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     job = parse_job(Path(sys.argv[1]).read_bytes())
-    with Path(job.events).open("ab", buffering=0) as events:
-        return serve(job, events)
+    try:
+        with Path(job.events).open("ab") as events:
+            return serve(job, events)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        # What a cell raises is its record's; an OSError that comes this far is about our own files.
+        sys.stderr.write(f"{error}\n")
+        return CANNOT_WRITE
 
 
 def serve(job: Job, events: BinaryIO) -> int:
@@ -54,22 +66,27 @@ def serve(job: Job, events: BinaryIO) -> int:
     load_all(job.plugins)
     device = open_device(needs_cuda=job.needs_cuda)
     inbox = Inbox()
-    events.write(dump_line(WorkerReady(os.getpid(), job.gpu or device.name)))
+
+    def tell(event: WorkerReady | StageEntered | CellEnded) -> None:
+        events.write(dump_line(event))
+        events.flush()
+
+    tell(WorkerReady(os.getpid(), job.gpu or device.name))
     for task in inbox:
         logs = CellLogs(Path(task.artifacts))
 
         def enter(trial: int, stage: Stage, cell_id: str = task.cell.cell_id) -> None:
-            events.write(dump_line(StageEntered(cell_id, trial, stage, time.time())))
+            tell(StageEntered(cell_id, trial, stage, time.time()))
 
         ended: CellEnded | None = None
         for record in run_task(task, device, enter):
             if ended is not None:
-                events.write(dump_line(ended))
+                tell(ended)
             ended = describe_end(record, job, task)
         logs.close()
         assert ended is not None, "a task yields a record for every trial that it began"
         # Only now: the parent may read the cell's logs as soon as it knows that the cell has ended.
-        events.write(dump_line(replace(ended, is_last=True)))
+        tell(replace(ended, is_last=True))
         inbox.task_ended()
         if ended.context_lost:
             return 0

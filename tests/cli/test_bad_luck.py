@@ -1,0 +1,104 @@
+"""Cells that come to grief in every way there is, in real workers: each is recorded, and the sweep goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import PLUGINS, Finished, gpubench, only_run, write_sweep
+
+from gpubench.analysis.merge import CellResult, merge_cells
+from gpubench.records import Outcome, Stage
+from gpubench.store import read_run
+
+SWEEP = f"""
+name: bad-luck
+workload: bad_luck
+plugins: [{PLUGINS / "bad_luck.py"}]
+axes:
+  backend: [healthy, raises_in_setup, raises_in_step, calls_sys_exit, exits_3, killed, segfaults, hangs, returns_nan,
+            is_wrong, leaves_a_hole, prints_100_mb, needs_the_moon, out_of_memory]
+measure: {{trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}}
+timeout_s: {{cell: 30, check: 4}}
+include:
+  - {{backend: healthy, size: 128}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bad_luck")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Finished:
+    return gpubench(folder, "sweep", str(write_sweep(folder, SWEEP)), timeout_s=170)
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, finished: Finished) -> dict[str, CellResult]:
+    merged = merge_cells(read_run(only_run(folder)))
+    return {result.cell.backend + ("_after" if result.cell.index == 14 else ""): result for result in merged}
+
+
+EXPECTED = {
+    "healthy": (Outcome.OK, Stage.DONE, "interval"),
+    "raises_in_setup": (Outcome.ERROR, Stage.SETUP, "ValueError: set-up has a fault"),
+    "raises_in_step": (Outcome.ERROR, Stage.CHECK, "RuntimeError: the step has a fault"),
+    "calls_sys_exit": (Outcome.ERROR, Stage.CHECK, "sys.exit(3)"),
+    "exits_3": (Outcome.CRASH, Stage.CHECK, "exited with status 3"),
+    "killed": (Outcome.CRASH, Stage.CHECK, "SIGKILL"),
+    "segfaults": (Outcome.CRASH, Stage.CHECK, "SIGSEGV"),
+    "hangs": (Outcome.TIMEOUT, Stage.CHECK, "after 4 s (timeout_s.check)"),
+    "returns_nan": (Outcome.INVALID, Stage.CHECK, "NaN"),
+    "is_wrong": (Outcome.MISMATCH, Stage.CHECK, ""),
+    "leaves_a_hole": (Outcome.INVALID, Stage.CHECK, "unwritten"),
+    "prints_100_mb": (Outcome.OK, Stage.DONE, ""),
+    "needs_the_moon": (Outcome.SKIPPED, Stage.SETUP, "pip install lunar-lander"),
+    "out_of_memory": (Outcome.OOM, Stage.CHECK, ""),
+    "healthy_after": (Outcome.OK, Stage.DONE, ""),
+}
+
+
+@pytest.mark.parametrize("backend", EXPECTED)
+def test_each_end_is_recorded_with_its_outcome_stage_and_reason(results: dict[str, CellResult], backend: str) -> None:
+    outcome, stage, reason = EXPECTED[backend]
+    record = results[backend].decisive
+    assert record is not None
+    assert (record.outcome, record.stage) == (outcome, stage), record.reason
+    assert reason in record.reason or backend == "healthy"
+
+
+def test_the_exit_code_says_that_some_cells_failed_and_how_to_retry(finished: Finished) -> None:
+    assert finished.code == 3, finished.err
+    assert "--retry-failed all" in finished.out
+    assert "segfaults" in finished.out
+
+
+def test_a_native_crash_leaves_its_python_stack(results: dict[str, CellResult]) -> None:
+    record = results["segfaults"].decisive
+    assert record is not None
+    assert record.crash is not None
+    assert "Segmentation fault" in record.crash.stderr_tail
+    assert "bad_luck.py" in record.crash.stderr_tail
+
+
+def test_a_hang_leaves_the_stack_it_hung_in(results: dict[str, CellResult]) -> None:
+    record = results["hangs"].decisive
+    assert record is not None
+    assert record.crash is not None
+    assert "bad_luck.py" in record.crash.stderr_tail
+
+
+def test_output_is_kept_at_both_ends_and_bounded(folder: Path, results: dict[str, CellResult]) -> None:
+    log = only_run(folder) / "artifacts" / results["prints_100_mb"].cell.cell_id / "stdout.txt"
+    assert log.stat().st_size < 9 << 20
+    text = log.read_text()
+    assert text.startswith("xxxx")
+    assert text.rstrip().endswith("the last line")
+
+
+def test_the_report_has_every_cell(folder: Path, finished: Finished) -> None:
+    page = (only_run(folder) / "report.html").read_text()
+    assert "segfaults" in page
+    assert "needs_the_moon" in page

@@ -1,0 +1,1 @@
+raise ValueError("this plugin can't be imported")
