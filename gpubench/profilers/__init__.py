@@ -1,1 +1,1 @@
-"""TODO"""
+"""nsys around a worker, and its traces projected: NVTX ranges in, GPU time out."""

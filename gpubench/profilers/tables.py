@@ -1,0 +1,186 @@
+"""The tables of a projection: their columns, declared once, and how they are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gpubench.profilers.export import Ints
+from gpubench.profilers.figures import Figures
+from gpubench.profilers.membership import Launched, Pairs, unique_pairs
+
+__all__ = [
+    "CAPTURED_COLUMNS",
+    "INSTANCE_COLUMNS",
+    "KERNEL_COLUMNS",
+    "KINDS",
+    "OPEN_COLUMNS",
+    "RANGE_COLUMNS",
+    "by_name",
+    "figure_columns",
+    "kernel_table",
+    "nullable",
+    "range_table",
+    "take_names",
+]
+
+INSTANCE_COLUMNS = (
+    "range",
+    "start_ns",
+    "span_ns",
+    "busy_ns",
+    "kernel_sum_ns",
+    "gap_ns",
+    "operations",
+    "launches",
+    "host_ns",
+    "launch_delay_ns",
+    "queued_behind",
+    "unattributed_share",
+    "exclusive_span_ns",
+    "exclusive_busy_ns",
+    "exclusive_kernel_sum_ns",
+    "exclusive_gap_ns",
+    "exclusive_operations",
+    "exclusive_launches",
+    "host_start_ns",
+    "pid",
+    "tid",
+    "device",
+    "depth",
+    "parent",
+    "recursive",
+)
+"""One row per range that was opened and closed, by thread and then host start, a parent before its children.
+
+`start_ns` and `span_ns` are the range's projection onto the GPU; what begins with `exclusive_` leaves out what belongs
+to a child. `parent` is the row of the innermost range around it, and
+a `recursive` one lies in a range of its own name. Without operations the figures are null; so is the
+kernel sum where a graph was traced as a whole, and `device` where several were used.
+"""
+
+RANGE_COLUMNS = (
+    "range",
+    "instances",
+    "span_ns_median",
+    "busy_ns_median",
+    "kernel_sum_ns_median",
+    "gap_ns_median",
+    "operations",
+    "launches",
+    "host_ns_median",
+    "launch_delay_ns_median",
+    "queued_behind",
+)
+"""One row per name: medians over its instances; `operations` and `launches` over all of them, each counted once."""
+
+KERNEL_COLUMNS = ("range", "kernel", "kind", "count", "total_ns", "median_ns")
+"""One row per range and kernel, most time first; copies, fills and whole graphs are named in brackets."""
+
+CAPTURED_COLUMNS = (
+    "range",
+    "captured",
+    "instance",
+    "times",
+    "start_ns",
+    "span_ns",
+    "busy_ns",
+    "kernel_sum_ns",
+    "gap_ns",
+    "operations",
+)
+"""One row per range instance and name of a range in which some of its replayed kernels were captured.
+
+A name that was captured `times` times, say once per layer, has the sum of its figures.
+"""
+
+OPEN_COLUMNS = ("range", "host_start_ns", "pid", "tid", "depth", "operations")
+"""One row per range that was never closed, outermost first: where a crash happened."""
+
+KINDS = ("kernel", "memcpy", "memset", "graph")
+"""The kinds of operation, by their number."""
+
+
+def nullable(
+    values: npt.NDArray[np.integer], known: npt.NDArray[np.bool_] | None = None
+) -> pd.api.extensions.ExtensionArray:
+    """Integers of which some are unknown, exact to the nanosecond."""
+    unknown = np.zeros(len(values), np.bool_) if known is None else ~known
+    return pd.arrays.IntegerArray(values.astype(np.int64), unknown)
+
+
+def take_names(names: Sequence[str], codes: Ints) -> npt.NDArray[np.object_]:
+    """The name of each code."""
+    return np.asarray([*names, ""], dtype=object)[codes]
+
+
+def figure_columns(found: Figures, count: int, prefix: str = "") -> dict[str, pd.api.extensions.ExtensionArray]:
+    """Figures as columns of `count` rows, null (and zero for counts) for the rows that have none."""
+    has_any = np.zeros(count, np.bool_)
+    has_any[found.group] = True
+    has_sum = has_any.copy()
+    has_sum[found.group[found.has_graph]] = False
+
+    def spread(values: Ints, known: npt.NDArray[np.bool_] | None) -> pd.api.extensions.ExtensionArray:
+        column = np.zeros(count, np.int64)
+        column[found.group] = values
+        return nullable(column, known)
+
+    return {
+        f"{prefix}start_ns": spread(found.start, has_any),
+        f"{prefix}span_ns": spread(found.span, has_any),
+        f"{prefix}busy_ns": spread(found.busy, has_any),
+        f"{prefix}kernel_sum_ns": spread(found.kernel_sum, has_sum),
+        f"{prefix}gap_ns": spread(found.span - found.busy, has_any),
+        f"{prefix}operations": spread(found.operations, None),
+        f"{prefix}launches": spread(found.launches, None),
+    }
+
+
+def by_name(members: Pairs, name: Ints, launched: Launched) -> Pairs:
+    """Pairs of a range's name and an operation, each once, however often the name is nested in itself."""
+    return unique_pairs(name[members.group], members.item, len(launched))
+
+
+def range_table(instances: pd.DataFrame, named: Pairs, names: Sequence[str], launched: Launched) -> pd.DataFrame:
+    """The instances of each name, summed up, in the order in which the names first appear."""
+    grouped = instances.groupby("range", sort=False)
+    timings = ["span_ns", "busy_ns", "kernel_sum_ns", "gap_ns", "host_ns", "launch_delay_ns"]
+    table = grouped[timings].median().add_suffix("_median")
+    table["instances"] = grouped.size()
+    table["queued_behind"] = grouped["queued_behind"].sum()
+    code = pd.Index(names).get_indexer(table.index)
+    calls = unique_pairs(named.group, launched.call[named.item], int(launched.call.max(initial=0)) + 1)
+    table["operations"] = np.bincount(named.group, minlength=len(names))[code]
+    table["launches"] = np.bincount(calls.group, minlength=len(names))[code]
+    return table.reset_index()[list(RANGE_COLUMNS)]
+
+
+def kernel_table(named: Pairs, names: Sequence[str], launched: Launched, kernels: Sequence[str]) -> pd.DataFrame:
+    """Count, total and median duration of every kernel of every range name."""
+    group = named.group * len(kernels) + launched.name[named.item]
+    duration = launched.duration[named.item]
+    order = np.lexsort((duration, group))
+    group, duration = group[order], duration[order]
+    first = np.flatnonzero(np.diff(group, prepend=-1))
+    count = np.diff(np.append(first, len(group)))
+    middle = duration[first + count // 2] + duration[first + (count - 1) // 2]
+    kind = np.zeros(len(kernels), np.int64)
+    kind[launched.name] = launched.kind
+    range_code, kernel_code = np.divmod(group[first], max(len(kernels), 1))
+    table = pd.DataFrame(
+        {
+            "range": take_names(names, range_code),
+            "kernel": take_names(kernels, kernel_code),
+            "kind": take_names(KINDS, kind[kernel_code]),
+            "count": count,
+            "total_ns": np.add.reduceat(duration, first) if len(first) else count,
+            "median_ns": middle / 2,
+        },
+        columns=list(KERNEL_COLUMNS),
+    )
+    by_total = np.lexsort((-table["total_ns"].to_numpy(), range_code))
+    return table.iloc[by_total].reset_index(drop=True)
