@@ -34,7 +34,7 @@ def show_plan(console: Console, request: SweepRequest) -> None:
 
 
 def _estimate(request: SweepRequest) -> str:
-    measure = request.sweep.measure
+    measure = request.sweep.spec.measure
     lanes = max(1, len(request.gpus))
     per_trial = measure.warmup_time_s + measure.max_time_s
     at_most = len(request.cells) * measure.trials * per_trial / lanes + WORKER_START_S

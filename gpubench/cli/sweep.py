@@ -127,7 +127,7 @@ def _plan(
         sweep=loaded,
         cells=grid.cells,
         warnings=grid.warnings,
-        workload=catalogue.workloads[loaded.workload],
+        workload=catalogue.workloads[loaded.spec.workload],
         plugin_files=[plugin for plugin in loaded.plugins if plugin.endswith(".py")],
         machine=machine,
         gpus=gpus,

@@ -96,7 +96,7 @@ def _header(request: SweepRequest) -> RunHeader:
         name=request.sweep.name,
         created_at=now.isoformat(timespec="milliseconds"),
         sweep=resolved,
-        sweep_file=str(request.sweep.source),
+        sweep_file=str(request.sweep.path),
         cells=list(request.cells),
         workload=request.workload,
         environment=environment,
@@ -105,14 +105,14 @@ def _header(request: SweepRequest) -> RunHeader:
 
 
 def _task_settings(request: SweepRequest, path: Path) -> TaskSettings:
-    sweep = request.sweep
+    sweep = request.sweep.spec
     # absolute: a cell may change its working directory
     artifacts = (path / ARTIFACTS).resolve()
     return TaskSettings(Pass.TIMING, sweep.measure, sweep.check, sweep.timeout_s, artifacts, sweep.order)
 
 
 def _worker_settings(request: SweepRequest, path: Path) -> WorkerSettings:
-    sweep = request.sweep
+    sweep = request.sweep.spec
     return WorkerSettings(
         plugins=sweep.plugins,
         launcher=PlainLauncher(),
