@@ -168,7 +168,7 @@ def _describe_figures(labels: Sequence[_Figure]) -> pd.DataFrame:
 def _figures(cell: CellResult) -> dict[_Figure, list[list[float]]]:
     """The samples of an ok cell by figure and trial."""
     found: dict[_Figure, list[list[float]]] = {}
-    for record in cell.records:
+    for record in [*cell.of(Pass.TIMING), *cell.of(Pass.PROFILE)]:
         for measurement in _measurements(record):
             figure = _Figure(
                 measurement.metric, measurement.unit, measurement.timer or "", record.pass_, measurement.range

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from gpubench.analysis import columns as c
 
-__all__ = ["Ratio", "SampleWarning", "Summary", "ratio", "summarise", "summarise_all"]
+__all__ = ["Interval", "Ratio", "SampleWarning", "Summary", "ratio", "summarise", "summarise_all"]
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.intp]
@@ -88,6 +88,15 @@ class Summary:
     max: float
     iqr: float
     warnings: tuple[SampleWarning, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,7 @@ def summarise_all(figures: Sequence[Sequence[Sequence[float]]], is_time: Sequenc
     return frame
 
 
-def ratio(numerator: Summary, denominator: Summary) -> Ratio:
+def ratio(numerator: Interval | Summary, denominator: Interval | Summary) -> Ratio:
     """numerator / denominator of two positive medians measured apart.
 
     The interval is recovered from both their intervals on a log scale (MOVER; Zou and Donner, Statistics in Medicine

@@ -1,0 +1,183 @@
+"""What a report is of: one run or several laid over one another, read once for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from gpubench.analysis import columns as c
+from gpubench.analysis.frames import series_of, wide_frame
+from gpubench.analysis.frontier import frontier
+from gpubench.analysis.metrics import Metric, definitions
+from gpubench.analysis.run import Run
+from gpubench.errors import UsageError
+from gpubench.records import Outcome
+
+__all__ = ["Choice", "Content", "read_content"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the plot shows first."""
+
+    x: str
+    """A series, an axis, or `index`."""
+    y: str
+    """A series; "" when nothing was measured."""
+    group: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was asked for and could not be shown, in sentences."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The runs of a report and the frames that all its formats are made from."""
+
+    runs: tuple[Run, ...]
+    frame: pd.DataFrame
+    """A row per cell and figure, of all runs."""
+    wide: pd.DataFrame
+    """A row per cell, of all runs."""
+    series: dict[str, Metric]
+    """The definition of each series of `wide`; its key is the series'."""
+    choice: Choice
+
+    @property
+    def title(self) -> str:
+        return " and ".join(dict.fromkeys(run.header.name for run in self.runs))
+
+    @property
+    def axes(self) -> list[str]:
+        """What can be grouped and filtered by: the run, the backend and every axis, where it varies at all."""
+        candidates = [c.RUN_ID, c.BACKEND, *_axes(self.wide)]
+        return [name for name in candidates if self.wide[name].astype(str).nunique() > 1 or name in _axes(self.wide)]
+
+    @property
+    def numeric_axes(self) -> list[str]:
+        return _numeric_axes(self.wide)
+
+    @property
+    def is_pareto(self) -> bool:
+        """The plot's two axes are metrics, so that it has a frontier."""
+        return self.choice.x in self.series and self.choice.y in self.series
+
+    def frontier(self) -> pd.DataFrame:
+        """The frontier of the chosen metrics, grouped as chosen; see `analysis.frontier`."""
+        assert self.is_pareto, f"{self.choice.x} is not a metric: there is no frontier over an axis"
+        return frontier(self.wide, self.series[self.choice.x], self.series[self.choice.y], self.choice.group)
+
+    def outcomes(self) -> dict[str, int]:
+        """How many cells ended how, over all runs: ok first, then as often as they occur."""
+        counts = self.wide[c.OUTCOME].value_counts()
+        pairs = [(str(outcome), int(number)) for outcome, number in counts.items()]
+        return dict(sorted(pairs, key=lambda item: (item[0] != Outcome.OK, -item[1], item[0])))
+
+    def devices(self) -> list[str]:
+        return list(dict.fromkeys(device for run in self.runs for device in run.devices()))
+
+    def timers(self) -> list[str]:
+        return list(dict.fromkeys(timer for run in self.runs for timer in run.timers()))
+
+    def dates(self) -> list[str]:
+        """The days on which the runs were made: `21 November 2026`."""
+        return list(dict.fromkeys(_day(run.header.created_at) for run in self.runs))
+
+
+def read_content(runs: Sequence[Run]) -> Content:
+    """Lay runs over one another. The first one decides which axes are shown first."""
+    if not runs:
+        raise UsageError("a report needs at least one run; make one with: gpubench sweep configs/pareto.yaml")
+    ids = [run.run_id for run in runs]
+    twice = next((run_id for run_id in ids if ids.count(run_id) > 1), None)
+    if twice:
+        raise UsageError(f"{twice}: given twice; name each run once")
+    frame = pd.concat([run.frame() for run in runs], ignore_index=True) if len(runs) > 1 else runs[0].frame()
+    wide = wide_frame(frame)
+    series = _series(runs, frame, wide)
+    content = Content(tuple(runs), frame, wide, series, Choice("", "", ()))
+    return replace(content, choice=_choose(content))
+
+
+def _series(runs: Sequence[Run], frame: pd.DataFrame, wide: pd.DataFrame) -> dict[str, Metric]:
+    present = frame[[c.METRIC, c.UNIT]].drop_duplicates()
+    pairs = [(metric, unit) for metric, unit in present.itertuples(index=False) if metric]
+    known = definitions(pairs, [run.header.workload for run in runs])
+    found: dict[str, Metric] = {}
+    for series in sorted(series_of(wide), key=lambda series: list(known).index(series.partition("@")[0])):
+        metric, _, timer = series.partition("@")
+        definition = known[metric]
+        label = f"{definition.label}, by {timer}" if timer else definition.label
+        found[series] = replace(definition, key=series, label=label)
+    return found
+
+
+def _choose(content: Content) -> Choice:
+    asked: dict[str, Any] = content.runs[0].header.sweep.get("pareto") or {}
+    group, notes = _choose_group(content, asked)
+    offered = {**content.series, **dict.fromkeys(content.numeric_axes)}
+    x, y = str(asked.get("x", "")), str(asked.get("y", ""))
+    missing = [f"pareto.{end}" for end, key, known in (("x", x, offered), ("y", y, content.series)) if key not in known]
+    if x and y and not missing:
+        return Choice(x, y, group, notes)
+    if x or y:
+        absent = " and ".join(f"{end} ({asked.get(end.partition('.')[2], 'not set')})" for end in missing)
+        notes = (*notes, f"The sweep asks for a plot over {absent}, which no cell has: another one is shown.")
+    return Choice(*_default_axes(content), group, notes)
+
+
+def _default_axes(content: Content) -> tuple[str, str]:
+    """The main plot where its metrics are known; else how the step time grows along the first axis with numbers."""
+    series = list(content.series)
+    if "tok_s_user" in series and "tok_s_gpu" in series:
+        return "tok_s_user", "tok_s_gpu"
+    y = "step_time" if "step_time" in series else next(iter(series), "")
+    numeric = content.numeric_axes
+    if numeric:
+        return numeric[0], y
+    return next((key for key in series if key != y), c.INDEX), y
+
+
+def _choose_group(content: Content, asked: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    names = asked.get("group")
+    wanted = [names] if isinstance(names, str) else list(names or [])
+    group = [name for name in wanted if name in content.wide.columns]
+    unknown = [str(name) for name in wanted if name not in group]
+    notes = tuple(f"The sweep groups by {name} (pareto.group), which is not an axis of it." for name in unknown)
+    if not wanted and content.wide[c.BACKEND].nunique() > 1:
+        group = [c.BACKEND]
+    if len(content.runs) > 1 and c.RUN_ID not in group:
+        group = [c.RUN_ID, *group]
+    return tuple(group), notes
+
+
+def _axes(wide: pd.DataFrame) -> list[str]:
+    series = series_of(wide)
+    columns = [str(name) for name in wide.columns]
+    return [
+        name
+        for name in columns
+        if name not in c.CELL and name not in series and not any(name.startswith(f"{key}.") for key in series)
+    ]
+
+
+def _numeric_axes(wide: pd.DataFrame) -> list[str]:
+    """The axes with two numbers at least and nothing but numbers; the runs that lack the axis don't count."""
+    found = []
+    for name in _axes(wide):
+        values = wide[name].dropna()
+        is_number = values.map(lambda value: isinstance(value, int | float) and not isinstance(value, bool))
+        if is_number.all() and values.nunique() > 1:
+            found.append(name)
+    return found
+
+
+def _day(created_at: str) -> str:
+    try:
+        at = datetime.fromisoformat(created_at)
+    except ValueError:
+        return created_at
+    return f"{at.day} {at:%B %Y}"

@@ -1,0 +1,111 @@
+"""One self-contained page: plotly, data, styles and scripts inlined, so that a double click opens it anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+import gpubench
+from gpubench.analysis import columns as c
+from gpubench.analysis.metrics import Metric
+from gpubench.analysis.run import Run
+from gpubench.report.content import Content
+from gpubench.report.payload import page_data, script_json
+from gpubench.report.verdict import verdict
+
+__all__ = ["render_html"]
+
+PAGE = Path(__file__).with_name("page")
+SCRIPTS = ("format.js", "model.js", "frontier.js", "plot.js", "detail.js", "table.js", "report.js")
+"""In the order in which they are joined into one script."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _MetricRow:
+    metric: Metric
+    timers: str
+
+
+@dataclass(frozen=True)
+class _Environment:
+    run_id: str
+    sweep_file: str
+    sweep: str
+    pairs: list[_Pair]
+
+
+def render_html(content: Content) -> str:
+    """The page of a report, as text. Whatever users named or wrote is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    page = environment.get_template("report.html.j2").render(
+        content=content,
+        verdict=verdict(content),
+        facts=_facts(content),
+        metrics=_metric_rows(content),
+        environments=[_environment(run) for run in content.runs],
+        version=gpubench.__version__,
+        css=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
+        data=Markup(script_json(page_data(content))),  # noqa: S704 (escaped for where it stands)
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        script=Markup('"use strict";\n{\n' + script + "}\n"),  # noqa: S704 (our own files)
+    )
+    return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _facts(content: Content) -> list[_Pair]:
+    workloads = dict.fromkeys(run.header.workload.name for run in content.runs)
+    facts = {
+        "GPU": content.devices(),
+        "Workload": workloads,
+        "Timers": content.timers(),
+        "Date": content.dates(),
+        "Run" if len(content.runs) == 1 else "Runs": [run.run_id for run in content.runs],
+    }
+    return [_Pair(name, ", ".join(values)) for name, values in facts.items() if values]
+
+
+def _metric_rows(content: Content) -> list[_MetricRow]:
+    timers = content.frame[content.frame[c.TIMER] != ""].groupby(c.METRIC)[c.TIMER].unique()
+    rows: dict[str, _MetricRow] = {}
+    for series, metric in content.series.items():
+        key, _, timer = series.partition("@")
+        if not timer:
+            rows[key] = _MetricRow(metric, ", ".join(timers.get(key, [])) or "–")
+    return list(rows.values())
+
+
+def _environment(run: Run) -> _Environment:
+    header = run.header
+    pairs = [_Pair(name, value) for name, value in _flatten(header.environment)]
+    sweep = json.dumps(header.sweep, indent=2, ensure_ascii=False, default=str)
+    return _Environment(header.run_id, header.sweep_file, sweep, pairs)
+
+
+def _flatten(value: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings and lists as `name.inner` and text, in their order."""
+    items = value.items() if isinstance(value, Mapping) else ((str(number), item) for number, item in enumerate(value))
+    for name, item in items:
+        if isinstance(item, Mapping) or (
+            isinstance(item, list) and any(isinstance(part, dict | list) for part in item)
+        ):
+            yield from _flatten(item, f"{prefix}{name}.")
+        elif isinstance(item, list):
+            yield f"{prefix}{name}", ", ".join(map(str, item)) or "–"
+        else:
+            yield f"{prefix}{name}", "–" if item is None or item == "" else str(item)

@@ -1,0 +1,101 @@
+// One cell close by: the tooltip over a point, and the dialog that a click opens.
+
+function outcomeNode(outcome) {
+  const style = styleOf(outcome);
+  return h("span", { class: "outcome", style: `color: ${style.colour}` }, h("span", { class: "glyph", "aria-hidden": "true" }, style.glyph), ` ${outcome}`);
+}
+
+function showTooltip(row, event) {
+  const tooltip = document.getElementById("tooltip");
+  const pairs = axisPairs(row).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+  const figures = [...series.values()].filter((metric) => metric.median[row] !== null).flatMap((metric) => [
+    h("dt", {}, metric.label),
+    h("dd", {}, `${formatValue(metric.median[row], metric.unit)} ${formatSpread(metric.median[row], metric.low[row], metric.high[row])}`),
+  ]);
+  tooltip.replaceChildren(
+    h("h4", {}, data.cells.id[row]),
+    h("dl", {}, pairs, figures.length ? h("div", { class: "rule" }) : "", figures),
+    isOk(row) ? "" : h("p", {}, outcomeNode(outcomeOf(row)), reasonOf(row) ? ` ${reasonOf(row)}` : ""),
+    row in data.recorded || warningsOf(row).length ? h("p", {}, `⚠ ${[...warningsOf(row), ...(data.recorded[row] ?? [])].join("; ")}`) : "",
+  );
+  tooltip.hidden = false;
+  const { width, height } = tooltip.getBoundingClientRect();
+  const left = event.clientX + 16 + width > innerWidth ? event.clientX - width - 16 : event.clientX + 16;
+  tooltip.style.left = `${Math.max(8, left)}px`;
+  tooltip.style.top = `${Math.max(8, Math.min(event.clientY + 12, innerHeight - height - 8))}px`;
+}
+
+const hideTooltip = () => { document.getElementById("tooltip").hidden = true; };
+
+// The warnings of a cell's figures, each once.
+function warningsOf(row) {
+  const kinds = [...series.values()].flatMap((metric) => (metric.median[row] === null ? [] : metric.warningsOf(row).split(", ")));
+  return [...new Set(kinds.filter(Boolean))];
+}
+
+function openDetail(row, frontier) {
+  const dialog = document.getElementById("detail");
+  hideTooltip();
+  dialog.replaceChildren(
+    h("header", {}, h("h2", { id: "detail-title" }, data.cells.id[row]), h("button", { onclick: () => dialog.close() }, "Close")),
+    h("p", {}, outcomeNode(outcomeOf(row)), stageOf(row) && !isOk(row) ? ` in stage ${stageOf(row)}` : "", reasonOf(row) ? `: ${reasonOf(row)}` : ""),
+    standingNode(row, frontier),
+    h("dl", { class: "pairs" }, axisPairs(row).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    figuresNode(row),
+    rangesNode(row),
+    warningsNode(row),
+    logNode(row, true),
+    h("h3", {}, "Run it again, alone"),
+    h("pre", { tabindex: "0" }, reproduceCommand(row)),
+  );
+  dialog.showModal();
+}
+
+function standingNode(row, frontier) {
+  if (!frontier || !frontier.points.includes(row)) return "";
+  if (frontier.on.has(row)) return h("p", {}, "On the frontier: no other ok cell dominates it.");
+  const by = data.cells.id[frontier.dominatedBy.get(row)];
+  const margin = frontier.margin.get(row);
+  const much = margin < 1 ? `${(100 * margin).toFixed(margin < 0.1 ? 1 : 0)}% better` : `${(margin + 1).toPrecision(3)}× as good`;
+  const near = frontier.near.has(row) ? " Within the intervals it might be on the frontier." : "";
+  return h("p", {}, `Dominated by ${by}, which is ${much} in one metric and no worse in the other.${near}`);
+}
+
+function figuresNode(row) {
+  const measured = [...series.values()].filter((metric) => metric.median[row] !== null);
+  if (!measured.length) return "";
+  const head = ["", "median", "95% interval", "p10", "p90", "p99", "samples", "timer"];
+  return [
+    h("h3", {}, "Figures"),
+    h("div", { class: "scroll" }, h("table", { class: "plain" },
+      h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place && place < 7 ? "number" : "" }, text)))),
+      h("tbody", {}, measured.map((metric) => {
+        const shown = (value) => formatValue(value, metric.unit);
+        const cells = [shown(metric.median[row]), `${shown(metric.low[row])} – ${shown(metric.high[row])}`,
+          shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row]), metric.n[row].toLocaleString("en-US")];
+        return h("tr", {}, h("td", { class: "nowrap" }, metric.label), cells.map((text) => h("td", { class: "number nowrap" }, text)),
+          h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));
+      })))),
+  ];
+}
+
+function rangesNode(row) {
+  const inner = data.ranges.rows[row];
+  if (!inner) return data.ranges.left_out ? h("p", { class: "small" }, "Inner ranges are too many for a page: they are in the CSV.") : "";
+  return h("details", {}, h("summary", {}, `Inner ranges (${inner.length})`),
+    h("div", { class: "scroll" }, h("table", { class: "plain" },
+      h("thead", {}, h("tr", {}, h("th", {}, "range"), h("th", {}, "metric"), h("th", { class: "number" }, "median"), h("th", {}, "timer"))),
+      h("tbody", {}, inner.map(([metric, timer, range, unit, median, low, high]) => h("tr", {}, h("td", {}, range), h("td", {}, metric),
+        h("td", { class: "number" }, `${formatValue(median, unit)} ${formatSpread(median, low, high)}`), h("td", {}, timer)))))));
+}
+
+function warningsNode(row) {
+  const texts = [...warningsOf(row).map((kind) => `${kind}: ${data.warnings[kind] ?? ""}`), ...(data.recorded[row] ?? [])];
+  return texts.length ? [h("h3", {}, "Warnings"), ...texts.map((text) => h("p", {}, text))] : "";
+}
+
+// The end of what the cell wrote to stderr; nothing when it wrote nothing.
+function logNode(row, isOpen = false) {
+  const text = data.tails.rows[row];
+  return text ? h("details", { open: isOpen }, h("summary", {}, "the end of stderr"), h("pre", { tabindex: "0", dir: "auto" }, text)) : "";
+}

@@ -1,0 +1,51 @@
+// Values and elements. `formatValue` is analysis/metrics.py's format_value, and a test holds the two together.
+
+const PREFIXES = { "-4": "p", "-3": "n", "-2": "µ", "-1": "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P" };
+const PREFIXED = { s: [-4, 0], B: [0, 5], "B/s": [0, 5], FLOP: [0, 5], "FLOP/s": [0, 5], "1/s": [0, 5], Hz: [0, 5] };
+
+function formatValue(value, unit) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const rounded = Number(value.toPrecision(3));
+  const exponents = PREFIXED[unit];
+  if (!exponents) return `${digits(Math.abs(value) < 1000 ? rounded : value)} ${unit}`.trimEnd();
+  let exponent = rounded === 0 ? 0 : Math.floor(Math.log10(Math.abs(rounded)) / 3);
+  exponent = Math.min(Math.max(exponent, exponents[0]), exponents[1]);
+  return `${digits(rounded / 1000 ** exponent)} ${PREFIXES[exponent]}${unit.replace(/^1/, "")}`;
+}
+
+function digits(value) {
+  if (value === 0) return "0";
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US");
+  const decimals = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value)) + 1e-12));
+  return decimals < 7 ? value.toFixed(decimals) : String(Number(value.toPrecision(3)));
+}
+
+// Half of an interval's width as a share of its median: `±1.2%`.
+function formatSpread(median, low, high) {
+  if (median === null || low === null || high === null || median === 0) return "";
+  const share = (50 * (high - low)) / Math.abs(median);
+  if (share >= 1000) return "±∞";
+  return `±${share < 0.095 ? share.toFixed(2) : share < 9.95 ? share.toFixed(1) : share.toFixed(0)}%`;
+}
+
+function formatAxis(value) {
+  if (value === null) return "–";
+  return typeof value === "number" && Number.isInteger(value) && Math.abs(value) >= 10000
+    ? value.toLocaleString("en-US")
+    : String(value);
+}
+
+const count = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
+
+// An element with attributes and children. Texts become text nodes, never markup.
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (typeof value === "boolean") element.toggleAttribute(name, value);
+    else if (value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return element;
+}

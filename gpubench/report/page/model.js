@@ -1,0 +1,59 @@
+// The page's data, read once, and questions about one cell. A cell is its row: a number.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const theme = data.theme;
+const size = data.cells.id.length;
+const rows = Array.from({ length: size }, (_, row) => row);
+
+const decode = (column) => (row) => column.values[column.codes[row]];
+const outcomeOf = decode(data.cells.outcome);
+const stageOf = decode(data.cells.stage);
+const reasonOf = decode(data.cells.reason);
+const isOk = (row) => outcomeOf(row) === "ok";
+const styleOf = (outcome) => theme.outcomes[outcome];
+
+const axes = new Map(data.axes.map((axis) => [axis.key, { ...axis, of: decode(axis.values) }]));
+const series = new Map(data.series.map((metric) => [metric.key, { ...metric, ...columnsOf(metric.key) }]));
+const INDEX = "index";
+
+function columnsOf(key) {
+  const values = data.values[key];
+  return { ...values, timerOf: decode(values.timer), warningsOf: decode(values.warnings) };
+}
+
+// The values of a metric under a statistic: [value, low, high], with no interval but for the median.
+function statisticOf(metric, statistic) {
+  if (statistic === "median") return [metric.median, metric.low, metric.high];
+  const values = metric.higher_is_better ? metric.p10 : metric.p90;
+  return [values, values, values];
+}
+
+function titleOf(key) {
+  if (series.has(key)) {
+    const metric = series.get(key);
+    return metric.unit && !metric.label.includes(metric.unit) ? `${metric.label} (${metric.unit})` : metric.label;
+  }
+  return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
+}
+
+// What groups a row belongs to: the values of these axes, joined.
+const groupOf = (keys) => (row) => keys.map((key) => formatAxis(axes.get(key).of(row))).join(" · ");
+
+const axisPairs = (row) => [...axes.values()].map((axis) => [axis.label, formatAxis(axis.of(row))]);
+
+const haystacks = [];
+function haystackOf(row) {
+  haystacks[row] ??= [
+    data.cells.id[row],
+    outcomeOf(row),
+    reasonOf(row),
+    ...[...axes.values()].map((axis) => `${axis.label}=${axis.of(row)}`),
+  ]
+    .join("\n")
+    .toLowerCase();
+  return haystacks[row];
+}
+
+const reproduceCommand = (row) =>
+  `gpubench reproduce ${quote(data.runs[data.cells.run[row]].id)} ${quote(data.cells.id[row])}`;
+const quote = (word) => (/^[\w.\/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);

@@ -1,0 +1,63 @@
+"""Reports on disk: the only place in `report` that writes."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from gpubench.analysis.run import Run
+from gpubench.errors import StoreError, UsageError
+from gpubench.report.content import Content, read_content
+from gpubench.report.export import to_csv, to_json
+from gpubench.report.html import render_html
+from gpubench.report.markdown import markdown_report
+
+__all__ = ["FORMATS", "write_report"]
+
+_RENDER: dict[str, Callable[[Content], str]] = {
+    "html": render_html,
+    "md": markdown_report,
+    "csv": to_csv,
+    "json": to_json,
+}
+FORMATS = tuple(_RENDER)
+
+
+def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list[Path]:
+    """Write `report.<format>` for each format into the folder `out`, and give back the files' paths.
+
+    Several runs are laid over one another. A file is written whole or not at all. Raises UsageError for a format that
+    doesn't exist, StoreError when the disk refuses.
+    """
+    for name in formats:
+        _require_format(name)
+    content = read_content(runs)
+    return [_write(out / f"report.{name}", _RENDER[name](content)) for name in dict.fromkeys(formats)]
+
+
+def _require_format(name: str) -> None:
+    if name in FORMATS:
+        return
+    close = get_close_matches(name, FORMATS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    raise UsageError(f"--format {name}: no such format{hint} known: {', '.join(FORMATS)}")
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path}: can't write the report: {error.strerror}; choose a folder with room for it with --out"
+        ) from error
+    return path
