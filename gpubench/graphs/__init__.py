@@ -1,1 +1,1 @@
-"""TODO"""
+"""CUDA graphs: capturing steps and replaying them."""

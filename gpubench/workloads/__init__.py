@@ -1,1 +1,15 @@
-"""TODO"""
+"""What is measured: one file per workload, registered when it is imported."""
+
+from __future__ import annotations
+
+import importlib
+
+__all__ = ["BUILTIN", "load_builtin"]
+
+BUILTIN = ("command", "decode_step", "matmul", "rmsnorm")
+
+
+def load_builtin() -> None:
+    """Import, and so register, every workload that comes with gpubench."""
+    for name in BUILTIN:
+        importlib.import_module(f"{__name__}.{name}")

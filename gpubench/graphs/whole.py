@@ -1,0 +1,65 @@
+"""A step captured as one CUDA graph: warm up, capture, replay.
+
+A graph remembers addresses, not tensors. So inputs are copied into buffers of the graph's own before each replay,
+outputs are read from where the capture put them, and whatever else the step reads is kept alive by keeping the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["CapturedStep", "capture_step"]
+
+T = TypeVar("T")
+
+
+class CapturedStep(Generic[T]):
+    """A captured step. Calling it replays the graph and returns the same output tensors every time."""
+
+    def __init__(self, step: Callable[..., T], graph: torch.cuda.CUDAGraph, inputs: tuple[Tensor, ...], outputs: T):
+        self._step = step
+        self._graph: torch.cuda.CUDAGraph | None = graph
+        self._inputs = inputs
+        self._outputs = outputs
+
+    def __call__(self, *inputs: Tensor) -> T:
+        """Copy `inputs` (as many and of the shapes that were captured) into the graph's buffers and replay."""
+        if self._graph is None:
+            raise RuntimeError("this step's graph has been closed; capture it again")
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(value)
+        self._graph.replay()
+        return self._outputs
+
+    def close(self) -> None:
+        """Drop the graph, and with it the memory it owns: outputs that were handed out are no longer to be read."""
+        if self._graph is not None:
+            torch.cuda.synchronize()  # a replay may still be running
+            self._graph.reset()
+            self._graph = None
+
+
+def capture_step(step: Callable[..., T], *inputs: Tensor, warmups: int = 3, pool: Any = None) -> CapturedStep[T]:
+    """Capture `step(*inputs)` on the current device.
+
+    `step` must have static shapes, must not synchronise, and must leave behind the same state when it is run again:
+    it runs `warmups` times before it is captured, which is when kernels are compiled and libraries take their
+    workspaces. The graph's memory comes from `pool`, a handle of torch.cuda.graph_pool_handle(), else from its own.
+    """
+    buffers = tuple(value.clone() for value in inputs)
+    graph = torch.cuda.CUDAGraph()
+    capture = torch.cuda.graph(graph, pool=pool)
+    stream = capture.capture_stream  # one for the whole process: warm-up leaves its workspaces where capture looks
+    assert stream is not None, "torch has a stream of its own for captures"
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warmups):
+            step(*buffers)
+    torch.cuda.current_stream().wait_stream(stream)
+    with capture:
+        outputs = step(*buffers)
+    return CapturedStep(step, graph, buffers, outputs)

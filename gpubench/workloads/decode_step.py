@@ -1,0 +1,137 @@
+"""One decode step of a language model: the last token of every sequence in, the next one out.
+
+The sequences have one pinned length, `isl`, and caches of seeded random values: nothing is prefilled. A step writes
+its keys and values to the cache's last position, so a step that is repeated does the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gpubench
+from gpubench.errors import ArgumentError
+from gpubench.models.base import DecodeModel, span
+from gpubench.models.presets import Preset, find_preset
+from gpubench.registry import Step
+from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
+
+# How far logits may be from the reference's, ‖out − ref‖ / ‖ref‖. Fusing operators moves roundings, and the layers
+# add them up: in bfloat16, with 8 bits of mantissa, to a few percent over tens of layers.
+_LOGITS_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@gpubench.workload("decode_step")
+def decode_step(
+    concurrency: int,
+    isl: int,
+    model: Preset = "tiny-dense",
+    layers: int | None = None,
+    dtype: FloatType = "bfloat16",
+) -> dict[str, Any]:
+    """One decode step: `concurrency` sequences whose caches hold `isl` tokens advance by one token each.
+
+    `layers` keeps only the model's first layers.
+    """
+    if concurrency < 1 or isl < 1:
+        raise ArgumentError(f"concurrency and isl are at least 1; got concurrency {concurrency}, isl {isl}")
+    config = find_preset(model, layers)
+    built = config.build(torch_dtype(dtype))
+    return {
+        "decoder": built,
+        "cache": built.make_cache(concurrency, isl),
+        "tokens": torch.randint(config.vocabulary, (concurrency,)),
+    }
+
+
+def next_tokens(decoder: DecodeModel, cache: Any, tokens: Tensor) -> dict[str, Tensor]:
+    """Greedy sampling of one step. The logits stay where they are; they are returned to be checked."""
+    logits = decoder(tokens, cache)
+    with span("sampling"):
+        return {"tokens": logits.argmax(dim=-1), "logits": logits}
+
+
+@decode_step.backend("eager", baseline=True)
+def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
+    return lambda: next_tokens(decoder, cache, tokens)
+
+
+# `c++`: on a CPU, a C++ compiler ($CXX, g++ or clang++ on the PATH), with which Inductor builds its kernels.
+@decode_step.backend("compiled", requires=["c++"])
+def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
+    # Every cell compiles for its own shapes. Without a reset their number would reach Dynamo's limit of recompilations,
+    # after which it runs eagerly without a word.
+    torch.compiler.reset()
+    compiled = torch.compile(next_tokens, fullgraph=True, dynamic=False)
+    # It compiles at its first call, not here: what is compiled under set-up's default device isn't used outside of it.
+    return lambda: compiled(decoder, cache, tokens)
+
+
+@decode_step.backend("graph", requires=["cuda"])
+def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
+    from gpubench.graphs.whole import capture_step
+
+    captured = capture_step(lambda tokens: next_tokens(decoder, cache, tokens), tokens)
+    return lambda: captured(tokens)
+
+
+@decode_step.compare
+def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor], **inputs: Any) -> str | None:
+    """Logits close to the reference's, and each token the best of its own logits.
+
+    Tokens aren't compared with the reference's: where two logits nearly tie, either is right.
+    """
+    got, want = out["logits"].double(), ref["logits"].double()
+    difference = ((got - want).norm() / want.norm()).item()
+    tolerance = _LOGITS_TOLERANCE[out["logits"].dtype]
+    if not difference <= tolerance:  # a NaN is not
+        return f"logits: ‖out − ref‖ / ‖ref‖ = {difference:.3g}, allowed {tolerance:g}"
+    chosen = got.gather(1, out["tokens"][:, None]).squeeze(1)
+    wrong = int((chosen < got.amax(dim=1)).sum())
+    return f"tokens: {wrong} of {len(chosen)} are not the largest of their own logits" if wrong else None
+
+
+@decode_step.bytes
+def _(concurrency: int, isl: int, model: str, layers: int | None, dtype: FloatType) -> int:
+    return find_preset(model, layers).step_bytes(concurrency, isl, itemsize(dtype))
+
+
+@decode_step.flop
+def _(concurrency: int, isl: int, model: str, layers: int | None) -> int:
+    return find_preset(model, layers).step_flop(concurrency, isl)
+
+
+@decode_step.fits
+def _(concurrency: int, isl: int, model: str, layers: int | None, dtype: FloatType, device_bytes: float) -> str | None:
+    config, size = find_preset(model, layers), itemsize(dtype)
+    needs = {
+        "weights": config.weight_bytes(size),
+        "cache": config.cache_bytes(concurrency, isl, size),
+        "activations": config.activation_bytes(concurrency, size),
+    }
+    total = sum(needs.values())
+    if total <= device_bytes:
+        return None
+    parts = ", ".join(f"{name} {amount / 1e9:.1f}" for name, amount in needs.items())
+    return f"needs {total / 1e9:.1f} GB ({parts}); the device has {device_bytes / 1e9:.1f} GB"
+
+
+@decode_step.label
+def _(model: str, layers: int | None) -> dict[str, str]:
+    return {"layers": f"{find_preset(model, layers).layers} of {find_preset(model).layers}"}
+
+
+@decode_step.metric("tok_s_user", unit="1/s")
+def _(cell: SimpleNamespace, seconds: float) -> float:
+    """Tokens per second that one sequence gets: 1 / step time."""
+    return 1 / seconds
+
+
+@decode_step.metric("tok_s_gpu", unit="1/s")
+def _(cell: SimpleNamespace, seconds: float) -> float:
+    """Tokens per second over all sequences, per GPU: concurrency / step time."""
+    return float(cell.concurrency / seconds)
