@@ -43,13 +43,10 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {_TAG + "null": type(None), _TAG + "bool": bool, _TAG + "int": int, _TAG + "float": float}
 _HINTS = {
-    r"'\t'": "; indent with spaces, not tabs",
-    "'%'": "; put a value that starts with % in quotes",
-    "'@'": "; put a value that starts with @ in quotes",
-    "'`'": "; put a value that starts with ` in quotes",
-    "mapping values are not allowed": "; a value with a colon needs quotes, and keys of a mapping the same indent",
-    "expected <block end>": "; look at the indent here and above",
-    "undefined alias": "; an anchor (&name) comes before its alias (*name); a string that starts with * needs quotes",
+    "mapping values are not allowed": "a value with a colon needs quotes, and keys of a mapping the same indent",
+    "expected key": "look at the indent here and above",
+    "expected <block end>": "look at the indent here and above",
+    "end of stream": "a quote isn't closed",
 }
 
 
@@ -133,7 +130,7 @@ def parse_node(text: str, file: str) -> Node:
         for event in yaml.parse(text, Loader=_LOADER):
             composer.take(event)
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, file) from None
+        raise _syntax_error(error, text, file) from None
     except yaml.reader.ReaderError as error:
         line = 1 + text.count("\n", 0, error.position)
         raise ConfigError(f"not YAML: {error.reason}", Location(file, line)) from None
@@ -162,6 +159,11 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
+def _short(tag: str | None) -> str:
+    """A tag as users write it: `!!int`."""
+    return "!!" + tag.removeprefix(_TAG) if tag and tag.startswith(_TAG) else str(tag)
+
+
 def _is_text(text: str) -> bool:
     try:
         text.encode()
@@ -170,11 +172,20 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
+def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
-    message = str(error.problem or error.context)
+    assert mark, "what is read from text has a mark"
+    lines = text.splitlines()
+    message = f"not YAML: {error.problem or error.context}"
+    if error.problem and error.context_mark and error.context_mark.line < mark.line:
+        message += f", {error.context} that starts on line {error.context_mark.line + 1}"
+    found = lines[mark.line][mark.column : mark.column + 1] if mark.line < len(lines) else ""
     hint = next((hint for part, hint in _HINTS.items() if part in message), "")
-    return ConfigError(f"not YAML: {message}{hint}", Location(file, mark.line + 1 if mark else None))
+    if found == "\t":
+        hint = "indent with spaces, not tabs"
+    elif found and found in "%@`":
+        hint = f"a value that starts with {found} needs quotes"
+    return ConfigError(f"{message}; {hint}" if hint else message, Location(file, min(mark.line + 1, len(lines))))
 
 
 @dataclass(slots=True)
@@ -253,7 +264,7 @@ class _Composer:
         if tag in (None, "!", _TAG + "str") and not is_plain:
             return str(text)
         if tag is not None and tag not in _SCALAR_TAGS:
-            raise self._error(f"the tag {tag} isn't allowed; a sweep holds plain values only", line)
+            raise self._error(f"the tag {_short(tag)} isn't allowed; a sweep holds plain values only", line)
         try:
             value = parse_scalar(text)
         except ValueError as error:
@@ -262,7 +273,7 @@ class _Composer:
         if wanted is float and type(value) is int:
             return float(value)
         if tag is not None and type(value) is not wanted:
-            raise self._error(f"{show(text)} doesn't fit its tag {tag}", line)
+            raise self._error(f"{show(text)} doesn't fit its tag {_short(tag)}", line)
         return value
 
     def _alias(self, event: yaml.AliasEvent) -> None:
@@ -280,7 +291,7 @@ class _Composer:
         line = self._line(event)
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
-            raise self._error(f"the tag {event.tag} isn't allowed; a sweep holds plain values only", line)
+            raise self._error(f"the tag {_short(event.tag)} isn't allowed; a sweep holds plain values only", line)
         self._check_depth(len(self._open) + 1, line)
         self._open.append(_Open({} if is_mapping else [], line, event.anchor, self._num_nodes))
         self._count(1, line)

@@ -90,7 +90,7 @@ def _find_plugins(plugins: Sequence[str], document: Document, folder: Path) -> l
     found, problems = [], []
     for index, plugin in enumerate(plugins):
         location = document.locate(("plugins", index))
-        file = next((each for each in (folder / plugin, Path(plugin)) if each.exists()), None)
+        file = next((each for each in (folder / plugin, Path(plugin)) if _exists(each)), None)
         if file and file.is_file():
             found.append(str(file.resolve()))
         elif _MODULE.fullmatch(plugin) and not plugin.endswith(".py"):
@@ -98,7 +98,14 @@ def _find_plugins(plugins: Sequence[str], document: Document, folder: Path) -> l
         elif file:
             problems.append(ConfigError(f"{plugin} is a folder; name the Python files in it", location))
         else:
-            looked = f"{folder.resolve()} and {Path.cwd()}"
+            looked = " or ".join(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
             problems.append(ConfigError(f"no file {plugin!r} in {looked}; paths start beside the sweep file", location))
     raise_problems(problems)
     return found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have: too long
+        return False

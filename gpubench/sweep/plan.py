@@ -112,7 +112,7 @@ class _Planner:
         has_grid = bool(axis_names) or not self.spec.include
         constants = self._constants(axis_names, has_grid)
         if has_grid:
-            self._require([*axis_names, *constants], "axes")
+            self._require([*axis_names, *self.spec.params], "axes")
         extras = [self._extra(index, groups, constants) for index in range(len(self.spec.include))]
         promoted = _promoted(axis_names, constants, extras)
         exclude = self._exclude(groups, constants)
@@ -160,7 +160,7 @@ class _Planner:
     def _extra(self, index: int, groups: Groups, constants: Mapping[str, Any]) -> dict[str, Any]:
         """All arguments of an include row. It inherits params and axes of one value; the others are its to choose."""
         row = {
-            name: self._value(name, value, "include", index, name)
+            name: self._row_value(name, value, "include", index, name)
             for name, value in self.spec.include[index].items()
             if self._is_known(name, "axis", "include", index, name)
         }
@@ -173,12 +173,10 @@ class _Planner:
             self._fail(f"missing {known_list(missing)}, of which the grid has several values", "include", index)
         if not groups:
             self._require(extra, "include", index)
-        for name, value in row.items():
+        for name in row:
             if not self.arguments.takes(backend, name):
                 owners = known_list(self.arguments.owners(name))
                 self._fail(f"{name} is an option of {owners}, not of {backend}", "include", index, name)
-            elif name in self.spec.axes or name in self.spec.zip_names:
-                self._refuse_collection(name, value, "include", index, name)
         return self.arguments.without_foreign_options(extra)
 
     def _require(self, given: Collection[str], *path: str | int) -> None:
@@ -210,9 +208,9 @@ class _Planner:
         written += [(name, ("params", name)) for name in self.spec.params]
         written += [(name, ("zip", 0, name)) for name in self.spec.zip_names]
         for name, path in written:
-            if not any(self.arguments.takes(backend, name) for backend in backends):
-                owners = known_list(self.arguments.owners(name))
-                self._fail(f"{name} is an option of {owners}, which this sweep doesn't run", *path)
+            owners = self.arguments.owners(name)
+            if owners and not set(owners).intersection(backends):
+                self._fail(f"{name} is an option of {known_list(owners)}, which this sweep doesn't run", *path)
 
     def _check_references(self, plan: Plan) -> None:
         """What names a backend or an axis outside the grid."""
@@ -240,6 +238,12 @@ class _Planner:
             self._fail(str(error), *path)
             return value
 
+    def _row_value(self, name: str, value: Any, *path: str | int) -> Any:
+        if not is_scalar(value) and (name in self.spec.axes or name in self.spec.zip_names):
+            self._fail(f"got {show(value)}; {name} is an axis of the grid, so a row has one value of it", *path)
+            return value
+        return self._value(name, value, *path)
+
     def _refuse_repeats(self, rows: Sequence[Mapping[str, Scalar]], *path: str | int) -> None:
         first_at: dict[str, int] = {}
         for index, row in enumerate(rows):
@@ -248,10 +252,6 @@ class _Planner:
                 text = " ".join(f"{name}={show(value)}" for name, value in row.items())
                 place = format_path((*path, first))
                 self._fail(f"{text} is there already, as {place}; the same cells twice", *path, index)
-
-    def _refuse_collection(self, name: str, value: Any, *path: str | int) -> None:
-        if not is_scalar(value):
-            self._fail(f"got {show(value)}; {name} is an axis of the grid, so a row has one value of it", *path)
 
     def _fail(self, message: str, *path: str | int) -> None:
         self.problems.append(ConfigError(message, self.sweep.locate(*path)))
