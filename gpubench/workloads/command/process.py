@@ -20,7 +20,7 @@ __all__ = ["Finished", "run_command"]
 KEPT_BYTES = 4 << 20
 """Of each stream, the last so many are kept for reading; the cell's log has what its own limits leave."""
 STDERR_TAIL_BYTES = 8 << 10
-CLOSING_S = 5.0
+CLOSING_S = 2.0
 """How long a stream may stay open after the command has ended."""
 
 

@@ -21,9 +21,9 @@ _MARK = re.compile(rf"\{{\{{|\}}\}}|\{{(?P<name>{_NAME})\}}|[{{}}]")
 
 # A shell line cut into what quotes, what a quote would break, and placeholders outside of both.
 _SHELL_PIECE = re.compile(
-    r"""(?P<escaped>\\.)
+    r"""(?P<escaped>\\(?:\{\{|\}\}|[^{}]))
     |(?P<quoted>'[^']*'|"(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`|(?:^|(?<=[\s;&|()]))\#[^\n]*)
-    |(?P<open>['"`]|<<)
+    |(?P<open>['"`\\]|<<)
     |(?P<plain>(?:[^\\'"`<\#]|<(?!<)|(?<![\s;&|()])\#)+)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -59,15 +59,16 @@ def fill_shell_line(line: str, values: Mapping[str, Any]) -> str:
     position = 0
     while position < len(line):
         piece = _SHELL_PIECE.match(line, position)
-        if piece is None or piece["open"]:
-            raise ArgumentError(f"command: {line!r} has {line[position : position + 2].strip()!r}, {_OPEN_ADVICE}")
+        assert piece is not None, "the pieces cover every character"
+        if piece["open"]:
+            raise ArgumentError(
+                f"command: {line!r}: values can't be quoted safely after {piece[0]!r}; with placeholders in the line, "
+                "close every quote, and have no here-document and no backslash before a placeholder"
+            )
         quote = shlex.quote if piece["plain"] else _refuse_quoted(piece[0])
         filled.append(_substitute(piece[0], values, quote))
         position = piece.end()
     return "".join(filled)
-
-
-_OPEN_ADVICE = "an open quote or a here-document; with placeholders in the line, close it or drop it"
 
 
 def _refuse_quoted(piece: str) -> Callable[[str], str]:
