@@ -1,0 +1,194 @@
+"""A cell from set-up to record: prepares it once, runs its trials, and turns whatever it does into data."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from gpubench.ranges import switch_ranges
+from gpubench.records import CellRecord, CheckResult, Outcome, Pass, Stage, Task
+from gpubench.worker.check import check_step, make_reference
+from gpubench.worker.device import Device
+from gpubench.worker.failure import CellStopped, clean, describe_failure, release
+from gpubench.worker.measure import Trial, measure_own, measure_trial
+from gpubench.worker.profiled import capture_range, profile_trial
+from gpubench.worker.requirements import find_unmet, uses_interpreter
+from gpubench.worker.subject import Prepared, Subject, find_subject
+from gpubench.worker.timers import choose_timer
+
+__all__ = ["run_task"]
+
+Enter = Callable[[int, Stage], None]
+
+LEAK_BYTES = 1 << 20
+"""What may stay allocated after a cell before cycles are searched for, which takes longer than many a cell."""
+
+
+def run_task(task: Task, device: Device, enter: Enter) -> Iterator[CellRecord]:
+    """Run the task's trials; a record each, up to the first that isn't ok, which decides the cell.
+
+    Nothing that a cell raises passes, sys.exit included; KeyboardInterrupt does. What a cell held is released before
+    the iterator ends, unless the CUDA context is lost: then the process is to end, and cleaning up would only fail.
+    """
+    switch_ranges(task.pass_ is Pass.PROFILE)
+    allocated = device.allocated_bytes()
+    run = _TaskRun(task, device, enter)
+    for trial in task.trials:
+        record = run.run_trial(trial)
+        yield record
+        if record.outcome is not Outcome.OK:
+            break
+    run.prepared = None
+    if record.outcome is not Outcome.CRASH and device.allocated_bytes() > allocated + LEAK_BYTES:
+        gc.collect()
+
+
+@dataclass
+class _Facts:
+    """What is known of a cell once it is prepared: the same in the records of all its trials, failed ones too."""
+
+    checks: list[CheckResult] = field(default_factory=list)
+    work: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _TaskRun:
+    """One task under way."""
+
+    task: Task
+    device: Device
+    enter: Enter
+    facts: _Facts = field(default_factory=_Facts)
+    prepared: Prepared | None = None
+    trial: int = 0
+    stage: Stage = Stage.QUEUED
+
+    def run_trial(self, trial: int) -> CellRecord:
+        """One record, whatever happens."""
+        self.trial = trial
+        started_at, began = datetime.now(UTC), time.perf_counter()
+        try:
+            found = self._measure()
+            self._enter(Stage.DONE)
+            record = self._record(Outcome.OK, found.stopped)
+            record = _add_figures(record, found)
+        except (Exception, SystemExit) as error:
+            failure = describe_failure(error, self.device)
+            record = replace(
+                self._record(failure.outcome, failure.reason),
+                crash=failure.crash,
+                checks=failure.checks or self.facts.checks,
+            )
+            self.prepared = None
+            if failure.outcome is not Outcome.CRASH:
+                release(error, self.device)
+        return replace(
+            record,
+            started_at=started_at.isoformat(timespec="milliseconds"),
+            duration_s=round(time.perf_counter() - began, 6),
+        )
+
+    def _measure(self) -> Trial:
+        if self.prepared is None:
+            self.prepared = self._prepare()
+        prepared, settings = self.prepared, self.task.measure
+        if prepared.subject.workload.measures_itself:
+            return measure_own(prepared, self._enter)
+        if self.task.pass_ is Pass.PROFILE:
+            return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
+        return measure_trial(prepared, choose_timer(settings.timer, self.device), settings, self._enter)
+
+    def _prepare(self) -> Prepared:
+        """Everything up to a step that can be timed: requirements, reference, set-up, check."""
+        self._enter(Stage.SETUP)
+        subject = find_subject(self.task.cell, self.task.measure.seed, self.device)
+        self._note_facts(subject)
+        _refuse_unmet(subject)
+        if self.task.pass_ is Pass.PROFILE:
+            with capture_range(self.device, self.task.cell.cell_id):
+                return subject.set_up(subject.backend, subject.make_inputs())
+        if subject.workload.measures_itself:
+            return subject.set_up(subject.backend, subject.make_inputs())
+        choose_timer(self.task.measure.timer, self.device)  # a timer that can't be had is said before any work
+        self._enter(Stage.CHECK)
+        reference = make_reference(subject, self.task.check.against)
+        self._enter(Stage.SETUP)
+        prepared = subject.set_up(subject.backend, subject.make_inputs())
+        self._enter(Stage.CHECK)
+        checked = check_step(prepared, reference, self.task.check)
+        self.facts.checks.append(checked.result)
+        self.facts.warnings += checked.warnings
+        return prepared
+
+    def _note_facts(self, subject: Subject) -> None:
+        workload, facts = subject.workload, self.facts
+        if workload.label_function is not None:
+            facts.details.update(_jsonable(subject.call_hook(workload.label_function, "label")))
+        facts.details["seed"] = subject.seed
+        for name, function in (("bytes", workload.bytes_function), ("flop", workload.flop_function)):
+            if function is not None:
+                facts.work[name] = float(subject.call_hook(function, name))
+        if uses_interpreter() and "triton" in subject.backend.requires:
+            facts.details["triton"] = "interpreter"
+            facts.warnings.append("Triton's interpreter ran the kernels: its times say nothing of a GPU")
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        self.enter(self.trial, stage)
+
+    def _record(self, outcome: Outcome, reason: str) -> CellRecord:
+        cell, facts = self.task.cell, self.facts
+        return CellRecord(
+            cell_id=cell.cell_id,
+            index=cell.index,
+            key=cell.key,
+            workload=cell.workload,
+            backend=cell.backend,
+            axes=cell.axes,
+            params=cell.params,
+            trial=self.trial,
+            pass_=self.task.pass_,
+            attempt=self.task.attempt,
+            outcome=outcome,
+            stage=self.stage,
+            reason=reason,
+            checks=facts.checks,
+            work=facts.work,
+            details=facts.details,
+            warnings=facts.warnings,
+            gpu=self.device.name,
+        )
+
+
+def _refuse_unmet(subject: Subject) -> None:
+    """Skip a cell that can't run here: something is missing, or its sizes can't fit."""
+    if unmet := find_unmet(subject.backend.requires, subject.device):
+        raise CellStopped(Outcome.SKIPPED, unmet)
+    fits = subject.workload.fits_function
+    if fits is not None and (why := subject.call_hook(fits, "fits", device_bytes=subject.device.total_bytes)):
+        raise CellStopped(Outcome.SKIPPED, f"can't fit: {why}")
+
+
+def _add_figures(record: CellRecord, trial: Trial) -> CellRecord:
+    return replace(
+        record,
+        measurements=trial.measurements,
+        details={**record.details, **trial.details},
+        warnings=[*record.warnings, *trial.warnings],
+        measured_s=round(trial.measured_s, 6),
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    """What a label hook said, as JSON can hold it: anything unusual in words."""
+    if isinstance(value, Mapping):
+        return {clean(str(key)): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value if value is None or type(value) in (bool, int, float) else clean(str(value))

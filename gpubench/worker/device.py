@@ -1,0 +1,100 @@
+"""What the worker measures on: the first CUDA device that it sees, or the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from gpubench.errors import WorkerError
+
+__all__ = ["Device", "open_device"]
+
+CUDA = "cuda:0"
+"""The parent shows each worker one GPU, so that its number is always this one."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device; its methods do what is right on a GPU and what is left of it on a CPU."""
+
+    name: str
+    """As records call it: `cuda:0 NVIDIA H200`, or `cpu`."""
+    total_bytes: int
+    l2_bytes: int
+    """0 on a CPU, whose caches nobody empties."""
+    capability: tuple[int, int] | None
+    """CUDA's compute capability; None on a CPU."""
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.capability is not None
+
+    def default(self) -> AbstractContextManager[object]:
+        """A block in which torch's factories allocate here.
+
+        A block rather than a setting for good: while it is open, every torch call passes through a Python hook, a
+        microsecond each. Inputs, set-ups and oracles run inside it, timed steps don't.
+        """
+        return torch.device(CUDA) if self.is_cuda else contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle; an asynchronous error surfaces here at the latest."""
+        if self.is_cuda:
+            torch.cuda.synchronize()
+
+    def memory(self) -> dict[str, float]:
+        """Bytes free, total, and on a GPU those that torch holds, by the names that `Crash.memory` uses."""
+        if not self.is_cuda:
+            return {"device_free": psutil.virtual_memory().available, "device_total": self.total_bytes}
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "device_free": free,
+            "device_total": total,
+            "reserved": torch.cuda.memory_reserved(),
+            "allocated": torch.cuda.memory_allocated(),
+        }
+
+    def allocated_bytes(self) -> int:
+        """What live tensors hold; 0 on a CPU, where torch doesn't count."""
+        return torch.cuda.memory_allocated() if self.is_cuda else 0
+
+    def find_damage(self) -> str:
+        """Why nothing more can be run here, in the device's own words; "" while something can.
+
+        A library's error (`CUBLAS_STATUS_INTERNAL_ERROR`) says nothing about the context; asking it does.
+        """
+        if not self.is_cuda:
+            return ""
+        try:
+            if torch.cuda.is_current_stream_capturing():
+                return "a stream capture was left open"
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+
+def open_device(needs_cuda: bool = False) -> Device:
+    """Find the device and make it ready (on a GPU: create the context); WorkerError if CUDA is needed and not there."""
+    if not torch.cuda.is_available():
+        if needs_cuda:
+            how = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
+            raise WorkerError(
+                f"a GPU is to be measured, but torch {torch.__version__} {how}; "
+                "install a CUDA build of torch that the driver serves (gpubench doctor says more)"
+            )
+        return Device("cpu", psutil.virtual_memory().total, l2_bytes=0, capability=None)
+    torch.cuda.set_device(0)
+    torch.zeros(1, device=CUDA)
+    torch.cuda.synchronize()
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        name=f"{CUDA} {properties.name}",
+        total_bytes=properties.total_memory,
+        l2_bytes=properties.L2_cache_size,
+        capability=(properties.major, properties.minor),
+    )

@@ -1,0 +1,237 @@
+"""What a cell's exception says: its outcome, one sentence, and the evidence that a signature is made of later."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sysconfig
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gpubench.errors import GpubenchError
+from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
+from gpubench.worker.cuda_errors import find_cuda_error
+from gpubench.worker.device import Device
+
+__all__ = ["CellStopped", "Failure", "clean", "describe_failure", "is_context_lost", "is_out_of_memory", "release"]
+
+REASON_LENGTH = 400
+MESSAGE_LENGTH = 20_000
+"""Longer messages keep their beginning and their end: a compiler's says most on its last lines."""
+
+
+class CellStopped(Exception):
+    """A cell that ends early with an outcome of its own and no error: skipped, mismatch, invalid."""
+
+    def __init__(self, outcome: Outcome, reason: str, checks: list[CheckResult] | None = None) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        self.checks = checks or []
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a cell that was not ok ended."""
+
+    outcome: Outcome
+    reason: str
+    crash: Crash | None = None
+    checks: list[CheckResult] = field(default_factory=list)
+
+
+def is_context_lost(record: CellRecord) -> bool:
+    """Whether nothing more can be run in this process: a worker that survives its cell says `crash` for no other."""
+    return record.outcome is Outcome.CRASH
+
+
+def describe_failure(error: BaseException, device: Device) -> Failure:
+    """Turn what a cell raised into data; asks the device whether it can go on."""
+    if isinstance(error, CellStopped):
+        return Failure(error.outcome, clean(error.reason), checks=error.checks)
+    error = _find_cause(error)
+    evidence = _Evidence(error, device)
+    outcome, reason = _judge(evidence)
+    crash = Crash(
+        exception=_qualified_name(error),
+        message=clean(_shorten(evidence.message)),
+        frames=evidence.frames,
+        cuda_error=evidence.cuda_error,
+        memory=evidence.read_memory() if outcome is Outcome.OOM else {},
+    )
+    return Failure(outcome, clean(_one_line(reason)), crash)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no more memory to give; torch says so in several ways."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = _text(error)
+    cuda_error = find_cuda_error(message)
+    is_cuda = cuda_error is not None and cuda_error.name == "cudaErrorMemoryAllocation"
+    return is_cuda or any(text in message for text in _OUT_OF_MEMORY)
+
+
+def release(error: BaseException | None, device: Device) -> None:
+    """Give back what a failed cell held: the locals of its frames, cycles, and torch's cached blocks."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+    if device.is_cuda:
+        torch.cuda.empty_cache()
+
+
+def clean(text: str) -> str:
+    """Text that UTF-8 can encode: a file name in a message may hold bytes that aren't characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "not enough memory: you tried",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+_ASKED = re.compile(r"(?:allocate|tried to allocate)\s+([\d.]+)\s*([KMGTP]?i?B|bytes)", re.IGNORECASE)
+_LIBRARY_STATUS = re.compile(r"\b(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER|CUFFT)_STATUS_[A-Z_]+|\bnccl\w*Error\b")
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+class _Evidence:
+    """What can be told from an error, and from the device just after it."""
+
+    def __init__(self, error: BaseException, device: Device) -> None:
+        self.error = error
+        self.device = device
+        self.message = _text(error)
+        self.frames = _read_frames(error)
+        self.damage = device.find_damage()
+        found = find_cuda_error(self.message) or find_cuda_error(self.damage)
+        status = _LIBRARY_STATUS.search(self.message)
+        self.cuda_error = found.name if found else status.group() if status else ""
+        self.is_context_lost = bool(self.damage) or (device.is_cuda and found is not None and found.kills_context)
+        self.summary = found.text if found else ""
+
+    @property
+    def place(self) -> str:
+        """` (mine.py:12)`: the innermost line that is the user's own, or "" if none is."""
+        frame = next((frame for frame in self.frames if _is_in_app(frame.file)), None)
+        return f" ({Path(frame.file).name}:{frame.line})" if frame else ""
+
+    def read_memory(self) -> dict[str, float]:
+        asked = _ASKED.search(self.message)
+        memory = self.device.memory()
+        if asked:
+            unit = asked[2].lower()
+            power = 0 if unit == "bytes" else _UNITS[unit.rstrip("b").rstrip("i")]
+            base = 1000 if len(unit) == 2 and power and "i" not in unit else 1024
+            memory["asked"] = float(asked[1]) * base**power
+        return memory
+
+
+def _judge(evidence: _Evidence) -> tuple[Outcome, str]:
+    error, place = evidence.error, evidence.place
+    if evidence.is_context_lost:
+        what = f"{evidence.cuda_error}: {evidence.summary}" if evidence.summary else _headline(error)
+        state = "" if evidence.summary else f"; then the device said: {_first_line(evidence.damage)}"
+        return Outcome.CRASH, f"{what}{state}; surfaced{place or ' in a library'}"
+    if is_out_of_memory(error):
+        return Outcome.OOM, _describe_memory(evidence.read_memory()) + place
+    if isinstance(error, SystemExit):
+        return Outcome.ERROR, f"called sys.exit({'' if error.code is None else repr(error.code)}){place}"
+    if isinstance(error, GpubenchError):
+        return Outcome.ERROR, str(error)
+    return Outcome.ERROR, (_describe_triton(error, evidence.message) or _headline(error)) + place
+
+
+def _describe_memory(memory: dict[str, float]) -> str:
+    asked = f"asked for {_gib(memory['asked'])} with " if "asked" in memory else ""
+    return f"out of memory: {asked}{_gib(memory['device_free'])} free of {_gib(memory['device_total'])}"
+
+
+def _describe_triton(error: BaseException, message: str) -> str:
+    """A compilation's message starts with source and ends with the fault; an overflow's names the limit."""
+    if not type(error).__module__.startswith("triton"):
+        return ""
+    name = type(error).__name__
+    if name == "OutOfResources":
+        return f"Triton kernel too big for this GPU: {_first_line(message)}"
+    if "Compil" not in name:
+        return ""
+    kernel = re.search(r"\bdef (\w+)\(", message)
+    what = f"Triton could not compile {kernel[1]}" if kernel else "Triton could not compile a kernel"
+    cause = error.__cause__ or error.__context__
+    fault = _headline(cause) if cause is not None else message.strip().splitlines()[-1].strip()
+    return f"{what}: {fault}"
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """The first error of a failed graph capture: what ends the capture afterwards only says that it failed."""
+    found = find_cuda_error(_text(error))
+    earlier = error.__context__
+    if found is not None and found.name == "cudaErrorStreamCaptureInvalidated" and earlier is not None:
+        return _find_cause(earlier)
+    return error
+
+
+def _read_frames(error: BaseException) -> list[Frame]:
+    """The traceback's frames, the user's own before libraries', each innermost first."""
+    walked = traceback.walk_tb(error.__traceback__)
+    frames = [Frame(clean(f.f_code.co_filename), line, clean(f.f_code.co_qualname)) for f, line in walked]
+    frames.reverse()
+    return sorted(frames, key=lambda frame: not _is_in_app(frame.file))
+
+
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
+_WORKER = Path(__file__).parent
+_LIBRARY_PACKAGES = {"torch", "triton", "nvtx"}
+
+
+def _is_in_app(file: str) -> bool:
+    """Whether a file is the cell's own code: not torch's, Triton's, Python's or this worker's."""
+    path = Path(file)
+    if file.startswith("<") or path.parent == _WORKER:
+        return False
+    parts = path.parts
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts:
+            return parts[parts.index(folder) + 1] not in _LIBRARY_PACKAGES
+    return not path.is_relative_to(_STANDARD_LIBRARY)
+
+
+def _qualified_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _headline(error: BaseException) -> str:
+    text = _first_line(_text(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as fault:  # the cell's own class, which may do anything
+        return f"(its __str__ raised {type(fault).__name__})"
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
+
+
+def _shorten(text: str) -> str:
+    half = MESSAGE_LENGTH // 2
+    return text if len(text) <= MESSAGE_LENGTH else f"{text[:half]}\n…\n{text[-half:]}"
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**30:,.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:,.2f} MiB"

@@ -1,0 +1,131 @@
+"""One trial of the timing pass: warm up, take samples, derive the workload's own metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpubench.errors import UsageError
+from gpubench.records import Measurement, Outcome, Stage, Timer
+from gpubench.registry import OwnMeasurement
+from gpubench.settings import MeasureSettings
+from gpubench.worker.cache_flush import L2Flush
+from gpubench.worker.failure import CellStopped
+from gpubench.worker.sampling import take_samples
+from gpubench.worker.subject import Prepared
+from gpubench.worker.timers import ChosenTimer, WallTimer
+
+__all__ = ["Trial", "WarmUp", "measure_own", "measure_trial", "warm_up"]
+
+Enter = Callable[[Stage], None]
+STEP_TIME = "step_time"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial found."""
+
+    measurements: list[Measurement]
+    stopped: str
+    """Why there are no more samples, in words."""
+    measured_s: float
+    """Warm-up and sampling together."""
+    details: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Steps that were run so that the next ones find caches, clocks and compilers settled."""
+
+    steps: int
+    elapsed_s: float
+
+    @property
+    def step_s(self) -> float:
+        return self.elapsed_s / self.steps
+
+
+def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSettings, enter: Enter) -> Trial:
+    """Warm up and sample the step; every sample starts from a restored state and, if asked for, a cold L2."""
+    flush = L2Flush(prepared.subject.device, settings.l2 == "cold")
+
+    def prepare() -> None:
+        prepared.restore()
+        flush()
+
+    enter(Stage.WARMUP)
+    began = time.perf_counter()
+    warmed = warm_up(prepared, settings.warmup_time_s)
+    prepare()
+    repeats = chosen.timer.calibrate(prepared.step)
+    enter(Stage.MEASURE)
+    samples = take_samples(prepared.step, chosen.timer, repeats, prepare, settings)
+    measured_s = time.perf_counter() - began
+    return Trial(
+        measurements=_measurements(prepared, samples.seconds, chosen.timer.kind),
+        stopped=samples.stopped,
+        measured_s=measured_s,
+        details={
+            "l2": flush.state,
+            "stopped": samples.stopped,
+            "timer_choice": chosen.why,
+            "warmup_steps": warmed.steps,
+            **({"inner_repeats": repeats} if repeats > 1 else {}),
+        },
+        warnings=["the time was over before min_samples were taken"] if samples.is_short else [],
+    )
+
+
+def warm_up(prepared: Prepared, seconds: float) -> WarmUp:
+    """Run the step for so long, once at least."""
+    began = time.perf_counter()
+    steps = 0
+    while True:
+        prepared.run()
+        steps += 1
+        elapsed_s = time.perf_counter() - began
+        if elapsed_s >= seconds:
+            return WarmUp(steps, elapsed_s)
+
+
+def measure_own(prepared: Prepared, enter: Enter) -> Trial:
+    """Run a step that measures itself, once: its own measurements, and how long it took by the wall clock."""
+    enter(Stage.MEASURE)
+    reported: list[OwnMeasurement] = []
+
+    def step() -> None:
+        reported.extend(_own_measurements(prepared))
+
+    prepared.restore()
+    seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
+    by_metric: dict[tuple[str, str], list[float]] = {}
+    for own in reported:
+        by_metric.setdefault((own.metric, own.unit), []).append(own.value)
+    own_metrics = [Measurement(metric, unit, None, values) for (metric, unit), values in by_metric.items()]
+    step_time = Measurement(STEP_TIME, "s", Timer.WALL, [seconds])
+    stopped = "it measures itself; one run is one trial"
+    return Trial([step_time, *own_metrics], stopped, seconds, {"stopped": stopped})
+
+
+def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:
+    returned = prepared.step()
+    if isinstance(returned, list) and all(isinstance(item, OwnMeasurement) for item in returned):
+        return returned
+    name = prepared.subject.workload.name
+    raise UsageError(f"{name} measures itself, so its step returns a list of OwnMeasurement, not {returned!r:.80}")
+
+
+def _measurements(prepared: Prepared, seconds: list[float], timer: Timer) -> list[Measurement]:
+    cell = prepared.subject.namespace
+    found = [Measurement(STEP_TIME, "s", timer, seconds)]
+    for metric in prepared.subject.workload.metrics.values():
+        values = [float(metric.function(cell, sample)) for sample in seconds]
+        wrong = next((value for value in values if not math.isfinite(value)), None)
+        if wrong is not None:
+            raise CellStopped(Outcome.INVALID, f"metric {metric.name} of {prepared.subject.workload.name} is {wrong}")
+        found.append(Measurement(metric.name, metric.unit, timer, values))
+    return found
