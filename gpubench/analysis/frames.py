@@ -161,7 +161,8 @@ def _describe_figures(labels: Sequence[_Figure]) -> pd.DataFrame:
             c.TIMER: [label.timer for label in labels],
             c.PASS: [label.pass_ for label in labels],
             c.RANGE: [label.range for label in labels],
-        }
+        },
+        dtype=str,
     )
 
 

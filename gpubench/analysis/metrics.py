@@ -24,7 +24,8 @@ class Metric:
 
     @property
     def title(self) -> str:
-        return f"{self.label} ({self.unit})" if self.unit else self.label
+        """For an axis: the label with the unit, unless it begins with it (tok/s/user)."""
+        return f"{self.label} ({self.unit})" if self.unit and not self.label.startswith(self.unit) else self.label
 
 
 def _seconds(key: str, label: str, formula: str) -> Metric:

@@ -52,9 +52,8 @@ class Content:
 
     @property
     def axes(self) -> list[str]:
-        """What can be grouped and filtered by: the run, the backend and every axis, where it varies at all."""
-        candidates = [c.RUN_ID, c.BACKEND, *_axes(self.wide)]
-        return [name for name in candidates if self.wide[name].astype(str).nunique() > 1 or name in _axes(self.wide)]
+        """What can be grouped and filtered by: every axis, and the run and the backend where there are several."""
+        return [name for name in (c.RUN_ID, c.BACKEND) if self.wide[name].nunique() > 1] + _axes(self.wide)
 
     @property
     def numeric_axes(self) -> list[str]:

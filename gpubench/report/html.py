@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["render_html"]
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("format.js", "model.js", "frontier.js", "plot.js", "detail.js", "table.js", "report.js")
 """In the order in which they are joined into one script."""
+
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class _Environment:
 def render_html(content: Content) -> str:
     """The page of a report, as text. Whatever users named or wrote is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     page = environment.get_template("report.html.j2").render(
@@ -66,6 +69,13 @@ def render_html(content: Content) -> str:
         script=Markup('"use strict";\n{\n' + script + "}\n"),  # noqa: S704 (our own files)
     )
     return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _visible(value: object) -> object:
+    """Characters that turn the direction of what follows, spelled out, as the page's scripts do it."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _TURNING.sub(lambda mark: f"⟨U+{ord(mark[0]):04X}⟩", value)
 
 
 def _facts(content: Content) -> list[_Pair]:

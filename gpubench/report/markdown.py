@@ -115,7 +115,9 @@ def _speedup(speedup: Ratio | None) -> str:
     if speedup is None:
         return "–"
     sign = "≈" if not speedup.is_clear else "▲" if speedup.value > 1 else "▼"
-    return f"{sign} {speedup.value:.2f}× ({speedup.low:.2f}–{speedup.high:.2f})"
+    decimals = 3 if 0.99 < speedup.value < 1.01 else 2
+    value, low, high = (f"{number:.{decimals}f}" for number in (speedup.value, speedup.low, speedup.high))
+    return f"{sign} {value}× ({low}–{high})"
 
 
 def _tally(rows: list[_Row], baseline: str) -> str:

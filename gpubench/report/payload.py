@@ -55,7 +55,6 @@ def page_data(content: Content) -> dict[str, Any]:
         "recorded": _recorded_warnings(content),
         "warnings": {warning: warning.explanation for warning in SampleWarning},
         "theme": {
-            "colours": theme.COLOURS,
             "symbols": theme.SYMBOLS,
             "font": theme.FONT,
             "light": asdict(theme.LIGHT),

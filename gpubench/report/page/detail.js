@@ -2,7 +2,7 @@
 
 function outcomeNode(outcome) {
   const style = styleOf(outcome);
-  return h("span", { class: "outcome", style: `color: ${style.colour}` }, h("span", { class: "glyph", "aria-hidden": "true" }, style.glyph), ` ${outcome}`);
+  return h("span", { class: "outcome", style: `--light: ${style.colour}; --dark: ${style.dark}` }, h("span", { class: "glyph", "aria-hidden": "true" }, style.glyph), ` ${outcome}`);
 }
 
 function showTooltip(row, event) {
@@ -12,7 +12,7 @@ function showTooltip(row, event) {
     h("dt", {}, metric.label),
     h("dd", {}, `${formatValue(metric.median[row], metric.unit)} ${formatSpread(metric.median[row], metric.low[row], metric.high[row])}`),
   ]);
-  tooltip.replaceChildren(
+  fill(tooltip, 
     h("h4", {}, data.cells.id[row]),
     h("dl", {}, pairs, figures.length ? h("div", { class: "rule" }) : "", figures),
     isOk(row) ? "" : h("p", {}, outcomeNode(outcomeOf(row)), reasonOf(row) ? ` ${reasonOf(row)}` : ""),
@@ -36,7 +36,7 @@ function warningsOf(row) {
 function openDetail(row, frontier) {
   const dialog = document.getElementById("detail");
   hideTooltip();
-  dialog.replaceChildren(
+  fill(dialog, 
     h("header", {}, h("h2", { id: "detail-title" }, data.cells.id[row]), h("button", { onclick: () => dialog.close() }, "Close")),
     h("p", {}, outcomeNode(outcomeOf(row)), stageOf(row) && !isOk(row) ? ` in stage ${stageOf(row)}` : "", reasonOf(row) ? `: ${reasonOf(row)}` : ""),
     standingNode(row, frontier),
@@ -71,7 +71,7 @@ function figuresNode(row) {
       h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place && place < 7 ? "number" : "" }, text)))),
       h("tbody", {}, measured.map((metric) => {
         const shown = (value) => formatValue(value, metric.unit);
-        const cells = [shown(metric.median[row]), `${shown(metric.low[row])} – ${shown(metric.high[row])}`,
+        const cells = [shown(metric.median[row]), formatInterval(metric.low[row], metric.high[row], metric.unit),
           shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row]), metric.n[row].toLocaleString("en-US")];
         return h("tr", {}, h("td", { class: "nowrap" }, metric.label), cells.map((text) => h("td", { class: "number nowrap" }, text)),
           h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));

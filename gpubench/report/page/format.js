@@ -29,6 +29,13 @@ function formatSpread(median, low, high) {
   return `±${share < 0.095 ? share.toFixed(2) : share < 9.95 ? share.toFixed(1) : share.toFixed(0)}%`;
 }
 
+// Both ends, with the unit once where they share it: `65.7 – 74.0 µs`.
+function formatInterval(low, high, unit) {
+  const [from, to] = [formatValue(low, unit), formatValue(high, unit)];
+  const [number, ...shown] = from.split(" ");
+  return to.endsWith(` ${shown.join(" ")}`) ? `${number} – ${to}` : `${from} – ${to}`;
+}
+
 function formatAxis(value) {
   if (value === null) return "–";
   return typeof value === "number" && Number.isInteger(value) && Math.abs(value) >= 10000
@@ -46,6 +53,15 @@ function h(tag, attributes = {}, ...children) {
     else if (typeof value === "boolean") element.toggleAttribute(name, value);
     else if (value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return fill(element, ...children);
+}
+
+// Children in place of those that were there; lists are flattened, null and "" left out.
+function fill(element, ...children) {
+  const shown = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== "");
+  element.replaceChildren(...shown.map((child) => (child instanceof Node ? child : visible(String(child)))));
   return element;
 }
+
+// Characters that turn the direction of what follows could make one text pass for another: they are spelled out.
+const visible = (text) => text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `⟨U+${mark.codePointAt(0).toString(16).toUpperCase()}⟩`);

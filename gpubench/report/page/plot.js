@@ -21,7 +21,7 @@ function drawPlot(state) {
     Plotly.react(element, traces, layoutOf(state, view), {
       displaylogo: false,
       responsive: true,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]], // none that uploads
       toImageButtonOptions: { filename: data.runs[0]?.id ?? "gpubench", scale: 2 },
     });
   }
@@ -54,8 +54,8 @@ function styleOfGroups(state) {
   const names = [...new Set(rows.map(group))];
   const nth = new Map(names.map((name, number) => [name, number]));
   return (name) => ({
-    colour: theme.colours[nth.get(name) % theme.colours.length],
-    symbol: theme.symbols[(nth.get(name) + Math.floor(nth.get(name) / theme.colours.length)) % theme.symbols.length],
+    colour: surfaceNow().colours[nth.get(name) % theme.symbols.length],
+    symbol: theme.symbols[(nth.get(name) + Math.floor(nth.get(name) / theme.symbols.length)) % theme.symbols.length],
   });
 }
 
@@ -64,10 +64,16 @@ function groupTraces(state, view) {
   const traces = [];
   for (const [name, members] of groupBy(view.points, view.group)) {
     const style = styleFor(name);
-    traces.push(...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style));
+    traces.push(...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style), legendTrace(name, style));
   }
   return traces;
 }
+
+// An entry of its own: a point's would be as pale as the first point.
+const legendTrace = (name, style) => ({
+  type: "scatter", mode: "markers", x: [null], y: [null], name: plain(name), legendgroup: name, hoverinfo: "skip",
+  marker: { color: style.colour, symbol: style.symbol, size: 9 },
+});
 
 function pointTrace(state, view, members, name, style) {
   const stands = (row) => !view.frontier || view.frontier.onGroup.has(row);
@@ -75,7 +81,7 @@ function pointTrace(state, view, members, name, style) {
   const detailed = view.points.length <= MANY;
   const interval = (values, row) => ({ plus: values[2][row] - values[0][row], minus: values[0][row] - values[1][row] });
   const bars = (values) => ({
-    type: "data", symmetric: false, thickness: 1, width: 0, color: style.colour,
+    type: "data", symmetric: false, thickness: 1, width: 0, color: `${style.colour}80`,
     array: members.map((row) => interval(values, row).plus),
     arrayminus: members.map((row) => interval(values, row).minus),
     visible: true,
@@ -85,7 +91,7 @@ function pointTrace(state, view, members, name, style) {
   return {
     type: detailed ? "scatter" : "scattergl",
     mode: labelled ? "markers+text" : "markers",
-    name: plain(name || "cells"), legendgroup: name, customdata: members,
+    name: plain(name), legendgroup: name, showlegend: false, customdata: members,
     x: members.map(view.valueX), y: members.map((row) => view.valuesY[0][row]),
     text: labelled ? members.map((row) => (stands(row) ? plain(formatAxis(axes.get(state.label).of(row))) : "")) : null,
     textposition: "top center", textfont: { size: 10.5, color: surface.muted },
@@ -93,8 +99,8 @@ function pointTrace(state, view, members, name, style) {
     error_y: drawBars ? bars(view.valuesY) : { visible: false },
     marker: {
       color: style.colour, symbol: style.symbol,
-      size: members.map((row) => (!view.frontier ? 7 : stands(row) ? 9 : 6)),
-      opacity: members.map((row) => (stands(row) ? 1 : 0.38)),
+      size: members.map((row) => (!view.frontier ? 7 : stands(row) ? 9 : 8)),
+      opacity: members.map((row) => (stands(row) ? 1 : 0.42)),
       line: {
         color: surface.ink,
         width: detailed ? members.map((row) => (view.frontier?.on.has(row) ? 1.4 : 0)) : 0,
@@ -131,17 +137,19 @@ function failedOutcomes(view) {
   return Object.keys(theme.outcomes).filter((outcome) => present.has(outcome));
 }
 
+const isOverAxis = (state, view) => view.points.length > 0 && !view.frontier && axes.has(state.x);
+
 // Over an axis, cells that are not ok stand at their value of it; over two metrics they have none, so at their place in the grid.
 function failedTraces(state, view) {
-  const onAxis = !view.frontier && axes.has(state.x);
+  const onAxis = isOverAxis(state, view);
   return failedOutcomes(view).map((outcome) => {
     const members = view.failed.filter((row) => outcomeOf(row) === outcome);
-    const style = styleOf(outcome);
+    const { symbol } = styleOf(outcome), colour = outcomeColour(outcome);
     return {
       type: members.length > MANY ? "scattergl" : "scatter", mode: "markers", customdata: members,
       x: members.map((row) => (onAxis ? view.valueX(row) : data.cells.index[row])),
       y: members.map(() => outcome), xaxis: onAxis ? "x" : "x2", yaxis: "y2", hoverinfo: "none", showlegend: false,
-      marker: { color: style.colour, symbol: style.symbol, size: 8, line: { width: 1.4, color: style.colour } },
+      marker: { color: colour, symbol, size: 8, line: { width: 1.4, color: colour } },
       cliponaxis: false,
     };
   });
@@ -150,11 +158,11 @@ function failedTraces(state, view) {
 function layoutOf(state, view) {
   const surface = surfaceNow();
   const outcomes = failedOutcomes(view);
-  const onAxis = !view.frontier && axes.has(state.x);
+  const onAxis = isOverAxis(state, view);
   const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
-  const between = strip ? 84 : 0;
   const main = view.points.length ? 430 : 0;
-  const inner = Math.max(main + between + strip, 160);
+  const between = strip && main ? 84 : 0;
+  const inner = main + between + strip;
   const base = {
     gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
     ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,
@@ -166,15 +174,16 @@ function layoutOf(state, view) {
     font: { family: theme.font, size: 12, color: surface.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: "zoom",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
     showlegend: view.points.length > 0 && state.group.length > 0,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
     xaxis: {
-      ...base, ...tickFormat(state.x, view.points.map(view.valueX), state.logX), title: title(titleOf(state.x)), anchor: main ? "y" : "y2",
-      type: state.logX ? "log" : "linear", visible: main > 0 || onAxis,
+      ...base, ...tickFormat(state.x, view.points.map(view.valueX), state.logX), title: title(titleOf(state.x)), anchor: "y",
+      type: state.logX ? "log" : "linear", visible: main > 0,
     },
     yaxis: {
       ...base, ...tickFormat(state.y, view.points.map((row) => view.valuesY[0][row]), state.logY), title: title(titleOf(state.y)),
-      type: state.logY ? "log" : "linear", domain: [strip ? (strip + between) / inner : 0, 1], visible: main > 0,
+      type: state.logY ? "log" : "linear", domain: [Math.min((strip + between) / inner, 0.99), 1], visible: main > 0,
     },
     xaxis2: { ...base, anchor: "y2", showticklabels: false, ticks: "", showgrid: false, zeroline: false, visible: !onAxis },
     yaxis2: {
@@ -189,7 +198,7 @@ function layoutOf(state, view) {
   };
 }
 
-// Seconds and bytes carry their prefix on every tick; axes of few values get a tick per value.
+// Seconds and bytes carry their prefix on every tick, their unit in the title; axes of few values get a tick per value.
 function tickFormat(key, values, isLog) {
   const metric = series.get(key);
   if (!metric) {
@@ -198,12 +207,23 @@ function tickFormat(key, values, isLog) {
       return { tickmode: "array", tickvals: distinct, ticktext: distinct.map(formatAxis) };
     return {};
   }
-  const prefixed = metric.unit === "s" || metric.unit.startsWith("B") || metric.unit.startsWith("FLOP");
-  return prefixed
-    ? { tickformat: "~s", ticksuffix: metric.unit, exponentformat: "SI", dtick: isLog ? undefined : null }
-    : { tickformat: isLog ? "~s" : ",~r" };
+  const isPrefixed = isLog || metric.unit in PREFIXED;
+  return { tickformat: isPrefixed ? "~s" : ",~r", ...logTicks(values, isLog) };
 }
 
+// At 1, 2 and 5 of each decade, or where there are many at the decades alone.
+function logTicks(values, isLog) {
+  const known = values.filter((value) => value > 0);
+  if (!isLog || !known.length) return {};
+  const [low, high] = extremes(known);
+  const decades = Math.log10(high / low);
+  return { dtick: decades > 4 ? 1 : "D2" };
+}
+
+const extremes = (values) =>
+  values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
+const outcomeColour = (outcome) => (darkMode.matches ? styleOf(outcome).dark : styleOf(outcome).colour);
 const surfaceNow = () => (darkMode.matches ? theme.dark : theme.light);
 
 // Plotly reads a little HTML in its texts: what users named is shown as they wrote it.
@@ -216,7 +236,7 @@ function wantsLog(key, factor = series.has(key) ? 40 : 15) {
   if (!valueOf) return false;
   const values = rows.filter((row) => series.has(key) ? isOk(row) : true).map(valueOf).filter((value) => value !== null);
   if (values.length < 2 || values.some((value) => !(value > 0))) return false;
-  const [low, high] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, 0]);
+  const [low, high] = extremes(values);
   return high / low > factor;
 }
 

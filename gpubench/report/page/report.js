@@ -40,7 +40,7 @@ function describeAxes() {
     const timers = [...new Set(current.shown.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean);
     return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers.length ? `; timed by ${timers.join(" and ")}` : ""}.`);
   });
-  document.getElementById("axis-words").replaceChildren(...words);
+  fill(document.getElementById("axis-words"), words);
   document.getElementById("plot").setAttribute("aria-label", `${titleOf(state.y)} against ${titleOf(state.x)}`);
 }
 
@@ -62,12 +62,14 @@ function buildControls() {
   const setX = (key) => { state.x = key; resetScale("X", key); };
   const setY = (key) => { state.y = key; resetScale("Y", key); };
   const groups = groupOptions();
-  const first = [
+  const choices = [
     select("x-axis", "x", [...metrics, ...numeric, ...withIndex], state.x, setX),
     select("y-axis", "y", metrics, state.y, setY),
     select("group", "group by", groups.map(([keys, text]) => [JSON.stringify(keys), text]), JSON.stringify(state.group), (keys) => { state.group = JSON.parse(keys); }),
     select("statistic", "statistic", [["median", "median"], ["slow", "slowest 10%"]], state.statistic, (key) => { state.statistic = key; }),
     select("label", "labels", [["", "none"], ...[...axes.values()].map((axis) => [axis.key, axis.label])], state.label, (key) => { state.label = key; }),
+  ];
+  const scales = [
     h("span", { class: "spacer" }),
     check("log-x", "log x", "logX"), check("log-y", "log y", "logY"), check("intervals", "intervals", "intervals"),
   ];
@@ -77,7 +79,8 @@ function buildControls() {
     const options = [["", "all"], ...values.map(([code, value]) => [String(code), formatAxis(value)])];
     return select(`filter-${axis.key}`, `only ${axis.label}`, options, "", (code) => { state.filter.set(axis.key, code === "" ? null : Number(code)); });
   });
-  document.getElementById("controls").replaceChildren(...(series.size ? first : []), filters.length ? h("span", { class: "break" }) : "", ...filters);
+  fill(document.getElementById("controls"), 
+    ...(series.size ? [...choices, h("span", { class: "break" })] : []), ...filters, ...(series.size ? scales : []));
 }
 
 function groupOptions() {
@@ -110,7 +113,7 @@ function buildFailed() {
   };
   show(FAILED_AT_ONCE);
   const head = ["outcome", "cell", "axes", "reason"].map((text) => h("th", { scope: "col" }, text));
-  document.getElementById("failed").replaceChildren(
+  fill(document.getElementById("failed"), 
     h("div", { class: "scroll" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, head)), body)), h("p", { class: "small" }, more));
   const omitted = data.tails.left_out ? `; the logs of ${data.tails.left_out.toLocaleString("en-US")} are only in the run's folder` : "";
   document.getElementById("failed-line").textContent = `${count(failed.length, "cell")}, never on a frontier${omitted}`;
@@ -137,7 +140,7 @@ function buildWarnings() {
   if (!cellsOf.size) return;
   const items = [...cellsOf].map(([text, found]) => h("li", {}, h("div", {}, h("b", {}, count(found.length, "cell")), ` ${text}`),
     h("div", { class: "where" }, found.slice(0, 8).map((row) => data.cells.id[row]).join(", "), found.length > 8 ? " …" : "")));
-  document.getElementById("warnings").replaceChildren(h("ul", { class: "warning-list" }, items));
+  fill(document.getElementById("warnings"), h("ul", { class: "warning-list" }, items));
   document.getElementById("warnings-section").hidden = false;
 }
 

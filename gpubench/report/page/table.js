@@ -70,7 +70,7 @@ function renderTable() {
     h("tr", { "data-cell": data.cells.id[row] }, table.columns.map((column) => h("td", { class: column.class ?? "" }, column.node(row)))));
   const region = document.getElementById("table");
   const hadFocus = region.contains(document.activeElement) && document.activeElement.closest("th")?.dataset.key;
-  region.replaceChildren(
+  fill(region, 
     body.length ? h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)) : h("p", { class: "empty" }, size ? "No cell matches." : "This run has no cells."));
   if (hadFocus) region.querySelector(`th[data-key="${CSS.escape(hadFocus)}"] button`)?.focus();
   const left = size - table.rows.length;
@@ -91,7 +91,7 @@ function renderPager() {
   const pager = document.getElementById("pager");
   pager.hidden = table.rows.length <= PAGE_SIZES[0];
   const start = table.page * table.pageSize;
-  pager.replaceChildren(
+  fill(pager, 
     h("span", { id: "page-line" }, `${(start + 1).toLocaleString("en-US")}–${Math.min(start + table.pageSize, table.rows.length).toLocaleString("en-US")} of ${table.rows.length.toLocaleString("en-US")}`),
     h("span", { class: "spacer" }),
     h("button", { disabled: table.page === 0, onclick: () => go(table.page - 1) }, "Previous"),
@@ -116,5 +116,5 @@ function buildTableControls() {
   });
   const search = h("input", { type: "search", id: "filter", placeholder: "Filter: words, or axis=value", "aria-label": "Filter cells",
     oninput: (event) => { table.words = event.target.value; table.page = 0; refreshTable(); } });
-  document.getElementById("table-controls").replaceChildren(search, h("div", { class: "chips", role: "group", "aria-label": "Outcomes" }, present.length > 1 ? chips : []));
+  fill(document.getElementById("table-controls"), search, h("div", { class: "chips", role: "group", "aria-label": "Outcomes" }, present.length > 1 ? chips : []));
 }

@@ -1,0 +1,186 @@
+"""The Pareto plot as a figure, for a notebook or a paper; the page draws the same from its own data."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from gpubench.analysis import columns as c
+from gpubench.analysis.frames import field, series_of
+from gpubench.analysis.frontier import frontier
+from gpubench.analysis.metrics import Metric, define, format_value
+from gpubench.records import Outcome
+from gpubench.report.theme import FONT, LIGHT, OUTCOMES, SYMBOLS
+
+__all__ = ["pareto_figure"]
+
+MANY = 2000
+"""Points beyond which intervals and labels are noise and WebGL draws."""
+LOG_FACTOR = 40
+STRIP_HEIGHT = 0.2
+
+
+def pareto_figure(
+    wide: pd.DataFrame, x: Metric, y: Metric, group: Sequence[str] = (c.BACKEND,), label: str = ""
+) -> go.Figure:
+    """y against x over the cells of a wide frame, with each group's frontier as a line.
+
+    `label` is an axis whose value stands beside the points of a frontier. Cells that are not ok lie in a strip beneath,
+    in the grid's order, for they have no place in the plot; hovering tells every axis, and the reason.
+
+        run = load_run("results/mla-decode-20261121-093000")
+        metrics = run.metrics()
+        pareto_figure(run.wide(), metrics["tok_s_user"], metrics["tok_s_gpu"], label="concurrency")
+    """
+    found = frontier(wide, x, y, group)
+    points = wide.loc[found.index].join(found[[c.GROUP, c.ON_FRONTIER, c.ON_GROUP_FRONTIER]])
+    failed = wide[wide[c.OUTCOME] != Outcome.OK]
+    figure = go.Figure()
+    for number, (name, members) in enumerate(points.groupby(c.GROUP, sort=False)):
+        style = {"color": LIGHT.colours[number % len(SYMBOLS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
+        line = members[members[c.ON_GROUP_FRONTIER]].sort_values([x.key, y.key])
+        figure.add_trace(
+            go.Scatter(
+                x=line[x.key],
+                y=line[y.key],
+                mode="lines",
+                line={"color": style["color"], "width": 1.6},
+                opacity=0.75,
+                legendgroup=str(name),
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
+        figure.add_trace(_points(members, x, y, style, label if len(points) <= MANY else ""))
+    for outcome, members in failed.groupby(c.OUTCOME, sort=False):
+        figure.add_trace(_strip(str(outcome), members))
+    return figure.update_layout(_layout(points, x, y, has_strip=not failed.empty))
+
+
+def _points(
+    members: pd.DataFrame, x: Metric, y: Metric, style: dict[str, str], label: str
+) -> go.Scatter | go.Scattergl:
+    is_small = len(members) <= MANY
+    stands = members[c.ON_GROUP_FRONTIER]
+    texts = members[label].map(_shown).where(stands, "") if label else None
+    name = str(members[c.GROUP].iloc[0])
+    return (go.Scatter if is_small else go.Scattergl)(
+        x=members[x.key],
+        y=members[y.key],
+        error_x=_error_bars(members, x, style["color"]) if is_small else None,
+        error_y=_error_bars(members, y, style["color"]) if is_small else None,
+        mode="markers+text" if label else "markers",
+        text=texts,
+        textposition="top center",
+        marker={
+            **style,
+            "size": stands.map({True: 9, False: 8}),
+            "opacity": stands.map({True: 1.0, False: 0.42}),
+            "line": {"color": LIGHT.ink, "width": members[c.ON_FRONTIER].map({True: 1.4, False: 0.0})},
+        },
+        name=html.escape(name),
+        legendgroup=name,
+        showlegend=name != "",
+        hovertext=list(_hover(members)),
+        hoverinfo="text",
+    )
+
+
+def _error_bars(members: pd.DataFrame, metric: Metric, colour: str) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": members[field(metric.key, c.HIGH)] - members[metric.key],
+        "arrayminus": members[metric.key] - members[field(metric.key, c.LOW)],
+        "thickness": 1,
+        "width": 0,
+        "color": f"{colour}80",
+    }
+
+
+def _strip(outcome: str, members: pd.DataFrame) -> go.Scatter:
+    style = OUTCOMES[outcome]
+    return go.Scatter(
+        x=members[c.INDEX],
+        y=[outcome] * len(members),
+        xaxis="x2",
+        yaxis="y2",
+        mode="markers",
+        marker={"color": style.colour, "symbol": style.symbol, "size": 8},
+        showlegend=False,
+        hovertext=list(_hover(members)),
+        hoverinfo="text",
+    )
+
+
+def _hover(members: pd.DataFrame) -> Iterator[str]:
+    """Every axis and figure of each cell; Plotly reads a little HTML here, so what users named is escaped."""
+    series = series_of(members)
+    known = {*c.CELL, *c.FRONTIER, *series}
+    axes = [str(name) for name in members.columns if name not in known and str(name).rpartition(".")[0] not in series]
+    for _, row in members.iterrows():
+        lines = [f"<b>{html.escape(str(row[c.CELL_ID]))}</b>", f"{c.BACKEND}: {html.escape(str(row[c.BACKEND]))}"]
+        lines += [f"{html.escape(name)}: {html.escape(_shown(row[name]))}" for name in axes]
+        lines += [f"{html.escape(key)}: {_figure(row[key], key)}" for key in series if not math.isnan(row[key])]
+        if row[c.OUTCOME] != Outcome.OK:
+            lines.append(f"{row[c.OUTCOME]}: {html.escape(str(row[c.REASON]))}")
+        yield "<br>".join(lines)
+
+
+def _figure(value: float, series: str) -> str:
+    return format_value(value, define(series.partition("@")[0]).unit)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:g}"
+    return str(value)
+
+
+def _layout(points: pd.DataFrame, x: Metric, y: Metric, *, has_strip: bool) -> dict[str, object]:
+    floor = STRIP_HEIGHT + 0.14 if has_strip else 0.0
+    words = "<br>".join(f"{html.escape(metric.label)}: {html.escape(metric.formula)}" for metric in (x, y))
+    axis = {"gridcolor": LIGHT.grid, "zeroline": False, "linecolor": LIGHT.grid}
+    return {
+        "template": "none",
+        "font": {"family": FONT, "size": 12, "color": LIGHT.ink},
+        "height": 760 if has_strip else 560,
+        "margin": {"l": 90, "r": 30, "t": 50, "b": 110},
+        "annotations": [
+            {
+                "text": words,
+                "align": "left",
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0,
+                "y": 0,
+                "yanchor": "top",
+                "yshift": -52,
+                "font": {"size": 11, "color": LIGHT.muted},
+            }
+        ],
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "xaxis": {**axis, "title": {"text": html.escape(x.title)}, **_scale(points[x.key]), "anchor": "y"},
+        "yaxis": {**axis, "title": {"text": html.escape(y.title)}, **_scale(points[y.key]), "domain": [floor, 1]},
+        "xaxis2": {**axis, "title": {"text": "not ok, in the grid's order"}, "showticklabels": False, "anchor": "y2"},
+        "yaxis2": {
+            **axis,
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [str(outcome) for outcome in reversed(OUTCOMES)],
+            "dtick": 1,
+            "domain": [0, STRIP_HEIGHT],
+            "visible": has_strip,
+        },
+    }
+
+
+def _scale(values: pd.Series) -> dict[str, object]:
+    is_log = len(values) > 0 and values.max() / values.min() > LOG_FACTOR
+    return {"type": "log", "dtick": "D2", "tickformat": "~s"} if is_log else {"type": "linear"}
