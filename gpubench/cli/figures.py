@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.markup import escape
 
 from gpubench.analysis.merge import merge_cells
 from gpubench.analysis.metrics import format_value
-from gpubench.records import CellRecord, Outcome
+from gpubench.records import CellRecord, Measurement, Outcome
 from gpubench.store import ARTIFACTS, read_run
 
 __all__ = ["OUTCOME_STYLES", "failure_lines", "headline"]
@@ -27,12 +28,21 @@ OUTCOME_STYLES = {
 }
 
 
-def headline(record: CellRecord) -> str:
-    """`step_time 93.1 µs (cuda_event)`: the median of the trial's first metric, and of one it derives."""
-    shown = [m for m in record.measurements if m.samples and not m.range][:2]
-    parts = [f"{m.metric} {format_value(statistics.median(m.samples), m.unit)}" for m in shown]
-    timer = f" ({shown[0].timer})" if shown and shown[0].timer else ""
-    return "  ".join(parts) + timer
+def headline(records: Sequence[CellRecord]) -> str:
+    """`step_time 93.1 µs (cuda_event)`: the median over all trials of the first metric, and of one it derives."""
+    pooled: dict[str, list[Measurement]] = defaultdict(list)
+    for record in records:
+        for measurement in record.measurements:
+            if measurement.samples and not measurement.range:
+                pooled[measurement.metric].append(measurement)
+    shown = list(pooled.items())[:2]
+    parts = [f"{metric} {format_value(_median(trials), trials[0].unit)}" for metric, trials in shown]
+    timers = {str(trials[0].timer) for _, trials in shown if trials[0].timer}
+    return "  ".join(parts) + (f" ({', '.join(sorted(timers))})" if timers else "")
+
+
+def _median(trials: Sequence[Measurement]) -> float:
+    return statistics.median(sample for trial in trials for sample in trial.samples)
 
 
 def failure_lines(path: Path, most: int) -> Iterator[str]:

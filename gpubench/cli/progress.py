@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Protocol, Self
@@ -83,11 +84,12 @@ class PlainLines(Quiet):
                 self._console.print(_opening(event))
             case WorkerStarted() if event.worker:
                 self._console.print(f"[dim]worker {event.worker} on {escape(event.device)} ({escape(event.reason)})[/]")
-            case CellRecorded() if event.is_last:
-                ended = self._cells.add(event.record)
+            case CellRecorded() if self._cells.add(event):
+                ended = self._cells.ended
                 width = len(str(self._cells.expected))
                 self._console.print(
-                    f"[dim]{ended:>{width}}/{self._cells.expected}[/] {_line(event.record)}", soft_wrap=True
+                    f"[dim]{ended:>{width}}/{self._cells.expected}[/] {_line(self._cells.records_of(event.record))}",
+                    soft_wrap=True,
                 )
 
 
@@ -132,23 +134,33 @@ class LiveBar(Quiet):
                 self._console.print(_opening(event))
             case CellStarted():
                 self._progress.update(self._bar, description=f"{escape(event.cell_id)} {event.stage}")
-            case CellRecorded() if event.is_last:
-                ended = self._cells.add(event.record)
-                self._progress.update(self._bar, completed=ended, counts=self._cells.text())
+            case CellRecorded() if self._cells.add(event):
+                self._progress.update(self._bar, completed=self._cells.ended, counts=self._cells.text())
                 if event.record.outcome is not Outcome.OK:
-                    self._console.print(_line(event.record), soft_wrap=True)
+                    self._console.print(_line([event.record]), soft_wrap=True)
 
 
 class CellCount:
-    """Cells ended so far, by outcome. A cell can end several times when its trials are tasks of their own."""
+    """Cells and their records so far. A cell can end several times when its trials are tasks of their own."""
 
     def __init__(self) -> None:
         self.expected = 0
+        self._records: dict[str, list[CellRecord]] = defaultdict(list)
         self._outcomes: dict[str, Outcome] = {}
 
-    def add(self, record: CellRecord) -> int:
-        self._outcomes[record.cell_id] = record.outcome
+    @property
+    def ended(self) -> int:
         return len(self._outcomes)
+
+    def add(self, event: CellRecorded) -> bool:
+        """Count a record; True when it ended its cell."""
+        self._records[event.record.cell_id].append(event.record)
+        if event.is_last:
+            self._outcomes[event.record.cell_id] = event.record.outcome
+        return event.is_last
+
+    def records_of(self, record: CellRecord) -> list[CellRecord]:
+        return self._records[record.cell_id]
 
     def text(self) -> str:
         counts = Counter(self._outcomes.values())
@@ -167,7 +179,7 @@ def _opening(event: SweepStarted) -> str:
     return f"[bold]{escape(event.run_id)}[/] {what} on {escape(event.device)}"
 
 
-def _line(record: CellRecord) -> str:
-    style = OUTCOME_STYLES[record.outcome]
-    told = headline(record) if record.outcome is Outcome.OK else record.reason
-    return f"[{style}]{record.outcome:<8}[/] {escape(record.cell_id)}  {escape(told)}"
+def _line(records: Sequence[CellRecord]) -> str:
+    last = records[-1]
+    told = headline(records) if last.outcome is Outcome.OK else last.reason
+    return f"[{OUTCOME_STYLES[last.outcome]}]{last.outcome:<8}[/] {escape(last.cell_id)}  {escape(told)}"

@@ -32,8 +32,8 @@ def _sources() -> dict[str, str]:
     hashes = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if not file or not file.endswith(".py"):
-            continue
+        if not file or not file.endswith(".py") or not Path(file).is_file():
+            continue  # some of torch's modules name files that there are not
         path = Path(file).resolve()
         if path.is_relative_to(package) or not any(path.is_relative_to(library) for library in libraries):
             hashes[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
