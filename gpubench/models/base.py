@@ -73,6 +73,6 @@ def random_weight(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype).normal_(0.0, shape[-1] ** -0.5)
 
 
-def span(name: str) -> AbstractContextManager[None]:
+def span(name: str) -> AbstractContextManager[object]:
     """`gpubench.annotate`, except while torch.compile traces: ranges mean nothing within a fused region."""
     return nullcontext() if torch.compiler.is_compiling() else annotate(name)

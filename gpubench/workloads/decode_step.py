@@ -80,7 +80,7 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
 
 
 @decode_step.compare
-def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor], **inputs: Any) -> str | None:
+def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor]) -> str | None:
     """Logits close to the reference's, and each token the best of its own logits.
 
     Tokens aren't compared with the reference's: where two logits nearly tie, either is right.

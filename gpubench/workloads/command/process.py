@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import IO
 
 from gpubench.errors import CommandFailed
 
-__all__ = ["Finished", "run_command"]
+__all__ = ["Output", "run_command"]
 
 KEPT_BYTES = 4 << 20
 """Of each stream, the last so many are kept for reading; the cell's log has what its own limits leave."""
@@ -25,22 +24,19 @@ CLOSING_S = 2.0
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A command that exited with status 0."""
+class Output:
+    """What a command printed."""
 
-    duration_s: float
-    """Wall time from its start to its exit."""
     stdout: str
     stderr: str
 
 
-def run_command(arguments: Sequence[str], shell: bool = False) -> Finished:
+def run_command(arguments: Sequence[str], shell: bool = False) -> Output:
     """Run a command to its end; CommandFailed if it can't start, exits with another status than 0, or is killed.
 
     It is in this process's group, so that whoever kills the group ends the command and its children too. `shell`
     says that `arguments` are a shell's, which reports a child's signal as 128 + its number.
     """
-    started = time.perf_counter()
     try:
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
@@ -51,7 +47,6 @@ def run_command(arguments: Sequence[str], shell: bool = False) -> Finished:
     stdout, stderr = _Copy(process.stdout, to=1), _Copy(process.stderr, to=2)
     try:
         status = process.wait()
-        duration_s = time.perf_counter() - started
     finally:
         process.kill()  # a no-op when it has ended; otherwise this step was interrupted
     # Read to the end first: that is where a failed command says why.
@@ -63,7 +58,7 @@ def run_command(arguments: Sequence[str], shell: bool = False) -> Finished:
             f"{shlex.join(arguments)} ended, but a process that it left behind holds its output open; "
             "let the command wait for it or end it, for it would run beside the cells that follow"
         )
-    return Finished(duration_s, stdout.text(), stderr.text())
+    return Output(stdout.text(), stderr.text())
 
 
 class _Copy:

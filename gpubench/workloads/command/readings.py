@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from gpubench.errors import ArgumentError, CommandFailed
 from gpubench.registry import OwnMeasurement
-from gpubench.workloads.command.process import Finished
+from gpubench.workloads.command.process import Output
 
 __all__ = ["MetricSource", "note_files", "parse_sources", "read_metric"]
 
@@ -67,19 +67,20 @@ def parse_sources(metrics: Mapping[str, Any]) -> dict[str, MetricSource]:
 def note_files(files: Iterable[str]) -> dict[str, FileState]:
     """The state of each file before the command runs, by which a file that it leaves untouched is told."""
     before = {file: _state(Path(file)) for file in files if file not in ("stdout", "stderr")}
-    if any(state is not None for state in before.values()):
-        time.sleep(CLOCK_TICK_S)  # else a quick rewrite of the same size could bear the same date
+    newest_ns = max((state[2] for state in before.values() if state is not None), default=0)
+    if time.time_ns() - newest_ns < CLOCK_TICK_S * 1e9:
+        time.sleep(CLOCK_TICK_S)  # else a rewrite of the same size could bear the same date
     return before
 
 
 def read_metric(
-    name: str, source: MetricSource, file: str, finished: Finished, before: Mapping[str, FileState]
+    name: str, source: MetricSource, file: str, output: Output, before: Mapping[str, FileState]
 ) -> OwnMeasurement:
     """Read one metric from `file`, the source's with its placeholders filled in.
 
     CommandFailed if it isn't there, isn't a finite number, or stands in a file that this run didn't write.
     """
-    text = _read_text(name, file, finished, before)
+    text = _read_text(name, file, output, before)
     found = _find_by_key(name, source.json, file, text) if source.json is not None else None
     if source.pattern is not None:
         found = _find_by_pattern(name, source.pattern, file, text)
@@ -88,11 +89,11 @@ def read_metric(
     return OwnMeasurement(name, source.unit, float(found))
 
 
-def _read_text(name: str, file: str, finished: Finished, before: Mapping[str, FileState]) -> str:
+def _read_text(name: str, file: str, output: Output, before: Mapping[str, FileState]) -> str:
     if file == "stdout":
-        return finished.stdout
+        return output.stdout
     if file == "stderr":
-        return finished.stderr
+        return output.stderr
     path = Path(file)
     if before[file] is not None and before[file] == _state(path):
         raise CommandFailed(f"metric {name}: {file} is older than this run of the command, which did not write it")
