@@ -11,7 +11,7 @@ from gpubench.errors import UsageError
 from gpubench.records import CheckResult, Outcome
 from gpubench.registry import Backend
 from gpubench.settings import CheckSettings
-from gpubench.worker.churn import poison_free_memory
+from gpubench.worker.churn import poison_free_memory, scatter
 from gpubench.worker.compare import compare
 from gpubench.worker.failure import CellStopped, is_out_of_memory, release
 from gpubench.worker.outputs import Poison, clone, find_nan, find_tensors, leaves, poison, view_bits
@@ -88,6 +88,7 @@ def check_step(prepared: Prepared, reference: Reference, settings: CheckSettings
         )
     poison_free_memory(prepared.subject.device)
     poisons = poison(outputs, find_tensors(prepared.inputs))
+    scatter(outputs)
     del outputs  # what was allocated by the step is free again, poison and all, for the next run to get
     outputs = prepared.run()
     _refuse_survivors(outputs, poisons)

@@ -11,9 +11,13 @@ from typing import Any
 import torch
 
 from gpubench.worker.device import Device
+from gpubench.worker.outputs import is_poisonable, leaves, view_bits
 
-__all__ = ["poison_free_memory"]
+__all__ = ["poison_free_memory", "scatter"]
 
+DECOYS = 8
+LARGEST_DECOY_BYTES = 32 << 20
+"""The C library maps larger blocks anew each time, zeroed by the kernel."""
 NAN_BYTE = 0xFF
 """Repeated, it is a NaN in every float type, and −1 in every signed integer."""
 
@@ -39,6 +43,21 @@ def poison_free_memory(device: Device) -> int:
                 break
             held.append(block.fill_(NAN_BYTE))
     return sum(block.numel() for block in held)
+
+
+def scatter(outputs: Any) -> None:
+    """Leave copies of poisoned outputs behind in the host's free memory, for a step that allocates its own to get.
+
+    The CPU's allocator has no list of free blocks to fill. But asking for several of an output's size, all held at
+    once, takes those that the next request of that size would have got.
+    """
+    held = [
+        view_bits(leaf).clone()
+        for _, leaf in leaves(outputs)
+        for _ in range(DECOYS)
+        if is_poisonable(leaf) and leaf.device.type == "cpu" and leaf.nbytes <= LARGEST_DECOY_BYTES
+    ]
+    held.clear()
 
 
 def _free_blocks(segments: list[dict[str, Any]], stream: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Poison", "clone", "find_nan", "find_tensors", "leaves", "poison", "view_bits"]
+__all__ = ["Poison", "clone", "find_nan", "find_tensors", "is_poisonable", "leaves", "poison", "view_bits"]
 
 
 def leaves(outputs: Any, path: str = "out") -> Iterator[tuple[str, Any]]:
@@ -92,7 +92,7 @@ def poison(outputs: Any, spared: Sequence[torch.Tensor]) -> list[Poison]:
     done: list[Poison] = []
     with torch.inference_mode():
         for path, leaf in leaves(outputs):
-            if not _is_poisonable(leaf) or leaf.untyped_storage().data_ptr() in kept:
+            if not is_poisonable(leaf) or leaf.untyped_storage().data_ptr() in kept:
                 continue
             bits = view_bits(leaf)
             pattern = _NAN_BITS.get(leaf.dtype)
@@ -106,7 +106,8 @@ def poison(outputs: Any, spared: Sequence[torch.Tensor]) -> list[Poison]:
     return done
 
 
-def _is_poisonable(leaf: Any) -> bool:
+def is_poisonable(leaf: Any) -> bool:
+    """Whether an output has memory of its own for every element, and elements whose bits can be set."""
     if not isinstance(leaf, torch.Tensor) or leaf.layout is not torch.strided or leaf.numel() == 0:
         return False
     is_expanded = any(stride == 0 and size > 1 for stride, size in zip(leaf.stride(), leaf.shape, strict=True))

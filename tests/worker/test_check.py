@@ -221,20 +221,20 @@ def test_an_output_that_is_added_to_what_was_there_is_invalid() -> None:
 
 
 def test_a_fresh_output_that_is_not_written_shows_the_last_ones_poison() -> None:
-    def step() -> torch.Tensor:
+    def half_written(x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(40, 40)
         out[:20] = 1
         if not calls:
             out[20:] = 1  # the first time all is well
-        calls.append(out.data_ptr())
+        calls.append(1)
         return out
 
-    calls: list[int] = []
-    record = check(bare(step).name)
+    reasons = []
+    for _ in range(5):  # which memory a step gets is the allocator's choice; hardly ever is it none that was poisoned
+        calls: list[int] = []
+        reasons.append(check(doubling(half_written), against="none").reason)
 
-    assert calls[0] == calls[1], "the allocator gives the same memory again, which this test rests on"
-    assert record.outcome is Outcome.INVALID
-    assert "elements of out still hold" in record.reason
+    assert any("unwritten output: 800 of 1,600 elements of out " in reason for reason in reasons), reasons
 
 
 def test_an_output_that_is_an_input_is_not_poisoned() -> None:
