@@ -84,17 +84,13 @@ class Export:
         if STRINGS not in self or not (ABOUT in self or EVENTS in self):
             found = ", ".join(sorted(self._columns)[:4])
             raise TraceError(f"{self.path}: a database, but not an nsys export: its tables are {found}")
-        if EVENTS not in self:
-            raise TraceError(
-                f"{self.path}: no NVTX ranges were recorded; open some, and record with nsys profile -t cuda,nvtx"
-            )
         operations = [table for table in (KERNELS, MEMCPYS, MEMSETS, GRAPHS) if table in self]
         if CALLS not in self and operations:
             raise TraceError(
                 f"{self.path}: GPU work but not the API calls that launched it ({CALLS} is missing); "
                 "record with nsys profile -t cuda,nvtx"
             )
-        for table in (EVENTS, CALLS, *operations):
+        for table in {EVENTS, CALLS, *operations} & set(self._columns):
             self._check_size(table)
 
     def ints(self, table: str, columns: list[str], optional: tuple[str, ...] = (), where: str = "") -> dict[str, Ints]:

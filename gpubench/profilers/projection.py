@@ -64,18 +64,22 @@ class Projection:
     """The exporter's own words: EXPORT_PRODUCT_VERSION, EXPORT_SCHEMA_VERSION and the like."""
 
 
-def project(path: Path, *, needs_gpu: bool = True) -> Projection:
+def project(path: Path, *, may_be_empty: bool = False) -> Projection:
     """Project an sqlite export of nsys; `TraceError` in one sentence if that can't be done.
 
-    With `needs_gpu` a trace in which nothing ran on a GPU is refused, else its ranges have null figures.
+    A trace without ranges, or in which nothing ran on a GPU, is refused unless it `may_be_empty`; then its tables are
+    empty, or its figures null.
     """
     trace = read_trace(path)
-    if not len(trace.ranges.start):
-        raise TraceError(f"{path}: no NVTX ranges were recorded while recording was on: open some around what counts")
-    if needs_gpu and not len(trace.operations.start):
+    if not may_be_empty and not len(trace.ranges.start):
         raise TraceError(
-            f"{path}: nothing ran on a GPU while recording was on: record with nsys profile -t cuda,nvtx, and call "
-            "cudaProfilerStart before the work if --capture-range=cudaProfilerApi is given"
+            f"{path}: no NVTX ranges were recorded; open some around what counts, and record with nsys profile "
+            "-t cuda,nvtx"
+        )
+    if not may_be_empty and not len(trace.operations.start):
+        raise TraceError(
+            f"{path}: nothing ran on a GPU while recording was on; record with nsys profile -t cuda,nvtx, and with "
+            "--capture-range=cudaProfilerApi call cudaProfilerStart before the work"
         )
     return project_trace(trace)
 
@@ -229,5 +233,5 @@ def _mode(launched: Launched) -> str:
 
 
 def _open_ranges(instances: pd.DataFrame, ranges: Ranges) -> pd.DataFrame:
-    still_open = instances[ranges.end == OPEN_END].sort_values("host_start_ns", kind="stable")
-    return still_open.reindex(columns=list(OPEN_COLUMNS)).reset_index(drop=True)
+    still_open: pd.DataFrame = instances[ranges.end == OPEN_END].sort_values("host_start_ns", kind="stable")
+    return still_open[list(OPEN_COLUMNS)].reset_index(drop=True)

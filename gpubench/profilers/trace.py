@@ -125,7 +125,7 @@ class Trace:
 def read_trace(path: Path) -> Trace:
     """Read an sqlite export of nsys; `TraceError` if it isn't one, is truncated, or lacks what a projection needs.
 
-    An export without any CUDA activity is read (there may have been no GPU); one without NVTX events is not.
+    It may hold no ranges, and nothing that ran on a GPU: what that means is for the caller to say.
     """
     with open_export(path) as export:
         strings = export.pairs(STRINGS, "id", "value")
@@ -140,6 +140,8 @@ def read_trace(path: Path) -> Trace:
 
 
 def _read_ranges(export: Export, strings: dict[int, str]) -> Ranges:
+    if EVENTS not in export:
+        return Ranges(*(np.empty(0, np.int64),) * 4, names=[])
     kinds = (_PUSH_POP, _START_END, _PUSH_POP_TEXT, _START_END_TEXT, _DOMAIN)
     where = f"WHERE eventType IN {kinds} ORDER BY rowid"
     columns = ["start", "end", "eventType", "globalTid", "textId", "domainId"]

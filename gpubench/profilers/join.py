@@ -1,0 +1,159 @@
+"""From a projection to a cell's figures, joined by the names of its ranges.
+
+The worker opens `cell=<cell_id>` around a cell, `cell=<cell_id>/capture` around what it captures and
+`cell=<cell_id>/rep` around each repetition; timings come from the repetitions alone. What a workload annotates lies
+inside them, or, if the repetition replays a graph, inside the capture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from gpubench.profilers.projection import Projection
+from gpubench.records import Measurement, Timer
+
+__all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "KernelShare", "cell_range", "join_cell", "repetition_range"]
+
+MAX_UNATTRIBUTED_SHARE = 0.01
+"""More GPU time than this launched from outside of the ranges, and a cell's figures are refused."""
+
+_DOMAIN = "gpubench:"
+_METRICS = {"kernel_sum": "kernel_sum_ns", "busy": "busy_ns", "span": "span_ns", "gap": "gap_ns"}
+_NS_PER_S = 1e9
+
+
+@dataclass(frozen=True)
+class KernelShare:
+    """One kernel's part in a cell's repetitions; copies and fills are named in brackets."""
+
+    name: str
+    kind: str
+    count: float
+    """Per repetition."""
+    total_s: float
+    """Per repetition, on average."""
+    median_s: float
+    """Of one execution."""
+    share: float
+    """Of the durations of all the cell's operations."""
+
+
+@dataclass(frozen=True)
+class CellProfile:
+    """What a trace says of one cell; without measurements where `warnings` says why not."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+    kernels: list[KernelShare] = field(default_factory=list)
+    """Most time first."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def cell_range(cell_id: str) -> str:
+    """The name that a projection gives a cell's range."""
+    return f"{_DOMAIN}cell={cell_id}"
+
+
+def repetition_range(cell_id: str) -> str:
+    """The name that a projection gives each of a cell's profiled repetitions."""
+    return f"{cell_range(cell_id)}/rep"
+
+
+def join_cell(projection: Projection, cell_id: str) -> CellProfile:
+    """A cell's measurements (a sample per repetition, in s) and kernels, or the reason why there are none."""
+    instances = projection.instances
+    repetitions = instances[instances["range"] == repetition_range(cell_id)]
+    refusal = _refusal(repetitions, cell_id)
+    if refusal:
+        return CellProfile(warnings=[refusal])
+    inner = pd.concat([_annotated(instances, repetitions), _captured(projection.captured, repetitions)])
+    measurements = _measurements(repetitions, "")
+    for name, figures in inner.groupby("range", sort=False):
+        measurements += _measurements(figures.groupby("repetition")[_known(figures)].sum(), str(name))
+    kernels = _kernels(projection.kernels, cell_id, len(repetitions))
+    return CellProfile(measurements, kernels, _warnings(projection, repetitions))
+
+
+def _refusal(repetitions: pd.DataFrame, cell_id: str) -> str:
+    if repetitions["span_ns"].isna().all():
+        what = "no profiled repetition" if repetitions.empty else "nothing that ran on the GPU"
+        return f"{what} of {cell_id} is in the trace, so that there are no kernel times"
+    missed = float(repetitions["unattributed_share"].max())
+    if missed > MAX_UNATTRIBUTED_SHARE:
+        return (
+            f"kernel times refused: {missed:.0%} of the GPU time in a repetition of {cell_id} was launched from other "
+            "threads, which its ranges don't see"
+        )
+    return ""
+
+
+def _warnings(projection: Projection, repetitions: pd.DataFrame) -> list[str]:
+    found = []
+    queued = int(repetitions["queued_behind"].sum())
+    if queued:
+        found.append(
+            f"{queued} of {len(repetitions)} profiled repetitions were queued behind the one before, so that their "
+            "launch delay is a queue's"
+        )
+    if repetitions["kernel_sum_ns"].isna().any():
+        found.append("graphs were traced as a whole, so that of kernels, busy time and gaps nothing is known")
+    return found
+
+
+def _measurements(figures: pd.DataFrame, name: str) -> list[Measurement]:
+    """One per metric that is known, with a sample for every repetition that ran something."""
+    ran = figures[figures["span_ns"].notna()]
+    known = _known(ran)
+    return [
+        Measurement(metric, "s", Timer.NSYS, (ran[column].astype(float) / _NS_PER_S).tolist(), name)
+        for metric, column in _METRICS.items()
+        if column in known
+    ]
+
+
+def _known(figures: pd.DataFrame) -> list[str]:
+    """The columns that mean something: of a graph traced as a whole, whose inner gaps nobody saw, the span alone."""
+    is_whole = "kernel_sum_ns" not in figures or figures["kernel_sum_ns"].isna().any()
+    return ["span_ns"] if is_whole else list(_METRICS.values())
+
+
+def _annotated(instances: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
+    """The ranges opened within the repetitions, each with the repetition it lies in."""
+    parent = instances["parent"].fillna(-1).to_numpy(np.int64)
+    repetition = np.full(len(instances) + 1, -1, np.int64)  # the last stands for -1: no range
+    repetition[repetitions.index] = repetitions.index
+    inside = repetition.copy()
+    for _ in range(int(instances["depth"].max())):  # each step hands the repetition one level down
+        inside[:-1] = np.where(repetition[:-1] >= 0, repetition[:-1], inside[parent])
+    chosen = (inside[:-1] >= 0) & (repetition[:-1] < 0) & ~instances["recursive"].to_numpy()
+    found = instances[chosen & instances["span_ns"].notna().to_numpy()]
+    return _inner(found, found["range"], inside[found.index])
+
+
+def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
+    """The ranges that the repetitions' replayed kernels were captured in."""
+    chosen = captured["instance"].isin(repetitions.index) & ~captured["captured"].str.startswith(f"{_DOMAIN}cell=")
+    found = captured[chosen]
+    return _inner(found, found["captured"], found["instance"].to_numpy(np.int64))
+
+
+def _inner(figures: pd.DataFrame, names: pd.Series, repetition: np.typing.NDArray[np.int64]) -> pd.DataFrame:
+    return figures[list(_METRICS.values())].assign(range=names.str.removeprefix(_DOMAIN), repetition=repetition)
+
+
+def _kernels(kernels: pd.DataFrame, cell_id: str, repetitions: int) -> list[KernelShare]:
+    found = kernels[kernels["range"] == repetition_range(cell_id)]
+    total = max(int(found["total_ns"].sum()), 1)
+    return [
+        KernelShare(
+            name=row["kernel"],
+            kind=row["kind"],
+            count=row["count"] / repetitions,
+            total_s=row["total_ns"] / repetitions / _NS_PER_S,
+            median_s=row["median_ns"] / _NS_PER_S,
+            share=row["total_ns"] / total,
+        )
+        for row in found.to_dict("records")
+    ]
