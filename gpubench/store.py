@@ -55,7 +55,7 @@ class Session:
     """The differences that --force overrode, in words."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+@dataclass(frozen=True, config=ConfigDict(extra="ignore", ser_json_inf_nan="constants"))
 class RunHeader:
     """What a run is of: `run.json`."""
 

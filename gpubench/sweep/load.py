@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 from gpubench.errors import ConfigError, Location
 from gpubench.sweep.document import Document, read_document
 from gpubench.sweep.overlay import apply_override, merge_overlay
+from gpubench.sweep.plugins import find_plugins
 from gpubench.sweep.problems import raise_problems
 from gpubench.sweep.schema import SweepFile, validate
 
 __all__ = ["Sweep", "load_sweep"]
 
-_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _SECTIONS = frozenset(SweepFile.model_fields)
 
 
@@ -61,7 +60,7 @@ def load_sweep(path: Path, *, overlay: str | None = None, overrides: Sequence[st
     for override in overrides:
         document = apply_override(document, override, _SECTIONS)
     spec = _validated(document, path)
-    plugins = _find_plugins(spec.plugins, document, path.parent)
+    plugins = find_plugins(spec.plugins, path.parent, lambda index: document.locate(("plugins", index)))
     return Sweep(path, spec.model_copy(update={"plugins": plugins}), document)
 
 
@@ -83,29 +82,3 @@ def _validate_overlays(document: Document, spec: SweepFile, path: Path) -> None:
             note = "" if inside else f" (with the overlay {name})"
             problems.append(ConfigError(problem.message + note, problem.location))
     raise_problems(problems)
-
-
-def _find_plugins(plugins: Sequence[str], document: Document, folder: Path) -> list[str]:
-    """Files beside the sweep or in the current folder, as absolute paths; names of modules as they are."""
-    found, problems = [], []
-    for index, plugin in enumerate(plugins):
-        location = document.locate(("plugins", index))
-        file = next((each for each in (folder / plugin, Path(plugin)) if _exists(each)), None)
-        if file and file.is_file():
-            found.append(str(file.resolve()))
-        elif _MODULE.fullmatch(plugin) and not plugin.endswith(".py"):
-            found.append(plugin)
-        elif file:
-            problems.append(ConfigError(f"{plugin} is a folder; name the Python files in it", location))
-        else:
-            looked = " or ".join(dict.fromkeys([str(folder.resolve()), str(Path.cwd())]))
-            problems.append(ConfigError(f"no file {plugin!r} in {looked}; paths start beside the sweep file", location))
-    raise_problems(problems)
-    return found
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file can have: too long
-        return False

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gpubench.errors import ConfigError, Location
 from gpubench.sweep.document import Document, KeyPath, Node, parse_node
-from gpubench.sweep.problems import unknown
+from gpubench.sweep.problems import nearest, unknown
 
 __all__ = ["apply_override", "merge_overlay"]
 
@@ -21,8 +21,8 @@ def merge_overlay(document: Document, name: str) -> Document:
 def apply_override(document: Document, override: str, sections: frozenset[str]) -> Document:
     """The document with one `key=value` of `--set` applied; the value is YAML.
 
-    The key is a path (`measure.trials`), one of `sections`, or the bare name of an axis or a param of the sweep.
-    `ConfigError` names the flag.
+    The key is a path (`measure.trials`), one of `sections`, or the bare name of an axis or a param. A name that the
+    file doesn't have becomes a param, unless it looks like a mistyped one. `ConfigError` names the flag.
     """
     flag = f"--set {override}"
     key, equals, text = override.partition("=")
@@ -67,9 +67,11 @@ def _resolve(root: Node, key: str, sections: frozenset[str], flag: str) -> tuple
             return (section, key)
     if any(row.child(key) for row in _elements(root, "zip")):
         raise ConfigError(f"{key} moves together with other axes; set zip as a whole", Location(flag))
-    known_keys = [*(name for known in names.values() for name in known), *sorted(sections)]
-    message = unknown("key", key, known_keys)
-    raise ConfigError(f"{message}; to add an argument write params.{key}=…", Location(flag))
+    own = [name for known in names.values() for name in known]
+    if nearest(key, own) or nearest(key, sections, likeness=0.8):
+        message = unknown("key", key, [*own, *sorted(sections)])
+        raise ConfigError(f"{message}; to add an argument write params.{key}=…", Location(flag))
+    return ("params", key)
 
 
 def _without_twin(root: Node, path: tuple[str, ...]) -> Node:

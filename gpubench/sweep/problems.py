@@ -31,10 +31,10 @@ def unknown(what: str, name: object, known: Iterable[object], of: str = "") -> s
     return f"unknown {what} {show(name)}{f' of {of}' if of else ''};{guess} known: {known_list(names)}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a mistyped one most resembles."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known name that a mistyped one most resembles, at least as much as `likeness` (1 is the same)."""
     by_lower = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name[:_LONGEST_VALUE].lower(), by_lower, n=1)
+    close = difflib.get_close_matches(name[:_LONGEST_VALUE].lower(), by_lower, n=1, cutoff=likeness)
     return by_lower[close[0]] if close else None
 
 

@@ -325,12 +325,12 @@ WRITTEN = [
     ),
     pytest.param(
         HEAD + "plugins:\n- kernels/mine.py\n",
-        f"sweep.yaml:8: plugins[0]: no file 'kernels/mine.py' in {HERE}; paths start beside the sweep file",
+        f"sweep.yaml:8: plugins[0]: no file 'kernels/mine.py' in {HERE}",
         id="plugin that isn't there",
     ),
     pytest.param(
         HEAD + "plugins: ['.']\n",
-        "sweep.yaml:7: plugins[0]: . is a folder; name the Python files in it",
+        "sweep.yaml:7: plugins[0]: '.' is no Python file; a plugin is a file that ends in .py, or a module's name",
         id="plugin is a folder",
     ),
     pytest.param(
@@ -580,6 +580,18 @@ FLAGS = [
         id="unknown bare key",
     ),
     pytest.param(
+        "timeout=1",
+        "--set timeout=1: unknown key 'timeout'; did you mean 'timeout_s'? known: backend, batch, isl, model, axes, "
+        "check, exclude, include, isolation, measure, name, order, overlay, params, pareto, plugins, timeout_s, "
+        "triage, workload, zip; to add an argument write params.timeout=…",
+        id="mistyped section",
+    ),
+    pytest.param(
+        "lanes=1",
+        f"--set lanes=1: params.lanes: unknown param 'lanes' of mla_decode; known: {NAMES}",
+        id="argument that nothing takes",
+    ),
+    pytest.param(
         "batch=[1",
         "--set batch=[1: not YAML: did not find expected ',' or ']', while parsing a flow sequence that starts "
         "on line 1",
@@ -614,7 +626,7 @@ FLAGS = [
     ),
     pytest.param(
         "plugins=[nope.py]",
-        f"--set plugins=[nope.py]: plugins[0]: no file 'nope.py' in {HERE}; paths start beside the sweep file",
+        f"--set plugins=[nope.py]: plugins[0]: no file 'nope.py' in {HERE}",
         id="unknown plugin",
     ),
 ]

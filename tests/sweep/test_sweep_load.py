@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.sweep import load_sweep
+from gpubench.errors import ConfigError
+from gpubench.sweep import find_plugins, load_sweep
 from gpubench.sweep.document import Document, Node
 from gpubench.sweep.overlay import merge_overlay
 
@@ -95,6 +96,7 @@ def test_what_comes_from_an_overlay_is_located_there(load: Any) -> None:
         ("params.batch=4", "params.batch", 4),
         ("batch=0x10", "params.batch", 16),
         ("params.tp=2", "params.tp", 2),
+        ("dtype=float16", "params.dtype", "float16"),
     ],
 )
 def test_set_changes_one_key(load: Any, override: str, path: str, value: Any) -> None:
@@ -132,6 +134,14 @@ def test_plugins_are_found_beside_the_sweep_then_here_and_modules_stay_names(fol
         str(folder / "sub/both.py"),
         "my_pkg.kernels",
     ]
+
+
+def test_plugins_named_by_a_flag_are_found_here(folder: Path) -> None:
+    (folder / "mine.py").write_text("")
+    assert find_plugins(["mine.py", "my_pkg"]) == [str(folder / "mine.py"), "my_pkg"]
+    with pytest.raises(ConfigError) as caught:
+        find_plugins(["x" * 300 + ".py"])
+    assert str(caught.value).startswith("--plugin xxx")
 
 
 def test_the_resolved_sweep_is_json_and_loads_as_the_same_sweep(load: Any, folder: Path) -> None:
