@@ -25,7 +25,7 @@ class Metric:
     @property
     def title(self) -> str:
         """For an axis: the label with the unit, unless it begins with it (tok/s/user)."""
-        return f"{self.label} ({self.unit})" if self.unit and not self.label.startswith(self.unit) else self.label
+        return f"{self.label} ({self.unit})" if self.unit and not self.label.startswith(f"{self.unit}/") else self.label
 
 
 def _seconds(key: str, label: str, formula: str) -> Metric:

@@ -31,7 +31,7 @@ function statisticOf(metric, statistic) {
 function titleOf(key) {
   if (series.has(key)) {
     const metric = series.get(key);
-    return metric.unit && !metric.label.startsWith(metric.unit) ? `${metric.label} (${metric.unit})` : metric.label;
+    return metric.unit && !metric.label.startsWith(`${metric.unit}/`) ? `${metric.label} (${metric.unit})` : metric.label;
   }
   return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
 }

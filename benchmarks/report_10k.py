@@ -1,0 +1,136 @@
+"""How long a report of 10,000 cells takes, and how much memory: 3 trials of 30 samples each, one cell in twenty dead.
+
+    python benchmarks/report_10k.py [--cells N] [--keep FOLDER]
+
+The target is under 10 s and under 1 GB, from the records on disk to the page on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gpubench.analysis.run import load_run
+from gpubench.catalogue import AxisInfo, BackendInfo, WorkloadInfo
+from gpubench.records import Cell, CellRecord, Measurement, Outcome, Pass, Stage, Timer, dump_line
+from gpubench.report import write_report
+from gpubench.store import RunHeader, create_run
+
+BACKENDS = ["torch", "triton", "flashinfer", "mine"]
+TRIALS, SAMPLES = 3, 30
+
+
+def make_run(results: Path, count: int) -> Path:
+    """A run of `count` cells on disk, in one write."""
+    generator = np.random.default_rng(0)
+    cells = [_cell(index) for index in range(count)]
+    header = create_run(results, _header(cells))
+    path = results / header.run_id
+    with (path / "cells.jsonl").open("wb") as file:
+        for cell in cells:
+            file.writelines(dump_line(record) for record in _records(cell, generator))
+    return path
+
+
+def _cell(index: int) -> Cell:
+    axes = {"backend": BACKENDS[index % 4], "concurrency": 1 << index // 4 % 10, "isl": 128 * (1 + index // 40)}
+    key = hashlib.sha256(repr(axes).encode()).hexdigest()[:16]
+    return Cell(index, f"cell_{index:05d}", key, "mla_decode", str(axes["backend"]), axes, {"tp": 8})
+
+
+def _records(cell: Cell, generator: np.random.Generator) -> list[CellRecord]:
+    outcome = Outcome.CRASH if cell.index % 20 == 0 else Outcome.OK
+    concurrency, isl = float(cell.axes["concurrency"] or 1), float(cell.axes["isl"] or 1)
+    seconds = (30e-6 + 1e-9 * concurrency * isl) * (1 + 0.1 * (cell.index % 4))
+    records = []
+    for trial in range(TRIALS):
+        samples = seconds * generator.lognormal(0, 0.01, SAMPLES)
+        measurements = [
+            Measurement("step_time", "s", Timer.CUDA_EVENT, samples.tolist()),
+            Measurement("tok_s_user", "1/s", Timer.CUDA_EVENT, (1 / samples).tolist()),
+            Measurement("tok_s_gpu", "1/s", Timer.CUDA_EVENT, (concurrency / 8 / samples).tolist()),
+        ]
+        records.append(_record(cell, trial, outcome, measurements if outcome is Outcome.OK else []))
+    return records
+
+
+def _record(cell: Cell, trial: int, outcome: Outcome, measurements: list[Measurement]) -> CellRecord:
+    return CellRecord(
+        cell_id=cell.cell_id,
+        index=cell.index,
+        key=cell.key,
+        workload=cell.workload,
+        backend=cell.backend,
+        axes=cell.axes,
+        params=cell.params,
+        trial=trial,
+        pass_=Pass.TIMING,
+        attempt=1,
+        outcome=outcome,
+        stage=Stage.DONE if outcome is Outcome.OK else Stage.MEASURE,
+        reason="" if outcome is Outcome.OK else f"SIGSEGV in trial {trial} of {cell.cell_id}",
+        measurements=measurements,
+        gpu="cuda:0 NVIDIA H200",
+        started_at="2026-11-21T09:30:00+00:00",
+    )
+
+
+def _header(cells: list[Cell]) -> RunHeader:
+    return RunHeader(
+        run_id="report-10k",
+        name="report-10k",
+        created_at="2026-11-21T09:30:00+00:00",
+        sweep={"name": "report-10k"},
+        sweep_file="benchmarks/report_10k.py",
+        cells=cells,
+        workload=WorkloadInfo(
+            name="mla_decode",
+            description="",
+            axes=[AxisInfo("concurrency", "int", True), AxisInfo("isl", "int", True)],
+            backends=[BackendInfo(name, number == 0, [], "") for number, name in enumerate(BACKENDS)],
+            metrics=[],
+            origin="",
+        ),
+        environment={},
+        fingerprint={},
+    )
+
+
+def render(path: Path, out: Path) -> None:
+    """From the records on disk to the page on disk, with what it took."""
+    started = time.perf_counter()
+    run = load_run(path)
+    loaded = time.perf_counter()
+    (page,) = write_report([run], ["html"], out)
+    ended = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"load {loaded - started:.2f} s, render {ended - loaded:.2f} s, together {ended - started:.2f} s")
+    print(f"peak memory {peak / 1e9:.2f} GB, page {page.stat().st_size / 1e6:.1f} MB: {page}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--keep", type=Path, help="make run and page here, and leave them")
+    parser.add_argument("--render", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.render:
+        render(arguments.render, arguments.keep)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        path = make_run(folder, arguments.cells)
+        # A process of its own: the peak is then the report's, not that of making up its records.
+        subprocess.run([sys.executable, __file__, "--render", path, "--keep", folder], check=True)
+
+
+if __name__ == "__main__":
+    main()

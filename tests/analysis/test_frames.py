@@ -1,0 +1,125 @@
+"""Every cell is in the frames, and figures are those of its records."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from made_runs import MadeCell, make_run
+
+from gpubench.analysis import columns
+from gpubench.analysis.frames import field, series_of
+from gpubench.analysis.run import load_run
+from gpubench.records import Outcome
+
+TIMES = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def run_of(tmp_path, *cells):
+    return load_run(make_run(tmp_path, cells))
+
+
+def test_a_figure_is_over_the_samples_of_all_trials(tmp_path):
+    frame = run_of(tmp_path, MadeCell({"batch": 1}, {"step_time": TIMES})).frame()
+    row = frame[frame["metric"] == "step_time"].iloc[0]
+    assert (row["n"], row["trials"], row["median"], row["min"], row["max"]) == (6, 2, 3.5, 1.0, 6.0)
+    assert (row["timer"], row["pass"], row["unit"], row["batch"]) == ("cuda_event", "timing", "s", 1)
+
+
+@pytest.mark.parametrize("outcome", [*[o for o in Outcome if o is not Outcome.OK], None])
+def test_a_cell_that_is_not_ok_stays_under_every_metric_without_figures(tmp_path, outcome):
+    good = MadeCell({"batch": 1}, {"step_time": TIMES, "tok_s_user": TIMES})
+    bad = MadeCell({"batch": 2}, {"step_time": TIMES}, outcome=outcome, reason="as it happens")
+    frame = run_of(tmp_path, good, bad).frame()
+    rows = frame[frame["batch"] == 2]
+    assert sorted(rows["metric"]) == ["step_time", "tok_s_user"]
+    assert rows["median"].isna().all()
+    assert (rows["n"] == 0).all()
+    assert (rows["outcome"] == (outcome or "not run")).all()
+
+
+def test_a_run_without_any_figure_still_has_a_row_per_cell(tmp_path):
+    frame = run_of(
+        tmp_path, MadeCell({"batch": 1}, outcome=Outcome.CRASH), MadeCell({"batch": 2}, outcome=None)
+    ).frame()
+    assert frame["outcome"].tolist() == ["crash", "not run"]
+    assert frame["median"].isna().all()
+
+
+def test_a_run_without_cells_has_an_empty_frame_with_all_columns(tmp_path):
+    run = run_of(tmp_path)
+    assert run.frame().empty
+    assert set(columns.CELL + columns.FIGURE + columns.SUMMARY) <= set(run.frame().columns)
+    assert run.wide().empty
+    assert run.samples().empty
+
+
+def test_columns_come_in_the_order_cell_axes_figure_summary(tmp_path):
+    frame = run_of(tmp_path, MadeCell({"batch": 1, "isl": 2}, {"step_time": TIMES})).frame()
+    assert tuple(frame.columns) == (*columns.CELL, "batch", "isl", *columns.FIGURE, *columns.SUMMARY)
+
+
+def test_an_axis_that_would_hide_a_column_is_renamed(tmp_path):
+    axes = {"median": 1, "pass": "x", "median_axis": 2}
+    frame = run_of(tmp_path, MadeCell(axes, {"step_time": TIMES})).frame()
+    row = frame.iloc[0]
+    assert row["median_axis_axis"] == 1
+    assert row["median_axis"] == 2
+    assert row["pass_axis"] == "x"
+    assert row["median"] == 3.5
+
+
+def test_axes_of_mixed_kinds_keep_their_values(tmp_path):
+    cells = [MadeCell({"tile": value}, {"step_time": TIMES}) for value in (64, "auto", True, None, 0.5)]
+    values = run_of(tmp_path, *cells).frame()["tile"].tolist()
+    assert values[:3] == [64, "auto", True]
+    assert pd.isna(values[3])
+    assert values[4] == 0.5
+
+
+def test_declared_work_gives_rates_over_step_time_and_under_a_profiler_over_span(tmp_path):
+    cell = MadeCell({}, {"step_time": [[2.0] * 6]}, profile={"span": [1.0] * 6}, work={"bytes": 8e9, "flop": 4e12})
+    frame = run_of(tmp_path, cell).frame()
+    rates = frame[frame["metric"].isin(["bytes_per_s", "flop_per_s"])].set_index(["metric", "timer"])["median"]
+    assert rates["bytes_per_s", "cuda_event"] == 4e9
+    assert rates["bytes_per_s", "nsys"] == 8e9
+    assert rates["flop_per_s", "nsys"] == 4e12
+
+
+def test_a_rate_that_was_measured_is_not_derived_again(tmp_path):
+    cell = MadeCell({}, {"step_time": [[2.0] * 6], "bytes_per_s": [[7.0] * 6]}, work={"bytes": 8e9})
+    frame = run_of(tmp_path, cell).frame()
+    assert frame[frame["metric"] == "bytes_per_s"]["median"].tolist() == [7.0]
+
+
+def test_the_samples_frame_has_every_sample_of_failed_cells_too(tmp_path):
+    bad = MadeCell({"batch": 1}, {"step_time": TIMES}, outcome=Outcome.MISMATCH)
+    samples = run_of(tmp_path, bad).samples()
+    assert samples["value"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert samples["trial"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert samples["position"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert (samples["outcome"] == "mismatch").all()
+
+
+def test_the_wide_frame_has_a_row_per_cell_and_no_inner_ranges(tmp_path):
+    profile = {"span": [1.0] * 6, "span|attention": [0.5] * 6}
+    good = MadeCell({"batch": 1}, {"step_time": TIMES}, profile=profile)
+    wide = run_of(tmp_path, good, MadeCell({"batch": 2}, outcome=Outcome.OOM)).wide()
+    assert wide["batch"].tolist() == [1, 2]
+    assert series_of(wide) == ["step_time", "span"]
+    assert wide["step_time"].tolist()[0] == 3.5
+    assert math.isnan(wide["span"].tolist()[1])
+    assert wide.loc[0, field("span", "timer")] == "nsys"
+
+
+def test_a_metric_of_two_timers_is_two_series_and_the_unprofiled_one_has_the_plain_name(tmp_path):
+    cell = MadeCell({}, {"step_time": [[2.0] * 6]}, profile={"span": [1.0] * 6}, work={"bytes": 8e9})
+    wide = run_of(tmp_path, cell).wide()
+    assert wide.loc[0, "bytes_per_s"] == 4e9
+    assert wide.loc[0, "bytes_per_s@nsys"] == 8e9
+
+
+def test_warnings_stand_beside_the_figures_they_are_about(tmp_path):
+    frame = run_of(tmp_path, MadeCell({}, {"step_time": [[1.0, 2.0, 3.0]]})).frame()
+    assert frame["warnings"].tolist() == ["noisy, too few samples"]
