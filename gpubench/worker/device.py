@@ -46,6 +46,16 @@ class Device:
         if self.is_cuda:
             torch.cuda.synchronize()
 
+    def seed(self, seed: int) -> None:
+        """Seed torch's generators, the device's and the host's.
+
+        torch.manual_seed would do, but without a GPU it queues a call for every device that may yet appear, at a
+        millisecond each, and keeps them all.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.is_cuda:
+            torch.cuda.manual_seed(seed)
+
     def memory(self) -> dict[str, float]:
         """Bytes free, total, and on a GPU those that torch holds, by the names that `Crash.memory` uses."""
         if not self.is_cuda:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-import torch
-
 from gpubench.errors import UsageError
 from gpubench.records import Cell
 from gpubench.registry import Backend, Step, Workload, registered
@@ -44,7 +42,7 @@ class Subject:
 
     def make_inputs(self) -> Values:
         """Fresh inputs, equal at every call."""
-        torch.manual_seed(self.seed)  # the GPU's generators too
+        self.device.seed(self.seed)
         random.seed(self.seed)
         with self.device.default():
             inputs = call_by_name(self.workload.make, f"workload {self.workload.name}", self.arguments)

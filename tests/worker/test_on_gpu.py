@@ -1,0 +1,238 @@
+"""The worker on a real GPU: its timer, its checks on device memory, and failures that only a GPU has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worker_cells import QUICK, bare, doubling, run_cell
+
+import gpubench
+from gpubench.records import Outcome, Pass, Stage, Timer, parse_record
+from gpubench.registry import Step
+from gpubench.settings import CheckSettings, MeasureSettings
+from gpubench.worker.cache_flush import L2Flush
+from gpubench.worker.device import open_device
+from gpubench.worker.failure import is_context_lost
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+def test_a_cell_is_timed_by_events_from_a_cold_cache() -> None:
+    record = run_cell(doubling(lambda x: x + x), "tested", rows=1024, columns=1024).record
+
+    assert record.outcome is Outcome.OK, record.reason
+    assert record.gpu == f"cuda:0 {torch.cuda.get_device_name(0)}"
+    assert record.measurements[0].timer is Timer.CUDA_EVENT
+    assert all(1e-6 < seconds < 1 for seconds in record.measurements[0].samples)
+    assert (record.details["l2"], record.details["timer_choice"]) == ("cold", "auto, on a GPU")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        ("cuda_event", "cuda_event was asked for"),
+        ("nsys", "nsys times the profile pass"),
+        ("wall", "wall was asked for"),
+    ],
+)
+def test_the_timing_pass_is_unprofiled_whoever_profiles_later(wanted: Any, why: str) -> None:
+    measure = QUICK.model_copy(update={"timer": wanted})
+
+    record = run_cell(doubling(lambda x: x + x), "tested", measure=measure).record
+
+    assert why in record.details["timer_choice"]
+    assert record.measurements[0].timer is (Timer.WALL if wanted == "wall" else Timer.CUDA_EVENT)
+
+
+def test_the_cache_is_flushed_by_writing_twice_its_size() -> None:
+    device = open_device()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+
+    flush = L2Flush(device, is_cold=True)
+    flush()
+
+    assert device.l2_bytes >= 1 << 20
+    assert torch.cuda.memory_allocated() - before >= 2 * device.l2_bytes
+    assert L2Flush(device, is_cold=False).state == "hot"
+
+
+def test_inputs_and_set_ups_are_on_the_gpu_by_default_and_steps_pay_nothing_for_it() -> None:
+    places: dict[str, str] = {}
+
+    @gpubench.workload("default_device")
+    def make() -> dict[str, torch.Tensor]:
+        return {"x": torch.ones(4)}
+
+    @make.backend("tested", baseline=True)
+    def _(x: torch.Tensor) -> Step:
+        places.update(make=x.device.type, set_up=torch.empty(1).device.type)
+
+        def step() -> torch.Tensor:
+            places["step"] = torch.empty(1).device.type
+            return x + 1
+
+        return step
+
+    assert run_cell("default_device", "tested").record.outcome is Outcome.OK
+    assert places == {"make": "cuda", "set_up": "cuda", "step": "cpu"}
+
+
+def test_a_cell_that_runs_out_of_memory_leaves_all_of_it_to_the_next() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        blocks = [torch.empty(1 << 34, dtype=torch.uint8, device=x.device) for _ in range(1000)]
+        return blocks[0]
+
+    before = torch.cuda.memory_reserved()
+    record = run_cell(doubling(step), "tested").record
+
+    assert record.outcome is Outcome.OOM, record.reason
+    assert record.crash is not None
+    assert record.crash.memory["asked"] == 1 << 34
+    assert record.crash.memory["allocated"] >= 1 << 34, "taken while the cell still held its blocks"
+    assert not is_context_lost(record)
+    assert torch.cuda.memory_reserved() <= before + (64 << 20)
+    assert run_cell(doubling(lambda x: x + x), "tested").record.outcome is Outcome.OK
+
+
+def test_an_output_that_a_step_allocates_and_does_not_write_is_always_caught() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(512, 512, device=x.device)
+        out[:256] = 1
+        if not calls:
+            out[256:] = 1
+        calls.append(1)
+        return out
+
+    calls: list[int] = []
+    record = run_cell(doubling(step), "tested", check=CheckSettings(against="none")).record
+
+    assert record.outcome is Outcome.INVALID
+    assert "131,072 of 262,144 elements" in record.reason
+
+
+def test_a_graph_that_remembers_freed_scratch_is_caught_before_it_is_timed() -> None:
+    @gpubench.workload("stale_scratch")
+    def make() -> dict[str, torch.Tensor]:
+        return {"x": torch.rand(1 << 20)}
+
+    make.oracle(lambda x: 2 * x)
+
+    @make.backend("tested")
+    def _(x: torch.Tensor) -> Step:
+        scratch = x.clone()  # from the common pool, before the capture …
+        out = torch.empty_like(x)
+        torch.add(x, scratch, out=out)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            torch.add(x, scratch, out=out)
+        del scratch  # … and gone after it
+
+        def step() -> torch.Tensor:
+            graph.replay()
+            return out
+
+        return step
+
+    record = run_cell("stale_scratch", "tested").record
+
+    assert record.outcome in (Outcome.MISMATCH, Outcome.INVALID), record.reason
+
+
+def test_a_failed_capture_is_the_cells_alone() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            (x + 1).sum().item()
+        return x
+
+    record = run_cell(doubling(step), "tested").record
+
+    assert record.outcome is Outcome.ERROR, record.reason
+    assert record.crash is not None
+    assert record.crash.cuda_error == "cudaErrorStreamCaptureUnsupported"
+    assert not is_context_lost(record)
+    assert run_cell(doubling(lambda x: x + x), "tested").record.outcome is Outcome.OK
+
+
+def test_the_profile_pass_runs_without_a_profiler_too() -> None:
+    record = run_cell(doubling(lambda x: x + x), "tested", pass_=Pass.PROFILE).record
+
+    assert (record.outcome, record.measurements) == (Outcome.OK, [])
+    assert record.details["repetitions"] == 10
+
+
+FAULTS = """
+import sys
+import torch, triton, triton.language as tl
+sys.path.insert(0, {folder!r})
+from gpubench.records import dump_line
+from worker_cells import bare, run_cell
+
+@triton.jit
+def wild_store(x, offset, B: tl.constexpr):
+    tl.store(x + offset + tl.arange(0, B), 1.0)
+
+def wild():
+    x = torch.ones(1024, device="cuda")
+    wild_store[(1,)](x, 1 << 36, B=1024)
+    return x @ torch.ones(1024, device="cuda")
+
+def index_assert():
+    return torch.ones(4, device="cuda")[torch.tensor([9], device="cuda")]
+
+def open_capture():
+    torch.cuda.set_stream(torch.cuda.Stream())
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin()
+    raise ValueError("in the middle of a capture")
+
+ran = run_cell(bare(globals()[sys.argv[1]]).name, "tested")
+sys.stdout.buffer.write(dump_line(ran.record))
+sys.stdout.flush()
+import os
+os._exit(0)
+"""
+
+
+def run_fault(kind: str, folder: Path) -> Any:
+    """A cell that kills its context, in a process of its own."""
+    script = folder / "faults.py"
+    script.write_text(FAULTS.format(folder=str(Path(__file__).parent)))
+    command: Sequence[str] = [sys.executable, str(script), kind]
+    done = subprocess.run(command, capture_output=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    return parse_record(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cuda_error"), [("wild", "cudaErrorIllegalAddress"), ("index_assert", "cudaErrorAssert")]
+)
+def test_an_error_that_kills_the_context_is_a_crash_with_cudas_name(kind: str, cuda_error: str, tmp_path: Path) -> None:
+    record = run_fault(kind, tmp_path)
+
+    assert (record.outcome, record.stage) == (Outcome.CRASH, Stage.CHECK), record.reason
+    assert record.crash.cuda_error == cuda_error
+    assert is_context_lost(record)
+
+
+def test_a_capture_that_is_left_open_ends_the_worker(tmp_path: Path) -> None:
+    record = run_fault("open_capture", tmp_path)
+
+    assert record.outcome is Outcome.CRASH, record.reason
+    assert "a stream capture was left open" in record.reason
+
+
+def test_sampling_on_a_gpu_ends_when_the_median_is_known() -> None:
+    measure = MeasureSettings(target_rel_ci=0.5, max_time_s=30)
+    weight = torch.rand(2048, 2048, device="cuda")
+
+    record = run_cell(bare(lambda: weight @ weight).name, "tested", measure=measure).record
+
+    assert record.reason.startswith("the median is known within ±"), record.reason
