@@ -28,6 +28,8 @@ class Device:
     """0 on a CPU, whose caches nobody empties."""
     capability: tuple[int, int] | None
     """CUDA's compute capability; None on a CPU."""
+    uuid: str = ""
+    """As NVML knows it: `GPU-…`."""
 
     @property
     def is_cuda(self) -> bool:
@@ -107,4 +109,5 @@ def open_device(needs_cuda: bool = False) -> Device:
         total_bytes=properties.total_memory,
         l2_bytes=properties.L2_cache_size,
         capability=(properties.major, properties.minor),
+        uuid=f"GPU-{properties.uuid}",
     )

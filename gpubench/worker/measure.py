@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpubench.errors import UsageError
@@ -13,6 +13,7 @@ from gpubench.records import Measurement, Outcome, Stage, Timer
 from gpubench.registry import OwnMeasurement
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
+from gpubench.worker.clocks import ClockWatch, watch_clocks
 from gpubench.worker.failure import CellStopped
 from gpubench.worker.sampling import take_samples
 from gpubench.worker.subject import Prepared
@@ -52,32 +53,47 @@ class WarmUp:
 def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSettings, enter: Enter) -> Trial:
     """Warm up and sample the step; every sample starts from a restored state and, if asked for, a cold L2."""
     flush = L2Flush(prepared.subject.device, settings.l2 == "cold")
+    watch = watch_clocks(prepared.subject.device)
+    if watch is not None:
+        watch.look(0)  # now, for the first of all takes long enough to let the GPU cool down
 
-    def prepare() -> None:
+    def prepare(samples: int) -> None:
         prepared.restore()
         flush()
+        if watch is not None:
+            watch.look(samples)
 
     enter(Stage.WARMUP)
     began = time.perf_counter()
     warmed = warm_up(prepared, settings.warmup_time_s)
-    prepare()
+    prepared.restore()
     repeats = chosen.timer.calibrate(prepared.step)
     enter(Stage.MEASURE)
     samples = take_samples(prepared.step, chosen.timer, repeats, prepare, settings)
     measured_s = time.perf_counter() - began
-    return Trial(
-        measurements=_measurements(prepared, samples.seconds, chosen.timer.kind),
-        stopped=samples.stopped,
-        measured_s=measured_s,
-        details={
-            "l2": flush.state,
-            "stopped": samples.stopped,
-            "timer_choice": chosen.why,
-            "warmup_steps": warmed.steps,
-            **({"inner_repeats": repeats} if repeats > 1 else {}),
-        },
-        warnings=["the time was over before min_samples were taken"] if samples.is_short else [],
-    )
+    details: dict[str, Any] = {
+        "l2": flush.state,
+        "stopped": samples.stopped,
+        "timer_choice": chosen.why,
+        "warmup_steps": warmed.steps,
+    }
+    if repeats > 1:
+        details["inner_repeats"] = repeats
+    warnings = ["the time was over before min_samples were taken"] if samples.is_short else []
+    if watch is not None:
+        watch.look(len(samples.seconds), at_once=True)
+        _note_clocks(watch, len(samples.seconds), details, warnings)
+    measurements = _measurements(prepared, samples.seconds, chosen.timer.kind)
+    return Trial(measurements, samples.stopped, measured_s, details, warnings)
+
+
+def _note_clocks(watch: ClockWatch, samples: int, details: dict[str, Any], warnings: list[str]) -> None:
+    summary = watch.summarise()
+    if summary is not None:
+        details["clocks"] = asdict(summary)
+        warnings += filter(None, [summary.warning(samples)])
+    if watch.problem:
+        warnings.append(f"the GPU's clocks are not known: {watch.problem}")
 
 
 def warm_up(prepared: Prepared, seconds: float) -> WarmUp:

@@ -77,9 +77,9 @@ class StoppingRule:
 
 
 def take_samples(
-    step: Step, timer: StepTimer, repeats: int, prepare: Callable[[], None], settings: MeasureSettings
+    step: Step, timer: StepTimer, repeats: int, prepare: Callable[[int], None], settings: MeasureSettings
 ) -> Samples:
-    """Time the step until the stopping rule ends it; `prepare` runs before every sample, untimed.
+    """Time the step until the stopping rule ends it; `prepare(samples so far)` runs before each, untimed.
 
     A sample that is no positive number ends the cell as invalid.
     """
@@ -89,7 +89,7 @@ def take_samples(
     with _garbage_collection_paused():
         stopped = ""
         while not stopped:
-            prepare()
+            prepare(len(seconds))
             sample = timer.time(step, repeats)
             if not (math.isfinite(sample) and sample > 0):
                 raise CellStopped(Outcome.INVALID, f"sample {len(seconds)} of {timer.kind} is {sample:g} s")

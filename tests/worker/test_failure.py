@@ -42,7 +42,7 @@ class FakeGpu(Device):
 
 
 def gpu(damage: str = "") -> Device:
-    return FakeGpu("cuda:0 FAKE", 1 << 37, 1 << 25, (9, 0), damage)
+    return FakeGpu("cuda:0 FAKE", 1 << 37, 1 << 25, (9, 0), damage=damage)
 
 
 def fail(error: BaseException, device: Device | None = None) -> Failure:

@@ -31,6 +31,10 @@ def test_a_cell_is_timed_by_events_from_a_cold_cache() -> None:
     assert record.measurements[0].timer is Timer.CUDA_EVENT
     assert all(1e-6 < seconds < 1 for seconds in record.measurements[0].samples)
     assert (record.details["l2"], record.details["timer_choice"]) == ("cold", "auto, on a GPU")
+    clocks = record.details["clocks"]
+    assert 1e8 < clocks["sm_hz"][0] <= clocks["sm_hz"][1] < 1e10
+    assert 10 < clocks["temperature_c"][0] <= clocks["temperature_c"][1] < 120
+    assert clocks["readings"] >= 2
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def nothing() -> None:
 
 
 def sample(readings: Any, **settings: Any) -> Any:
-    return take_samples(nothing, PrescribedTimer(iter(readings)), 1, nothing, MeasureSettings(**settings))
+    return take_samples(nothing, PrescribedTimer(iter(readings)), 1, lambda _: None, MeasureSettings(**settings))
 
 
 def test_equal_samples_stop_as_soon_as_there_are_enough() -> None:
@@ -93,11 +93,11 @@ def test_every_sample_is_prepared_for_and_nothing_is_collected_meanwhile() -> No
         lambda: trace.append("step" if not gc.isenabled() else "step beside garbage collection"),
         timer,
         2,
-        lambda: trace.append("prepare"),
+        lambda samples: trace.append(f"prepare {samples}"),
         MeasureSettings(max_samples=6),
     )
 
-    assert trace == ["prepare", "step", "step"] * len(samples.seconds)
+    assert trace == [entry for n in range(len(samples.seconds)) for entry in (f"prepare {n}", "step", "step")]
     assert gc.isenabled()
 
 
