@@ -58,18 +58,18 @@ FRONTIER = (GROUP, ON_FRONTIER, ON_GROUP_FRONTIER, NEAR, DOMINATED_BY, DOMINATED
 RESERVED = frozenset((*CELL, *FIGURE, *SUMMARY, *SAMPLE, *FRONTIER))
 
 
-def axis_columns(axes: Iterable[str]) -> dict[str, str]:
-    """The column of each axis: its own name, or `<name>_axis` where a frame has a column of that name already.
+def axis_columns(axes: Iterable[str], metrics: Iterable[str] = ()) -> dict[str, str]:
+    """The column of each axis: its own name, or `<name>_axis` where a column or a metric has that name already.
 
     `backend` is a column of every cell and needs none of its own.
     """
-    names = dict.fromkeys(axes)
+    names, taken = dict.fromkeys(axes), RESERVED.union(metrics)
     columns: dict[str, str] = {}
     for name in names:
         if name == BACKEND:
             continue
         column = name
-        while column in RESERVED or column in columns.values() or (column != name and column in names):
+        while column in taken or column in columns.values() or (column != name and column in names):
             column += "_axis"
         columns[name] = column
     return columns

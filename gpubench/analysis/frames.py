@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import summarise_all
 from gpubench.records import CellRecord, Measurement, Outcome, Pass, Timer
 
-__all__ = ["NOT_RUN", "cell_frame", "field", "samples_frame", "series_of", "wide_frame"]
+__all__ = ["NOT_RUN", "axes_of", "cell_frame", "field", "samples_frame", "series_metrics", "series_of", "wide_frame"]
 
 NOT_RUN = "not run"
 """The outcome of a cell that has no record yet."""
@@ -65,7 +65,7 @@ def cell_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
             samples.append(found.get(figure, []))
     stats = summarise_all(samples, is_time=[label.unit == "s" for label in labels])
     stats.loc[stats[c.N] == 0, c.WARNINGS] = ""
-    frame = _describe_cells(run_id, cells).iloc[rows].reset_index(drop=True)
+    frame = _describe_cells(run_id, cells, whole_step).iloc[rows].reset_index(drop=True)
     return pd.concat([frame, _describe_figures(labels), stats], axis=1)
 
 
@@ -97,14 +97,15 @@ def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns `CELL` and the axes, and for each series `<series>` (its median) and `field(series, name)` for low, high,
     p10, p90, p99, n, timer and warnings. A series is a metric of the whole step; where a cell has it from several
-    timers, the unprofiled one has the plain name and the others are `<metric>@<timer>`.
+    timers, the unprofiled one has the plain name and the others are `<metric>@<timer>`. (A metric named like a column
+    of cells is the series `<metric>_metric`.)
     """
     figures = {*c.FIGURE, *c.SUMMARY}
     of_cell = [name for name in frame.columns if name not in figures]
     cells = frame[of_cell].drop_duplicates([c.RUN_ID, c.CELL_ID], ignore_index=True)
     keys = pd.MultiIndex.from_frame(cells[[c.RUN_ID, c.CELL_ID]])
     parts = [cells]
-    whole_step = frame[(frame[c.RANGE] == "") & (frame[c.METRIC] != "")]
+    whole_step = _whole_step(frame)
     for series, rows in whole_step.groupby(_series(whole_step), sort=False):
         columns = rows.set_index([c.RUN_ID, c.CELL_ID])[list(_FIELDS)].reindex(keys)
         columns.columns = pd.Index([str(series) if name == c.MEDIAN else field(str(series), name) for name in _FIELDS])
@@ -120,10 +121,28 @@ def field(series: str, name: str) -> str:
     return f"{series}.{name}"
 
 
+def series_metrics(frame: pd.DataFrame) -> dict[str, str]:
+    """The metric that each series of a cell frame is of."""
+    rows = _whole_step(frame)
+    pairs = pd.DataFrame({"series": _series(rows), "metric": rows[c.METRIC]}).drop_duplicates()
+    return dict(zip(pairs["series"], pairs["metric"], strict=True))
+
+
 def series_of(wide: pd.DataFrame) -> list[str]:
     """The series that a wide frame has, in its order."""
     ending = f".{c.TIMER}"
     return [str(name).removesuffix(ending) for name in wide.columns if str(name).endswith(ending)]
+
+
+def axes_of(wide: pd.DataFrame) -> list[str]:
+    """The columns of a wide frame that hold axes, in its order; `backend` is not among them."""
+    series = series_of(wide)
+    known = {*c.CELL, *series, *(field(key, name) for key in series for name in _FIELDS)}
+    return [str(name) for name in wide.columns if name not in known]
+
+
+def _whole_step(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame[c.RANGE] == "") & (frame[c.METRIC] != "")]
 
 
 def _series(rows: pd.DataFrame) -> pd.Series:
@@ -131,11 +150,12 @@ def _series(rows: pd.DataFrame) -> pd.Series:
     rank = rows[c.PASS].map(_PREFERENCE).fillna(0) * len(_TIMERS) + rows[c.TIMER].map(_TIMERS).fillna(0)
     order = rank.sort_values(kind="stable").index
     place = rows.loc[order].groupby([c.RUN_ID, c.CELL_ID, c.METRIC]).cumcount().reindex(rows.index)
-    return rows[c.METRIC].where(place == 0, rows[c.METRIC] + "@" + rows[c.TIMER])
+    metric = rows[c.METRIC].where(~rows[c.METRIC].isin(c.CELL), rows[c.METRIC] + "_metric")
+    return metric.where(place == 0, metric + "@" + rows[c.TIMER])
 
 
-def _describe_cells(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
-    axes = c.axis_columns(axis for cell in cells for axis in cell.cell.axes)
+def _describe_cells(run_id: str, cells: Sequence[CellResult], metrics: Iterable[str]) -> pd.DataFrame:
+    axes = c.axis_columns((axis for cell in cells for axis in cell.cell.axes), metrics)
     columns: dict[str, list[object]] = {
         c.RUN_ID: [run_id] * len(cells),
         c.CELL_ID: [cell.cell.cell_id for cell in cells],

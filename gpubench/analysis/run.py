@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +12,16 @@ from pathlib import Path
 import pandas as pd
 
 from gpubench.analysis import columns as c
-from gpubench.analysis.frames import NOT_RUN, cell_frame, samples_frame, wide_frame
+from gpubench.analysis.frames import NOT_RUN, cell_frame, samples_frame, series_metrics, wide_frame
 from gpubench.analysis.frontier import frontier
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.analysis.metrics import Metric, definitions
+from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import UsageError
 from gpubench.records import Outcome
 from gpubench.store import RunHeader, StoredRun, find_run, read_run
 
-__all__ = ["RESULTS", "Run", "load_run"]
+__all__ = ["RESULTS", "Run", "define_series", "load_run"]
 
 RESULTS = Path("results")
 """Where runs are looked for by their id."""
@@ -66,10 +67,8 @@ class Run:
         return wide_frame(self._frame)
 
     def metrics(self) -> dict[str, Metric]:
-        """The definitions of the metrics that this run has."""
-        present = self._frame[[c.METRIC, c.UNIT]].drop_duplicates()
-        pairs = [(metric, unit) for metric, unit in present.itertuples(index=False) if metric]
-        return definitions(pairs, [self.header.workload])
+        """The definition of each series of `wide()`, by its key."""
+        return define_series(self._frame, [self.header.workload])
 
     def frontier(
         self, x: str = "tok_s_user", y: str = "tok_s_gpu", group: Sequence[str] = (c.BACKEND,)
@@ -100,6 +99,20 @@ class Run:
         counts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes().items())
         device = ", ".join(self.devices()) or "no device yet"
         return f"<Run {self.run_id}: {len(self.cells)} cells: {counts or 'none'}; {device}>"
+
+
+def define_series(frame: pd.DataFrame, workloads: Iterable[WorkloadInfo]) -> dict[str, Metric]:
+    """The definition of each series of a cell frame, of one run or several; gpubench's own metrics come first."""
+    present = frame[[c.METRIC, c.UNIT]].drop_duplicates()
+    pairs = [(metric, unit) for metric, unit in present.itertuples(index=False) if metric]
+    known = definitions(pairs, workloads)
+    order = {metric: place for place, metric in enumerate(known)}
+    found: dict[str, Metric] = {}
+    for series, metric in sorted(series_metrics(frame).items(), key=lambda item: order[item[1]]):
+        timer = series.removeprefix(metric).partition("@")[2]
+        label = known[metric].label + (f", by {timer}" if timer else "")
+        found[series] = replace(known[metric], key=series, label=label)
+    return found
 
 
 def load_run(run: str | Path | None = None, results: Path = RESULTS) -> Run:

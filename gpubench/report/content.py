@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from gpubench.analysis import columns as c
-from gpubench.analysis.frames import series_of, wide_frame
+from gpubench.analysis.frames import axes_of, wide_frame
 from gpubench.analysis.frontier import frontier
-from gpubench.analysis.metrics import Metric, definitions
-from gpubench.analysis.run import Run
+from gpubench.analysis.metrics import Metric
+from gpubench.analysis.run import Run, define_series
 from gpubench.errors import UsageError
 from gpubench.records import Outcome
 
@@ -53,7 +53,7 @@ class Content:
     @property
     def axes(self) -> list[str]:
         """What can be grouped and filtered by: every axis, and the run and the backend where there are several."""
-        return [name for name in (c.RUN_ID, c.BACKEND) if self.wide[name].nunique() > 1] + _axes(self.wide)
+        return [name for name in (c.RUN_ID, c.BACKEND) if self.wide[name].nunique() > 1] + axes_of(self.wide)
 
     @property
     def numeric_axes(self) -> list[str]:
@@ -96,22 +96,9 @@ def read_content(runs: Sequence[Run]) -> Content:
         raise UsageError(f"{twice}: given twice; name each run once")
     frame = pd.concat([run.frame() for run in runs], ignore_index=True) if len(runs) > 1 else runs[0].frame()
     wide = wide_frame(frame)
-    series = _series(runs, frame, wide)
+    series = define_series(frame, [run.header.workload for run in runs])
     content = Content(tuple(runs), frame, wide, series, Choice("", "", ()))
     return replace(content, choice=_choose(content))
-
-
-def _series(runs: Sequence[Run], frame: pd.DataFrame, wide: pd.DataFrame) -> dict[str, Metric]:
-    present = frame[[c.METRIC, c.UNIT]].drop_duplicates()
-    pairs = [(metric, unit) for metric, unit in present.itertuples(index=False) if metric]
-    known = definitions(pairs, [run.header.workload for run in runs])
-    found: dict[str, Metric] = {}
-    for series in sorted(series_of(wide), key=lambda series: list(known).index(series.partition("@")[0])):
-        metric, _, timer = series.partition("@")
-        definition = known[metric]
-        label = f"{definition.label}, by {timer}" if timer else definition.label
-        found[series] = replace(definition, key=series, label=label)
-    return found
 
 
 def _choose(content: Content) -> Choice:
@@ -153,20 +140,10 @@ def _choose_group(content: Content, asked: dict[str, Any]) -> tuple[tuple[str, .
     return tuple(group), notes
 
 
-def _axes(wide: pd.DataFrame) -> list[str]:
-    series = series_of(wide)
-    columns = [str(name) for name in wide.columns]
-    return [
-        name
-        for name in columns
-        if name not in c.CELL and name not in series and not any(name.startswith(f"{key}.") for key in series)
-    ]
-
-
 def _numeric_axes(wide: pd.DataFrame) -> list[str]:
     """The axes with two numbers at least and nothing but numbers; the runs that lack the axis don't count."""
     found = []
-    for name in _axes(wide):
+    for name in axes_of(wide):
         values = wide[name].dropna()
         is_number = values.map(lambda value: isinstance(value, int | float) and not isinstance(value, bool))
         if is_number.all() and values.nunique() > 1:

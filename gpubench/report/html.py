@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 import gpubench
 from gpubench.analysis import columns as c
+from gpubench.analysis.frames import series_metrics
 from gpubench.analysis.metrics import Metric
 from gpubench.analysis.run import Run
 from gpubench.report.content import Content
@@ -93,10 +94,10 @@ def _facts(content: Content) -> list[_Pair]:
 def _metric_rows(content: Content) -> list[_MetricRow]:
     timers = content.frame[content.frame[c.TIMER] != ""].groupby(c.METRIC)[c.TIMER].unique()
     rows: dict[str, _MetricRow] = {}
+    metric_of = series_metrics(content.frame)
     for series, metric in content.series.items():
-        key, _, timer = series.partition("@")
-        if not timer:
-            rows[key] = _MetricRow(metric, ", ".join(timers.get(key, [])) or "–")
+        key = metric_of[series]
+        rows.setdefault(key, _MetricRow(metric, ", ".join(timers.get(key, [])) or "–"))
     return list(rows.values())
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gpubench.analysis import columns as c
-from gpubench.analysis.frames import field, series_of
+from gpubench.analysis.frames import axes_of, field, series_of
 from gpubench.analysis.frontier import frontier
 from gpubench.analysis.metrics import Metric, define, format_value
 from gpubench.records import Outcome
@@ -119,9 +119,8 @@ def _strip(outcome: str, members: pd.DataFrame) -> go.Scatter:
 
 def _hover(members: pd.DataFrame) -> Iterator[str]:
     """Every axis and figure of each cell; Plotly reads a little HTML here, so what users named is escaped."""
+    axes = [name for name in axes_of(members) if name not in c.FRONTIER]
     series = series_of(members)
-    known = {*c.CELL, *c.FRONTIER, *series}
-    axes = [str(name) for name in members.columns if name not in known and str(name).rpartition(".")[0] not in series]
     for _, row in members.iterrows():
         lines = [f"<b>{html.escape(str(row[c.CELL_ID]))}</b>", f"{c.BACKEND}: {html.escape(str(row[c.BACKEND]))}"]
         lines += [f"{html.escape(name)}: {html.escape(_shown(row[name]))}" for name in axes]

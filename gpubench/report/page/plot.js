@@ -3,6 +3,7 @@
 const LABELLED = ["concurrency", "batch", "batch_size", "rows"];
 const MANY = 2000; // points beyond which intervals and labels are noise, and WebGL draws
 const MANY_LINES = 240;
+const MANY_GROUPS = 32; // beyond which a legend hides the plot; hovering still names the group
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
 const MARGIN = { left: 78, right: 20, top: 46, bottom: 56 };
 
@@ -175,7 +176,7 @@ function layoutOf(state, view) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: "zoom",
     modebar: { bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
-    showlegend: view.points.length > 0 && state.group.length > 0,
+    showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
     xaxis: {
       ...base, ...tickFormat(state.x, view.points.map(view.valueX), state.logX), title: title(titleOf(state.x)), anchor: "y",

@@ -73,7 +73,7 @@ function buildControls() {
     h("span", { class: "spacer" }),
     check("log-x", "log x", "logX"), check("log-y", "log y", "logY"), check("intervals", "intervals", "intervals"),
   ];
-  const filters = [...axes.values()].filter(({ values }) => values.values.length > 1 && values.values.length <= 200).map((axis) => {
+  const filters = [...axes.values()].filter(({ values }) => values.values.length > 1 && values.values.length <= MANY_VALUES).map((axis) => {
     const values = axis.values.values.map((value, code) => [code, value]);
     if (axis.numeric) values.sort(([, a], [, b]) => (a === null) - (b === null) || a - b);
     const options = [["", "all"], ...values.map(([code, value]) => [String(code), formatAxis(value)])];
@@ -96,6 +96,7 @@ function resetScale(end, key) {
 }
 
 const FAILED_AT_ONCE = 25;
+const MANY_VALUES = 1000; // of an axis, beyond which a list to choose from is no help
 
 function buildFailed() {
   const failed = rows.filter((row) => !isOk(row));
