@@ -1,12 +1,13 @@
 """One trial of the profile pass: a few repetitions for a profiler around this process to record, each in its range.
 
-Nothing is timed here. Events and clocks read several times too much under a profiler; its own figures don't.
+No clock is read here: events and clocks read several times too much under a profiler, whose own figures don't.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -14,6 +15,7 @@ from gpubench.ranges import annotate
 from gpubench.records import Stage
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
+from gpubench.worker.cupti import BETWEEN, CuptiRecorder, measurements, open_recorder
 from gpubench.worker.device import Device
 from gpubench.worker.measure import Trial, warm_up
 from gpubench.worker.subject import Prepared
@@ -49,24 +51,36 @@ def capture_range(device: Device, cell_id: str) -> Iterator[None]:
 
 
 def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, enter: Callable[[Stage], None]) -> Trial:
-    """Warm up, then run `cell=ID/rep` up to ten times inside `cell=ID`, each from an idle device."""
+    """Warm up, then run `cell=ID/rep` up to ten times inside `cell=ID`, each from an idle device.
+
+    Under `timer: cupti` the process records itself and the trial has measurements; else they are the profiler's.
+    """
     device = prepared.subject.device
+    recorder = open_recorder() if settings.timer == "cupti" else None
     flush = L2Flush(device, settings.l2 == "cold")
     enter(Stage.WARMUP)
     warmed = warm_up(prepared, settings.warmup_time_s)
     repetitions = max(1, min(REPETITIONS, int(settings.max_time_s / warmed.step_s)))
     enter(Stage.PROFILE)
-    with recording(device), annotate(f"cell={cell_id}"):
-        for _ in range(repetitions):
-            prepared.restore()
-            flush()
-            device.synchronize()
-            with annotate(f"cell={cell_id}/rep"):
+    with recording(device) if recorder is None else recorder.recording(), annotate(f"cell={cell_id}"):
+        for number in range(1, repetitions + 1):
+            with _tagged(recorder, BETWEEN):
+                prepared.restore()
+                flush()
+                device.synchronize()
+            with annotate(f"cell={cell_id}/rep"), _tagged(recorder, number):
                 prepared.step()
             device.synchronize()
+    found = [] if recorder is None else recorder.repetitions()
+    is_short = recorder is not None and len(found) < repetitions
     return Trial(
-        measurements=[],
+        measurements=measurements(found),
         stopped=f"{repetitions} repetitions recorded",
         measured_s=warmed.elapsed_s,
         details={"l2": flush.state, "repetitions": repetitions, "warmup_steps": warmed.steps},
+        warnings=[f"CUPTI saw GPU work in {len(found)} of {repetitions} repetitions"] if is_short else [],
     )
+
+
+def _tagged(recorder: CuptiRecorder | None, tag: int) -> AbstractContextManager[None]:
+    return contextlib.nullcontext() if recorder is None else recorder.tagged(tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -170,6 +171,36 @@ def test_the_profile_pass_runs_without_a_profiler_too() -> None:
 
     assert (record.outcome, record.measurements) == (Outcome.OK, [])
     assert record.details["repetitions"] == 10
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupti") is None, reason="needs cupti-python")
+def test_cupti_gives_kernel_times_of_every_repetition_and_replays_too() -> None:
+    @gpubench.workload("under_cupti")
+    def make() -> dict[str, torch.Tensor]:
+        return {"x": torch.rand(1 << 22)}
+
+    @make.backend("eager", baseline=True)
+    def _(x: torch.Tensor) -> Step:
+        return lambda: (x + 1) * 2
+
+    @make.backend("graph")
+    def _(x: torch.Tensor) -> Step:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            (x + 1) * 2
+        return graph.replay
+
+    measure = QUICK.model_copy(update={"timer": "cupti"})
+    for backend in ("eager", "graph"):
+        record = run_cell("under_cupti", backend, measure=measure, pass_=Pass.PROFILE).record
+
+        assert record.outcome is Outcome.OK, record.reason
+        assert record.warnings == []
+        found = {measurement.metric: measurement.samples for measurement in record.measurements}
+        assert set(found) == {"kernel_sum", "busy", "span", "gap"}
+        assert all(len(samples) == 10 for samples in found.values())
+        assert all(0 < busy <= span for busy, span in zip(found["busy"], found["span"], strict=True))
+        assert found["kernel_sum"] == pytest.approx(found["busy"]), "two kernels on one stream don't overlap"
 
 
 FAULTS = """
