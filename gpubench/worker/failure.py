@@ -95,6 +95,8 @@ _OUT_OF_MEMORY = (
     "not enough memory: you tried",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+_MIXED_DEVICES = ("Expected all tensors to be on the same device", "cannot be accessed from Triton (cpu tensor?)")
+_ON_THE_HOST = "; inputs and set-ups are on the GPU by default, but what a step allocates needs its own device=…"
 _ASKED = re.compile(r"(?:allocate|tried to allocate)\s+([\d.]+)\s*([KMGTP]?i?B|bytes)", re.IGNORECASE)
 _LIBRARY_STATUS = re.compile(r"\b(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER|CUFFT)_STATUS_[A-Z_]+|\bnccl\w*Error\b")
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -144,7 +146,8 @@ def _judge(evidence: _Evidence) -> tuple[Outcome, str]:
         return Outcome.ERROR, f"called sys.exit({'' if error.code is None else repr(error.code)}){place}"
     if isinstance(error, GpubenchError):
         return Outcome.ERROR, str(error)
-    return Outcome.ERROR, (_describe_triton(error, evidence.message) or _headline(error)) + place
+    hint = _ON_THE_HOST if any(text in evidence.message for text in _MIXED_DEVICES) else ""
+    return Outcome.ERROR, (_describe_triton(error, evidence.message) or _headline(error)) + hint + place
 
 
 def _describe_memory(memory: dict[str, float]) -> str:

@@ -209,6 +209,17 @@ def test_gpubenchs_own_errors_speak_for_themselves() -> None:
     assert fail(ArgumentError("dim: 7 is odd; choose an even one")).reason == "dim: 7 is odd; choose an even one"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+        "Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)",
+    ],
+)
+def test_a_tensor_left_on_the_host_is_told_with_the_usual_cause(text: str) -> None:
+    assert "what a step allocates needs its own device=…" in fail(RuntimeError(text)).reason
+
+
 def test_a_missing_module_is_an_error_with_its_name() -> None:
     with pytest.raises(ModuleNotFoundError) as caught:
         import no_such_module_at_all  # noqa: F401
