@@ -127,7 +127,9 @@ def _select(projection: Projection, name: str, pattern: re.Pattern[str], top: in
     table = table[table["range"].str.contains(pattern)]
     if top is not None:
         # kernels come most time first already, range by range
-        longest_first = table if name == "kernels" else table.sort_values(_GPU_TIME[name], ascending=False)
+        longest_first = (
+            table if name == "kernels" else table.sort_values(_GPU_TIME[name], ascending=False, kind="stable")
+        )
         table = longest_first.groupby("range").head(top) if name == "kernels" else longest_first.head(top)
     return table
 

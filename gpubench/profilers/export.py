@@ -62,13 +62,14 @@ _HEADER_BYTES = 100
 
 
 class Export:
-    """An open export. Every error of reading it is a `TraceError`."""
+    """An open export. `ints` and `texts` may be asked from several threads."""
 
-    def __init__(self, path: Path, database: sqlite3.Connection, arrow: Any) -> None:
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self.path = path
         self._database = database
-        self._arrow = arrow
         self._columns = table_columns(database)
+        self.about = self.pairs(ABOUT, "name", "value")
+        """The exporter's own words: EXPORT_PRODUCT_VERSION, EXPORT_SCHEMA_VERSION and the like."""
 
     def __contains__(self, table: str) -> bool:
         return table in self._columns
@@ -99,7 +100,7 @@ class Export:
 
         for column in columns:
             if column not in optional and not self.has(table, column):
-                version = self.about().get("EXPORT_SCHEMA_VERSION", "unknown")
+                version = self.about.get("EXPORT_SCHEMA_VERSION", "unknown")
                 raise TraceError(
                     f"{self.path}: {table} has no column {column} (schema {version}); export the report again with a "
                     "newer nsys"
@@ -122,10 +123,6 @@ class Export:
             return {}
         return dict(self._database.execute(f"SELECT {key}, {value} FROM {table}").fetchall())
 
-    def about(self) -> dict[str, str]:
-        """The exporter's own words: EXPORT_PRODUCT_VERSION, EXPORT_SCHEMA_VERSION and the like."""
-        return self.pairs(ABOUT, "name", "value")
-
     def _check_size(self, table: str) -> None:
         (rows,) = self._database.execute(f"SELECT max(rowid) FROM {table}").fetchone()
         if rows and rows > MAX_ROWS:
@@ -135,7 +132,9 @@ class Export:
             )
 
     def _query(self, query: str) -> Any:
-        with self._arrow.cursor() as cursor:
+        from adbc_driver_sqlite import dbapi
+
+        with dbapi.connect(_uri(self.path)) as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": 1 << 16})
             cursor.execute(query)
             return cursor.fetch_arrow_table()
@@ -145,13 +144,12 @@ class Export:
 def open_export(path: Path) -> Iterator[Export]:
     """Open an sqlite export of nsys for reading and check that it can be projected."""
     from adbc_driver_manager import Error as AdbcError
-    from adbc_driver_sqlite import dbapi
     from pyarrow import ArrowInvalid
 
     _check_file(path)
     try:
-        with closing(connect(path)) as database, dbapi.connect(_uri(path)) as arrow:
-            export = Export(path, database, arrow)
+        with closing(connect(path)) as database:
+            export = Export(path, database)
             export.check()
             yield export
     except (sqlite3.Error, AdbcError, ArrowInvalid) as error:

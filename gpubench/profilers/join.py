@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from gpubench.profilers.projection import Projection
-from gpubench.records import Measurement, Timer
+from gpubench.records import KernelShare, Measurement, Timer
 
-__all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "KernelShare", "cell_range", "join_cell", "repetition_range"]
+__all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "cell_range", "join_cell", "repetition_range"]
 
 MAX_UNATTRIBUTED_SHARE = 0.01
 """More GPU time than this launched from outside of the ranges, and a cell's figures are refused."""
@@ -23,22 +23,6 @@ MAX_UNATTRIBUTED_SHARE = 0.01
 _DOMAIN = "gpubench:"
 _METRICS = {"kernel_sum": "kernel_sum_ns", "busy": "busy_ns", "span": "span_ns", "gap": "gap_ns"}
 _NS_PER_S = 1e9
-
-
-@dataclass(frozen=True)
-class KernelShare:
-    """One kernel's part in a cell's repetitions; copies and fills are named in brackets."""
-
-    name: str
-    kind: str
-    count: float
-    """Per repetition."""
-    total_s: float
-    """Per repetition, on average."""
-    median_s: float
-    """Of one execution."""
-    share: float
-    """Of the durations of all the cell's operations."""
 
 
 @dataclass(frozen=True)

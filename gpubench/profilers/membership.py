@@ -20,11 +20,11 @@ __all__ = [
     "Intervals",
     "Launched",
     "Pairs",
+    "by_name",
     "launch_order",
     "nest",
     "nesting_order",
     "pair_codes",
-    "unique_pairs",
     "within",
 ]
 
@@ -80,6 +80,12 @@ class Launched:
     def duration(self) -> Ints:
         return self.end - self.start
 
+    @property
+    def opens_call(self) -> npt.NDArray[np.bool_]:
+        """Whether an operation is the first that its call launched."""
+        opens: npt.NDArray[np.bool_] = np.diff(self.call, prepend=-1) != 0
+        return opens
+
 
 def nesting_order(ranges: Ranges) -> Ints:
     """The order in which a parent comes before its children: by thread, start, longest first, as recorded."""
@@ -109,11 +115,29 @@ def within(outer: Intervals, inner: Intervals) -> Pairs:
     return Pairs(group, item) if whole.all() else Pairs(group[whole], item[whole])
 
 
-def unique_pairs(group: Ints, item: Ints, items: int) -> Pairs:
-    """Pairs in order, each once; `items` is one more than the largest item."""
-    keys = np.sort(group * items + item)
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    return Pairs(keys // items, keys % items)
+def by_name(members: Pairs, name: Ints, ranges: Intervals) -> Pairs:
+    """Pairs of a range's name and an item, each once, however often the name is nested in itself; in no order."""
+    tangled = _tangled(name, ranges)[members.group]
+    names = name[members.group]
+    if not tangled.any():
+        return Pairs(names, members.item)
+    items = int(members.item.max()) + 1
+    once = np.unique(names[tangled] * items + members.item[tangled])
+    plain = ~tangled
+    return Pairs(np.concatenate([names[plain], once // items]), np.concatenate([members.item[plain], once % items]))
+
+
+def _tangled(name: Ints, ranges: Intervals) -> npt.NDArray[np.bool_]:
+    """Which ranges overlap another one of their name and thread."""
+    order = np.lexsort((ranges.start, name, ranges.thread))
+    lane = pair_codes(ranges.thread[order], name[order])
+    reached = pd.Series(ranges.end[order]).groupby(lane).cummax().to_numpy()
+    overlaps = np.zeros(len(order), np.bool_)
+    overlaps[1:] = (lane[1:] == lane[:-1]) & (ranges.start[order][1:] <= reached[:-1])
+    cluster = np.cumsum(~overlaps)
+    tangled = np.empty(len(order), np.bool_)
+    tangled[order] = np.bincount(cluster)[cluster] > 1
+    return tangled
 
 
 def pair_codes(left: Ints, right: Ints) -> Ints:

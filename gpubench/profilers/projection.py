@@ -20,6 +20,7 @@ from gpubench.profilers.membership import (
     Intervals,
     Launched,
     Pairs,
+    by_name,
     launch_order,
     nest,
     nesting_order,
@@ -29,7 +30,6 @@ from gpubench.profilers.membership import (
 from gpubench.profilers.tables import (
     INSTANCE_COLUMNS,
     OPEN_COLUMNS,
-    by_name,
     figure_columns,
     kernel_table,
     nullable,
@@ -100,9 +100,9 @@ def project_trace(trace: Trace) -> Projection:
     row[closed] = np.arange(len(closed))
     instances = _keep_closed(everything, closed, row)
     members = _of_closed(members, ranges)
-    named = by_name(members, ranges.name, launched)
+    named = by_name(members, ranges.name, intervals)
     captured = captured_pairs(launched, trace.nodes, intervals)
-    captured_names = by_name(captured, ranges.name, launched)
+    captured_names = by_name(captured, ranges.name, intervals)
     total = int(launched.duration.sum())
     return Projection(
         path=trace.path,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gpubench.profilers.export import Ints
 from gpubench.profilers.figures import Figures
-from gpubench.profilers.membership import Launched, Pairs, unique_pairs
+from gpubench.profilers.membership import Launched, Pairs
 
 __all__ = [
     "CAPTURED_COLUMNS",
@@ -19,7 +19,6 @@ __all__ = [
     "KINDS",
     "OPEN_COLUMNS",
     "RANGE_COLUMNS",
-    "by_name",
     "figure_columns",
     "kernel_table",
     "nullable",
@@ -140,11 +139,6 @@ def figure_columns(found: Figures, count: int, prefix: str = "") -> dict[str, pd
     }
 
 
-def by_name(members: Pairs, name: Ints, launched: Launched) -> Pairs:
-    """Pairs of a range's name and an operation, each once, however often the name is nested in itself."""
-    return unique_pairs(name[members.group], members.item, len(launched))
-
-
 def range_table(instances: pd.DataFrame, named: Pairs, names: Sequence[str], launched: Launched) -> pd.DataFrame:
     """The instances of each name, summed up, in the order in which the names first appear."""
     grouped = instances.groupby("range", sort=False)
@@ -153,18 +147,15 @@ def range_table(instances: pd.DataFrame, named: Pairs, names: Sequence[str], lau
     table["instances"] = grouped.size()
     table["queued_behind"] = grouped["queued_behind"].sum()
     code = pd.Index(names).get_indexer(table.index)
-    calls = unique_pairs(named.group, launched.call[named.item], int(launched.call.max(initial=0)) + 1)
+    opened = named.group[launched.opens_call[named.item]]  # the operations of a call are all in the same ranges
     table["operations"] = np.bincount(named.group, minlength=len(names))[code]
-    table["launches"] = np.bincount(calls.group, minlength=len(names))[code]
+    table["launches"] = np.bincount(opened, minlength=len(names))[code]
     return table.reset_index()[list(RANGE_COLUMNS)]
 
 
 def kernel_table(named: Pairs, names: Sequence[str], launched: Launched, kernels: Sequence[str]) -> pd.DataFrame:
     """Count, total and median duration of every kernel of every range name."""
-    group = named.group * len(kernels) + launched.name[named.item]
-    duration = launched.duration[named.item]
-    order = np.lexsort((duration, group))
-    group, duration = group[order], duration[order]
+    group, duration = _sorted(named.group * len(kernels) + launched.name[named.item], launched.duration[named.item])
     first = np.flatnonzero(np.diff(group, prepend=-1))
     count = np.diff(np.append(first, len(group)))
     middle = duration[first + count // 2] + duration[first + (count - 1) // 2]
@@ -184,3 +175,13 @@ def kernel_table(named: Pairs, names: Sequence[str], launched: Launched, kernels
     )
     by_total = np.lexsort((-table["total_ns"].to_numpy(), range_code))
     return table.iloc[by_total].reset_index(drop=True)
+
+
+def _sorted(group: Ints, value: Ints) -> tuple[Ints, Ints]:
+    """Groups in order, and the values in order within each: as one number each where they fit, which sorts fastest."""
+    bits = int(value.max(initial=0)).bit_length()
+    if value.min(initial=0) < 0 or int(group.max(initial=0)).bit_length() + bits > 63:
+        order = np.lexsort((value, group))
+        return group[order], value[order]
+    keys = np.sort(group << bits | value)
+    return keys >> bits, keys & ((1 << bits) - 1)

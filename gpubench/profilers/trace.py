@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -127,15 +128,16 @@ def read_trace(path: Path) -> Trace:
 
     It may hold no ranges, and nothing that ran on a GPU: what that means is for the caller to say.
     """
-    with open_export(path) as export:
+    with open_export(path) as export, ThreadPoolExecutor(1) as pool:
+        calls = pool.submit(_read_calls, export)  # half of the rows; reading lets go of the interpreter's lock
         strings = export.pairs(STRINGS, "id", "value")
         return Trace(
             path=path,
             ranges=_read_ranges(export, strings),
-            calls=_read_calls(export),
+            calls=calls.result(),
             operations=_read_operations(export, strings),
             nodes=_read_nodes(export),
-            about=export.about(),
+            about=export.about,
         )
 
 

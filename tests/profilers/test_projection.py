@@ -142,7 +142,7 @@ traces = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made=traces)
 def test_any_trace_is_projected_as_defined(made: Given, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_trace(tmp_path_factory.mktemp("trace") / "made.sqlite", made)
@@ -173,7 +173,7 @@ def test_any_trace_is_projected_as_defined(made: Given, tmp_path_factory: pytest
     assert kernels == slow.kernels()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made=traces)
 def test_what_is_summed_up_adds_up(made: Given, tmp_path_factory: pytest.TempPathFactory) -> None:
     projection = project(write_trace(tmp_path_factory.mktemp("trace") / "made.sqlite", made), may_be_empty=True)
@@ -187,7 +187,7 @@ def test_what_is_summed_up_adds_up(made: Given, tmp_path_factory: pytest.TempPat
     assert 0 <= projection.unattributed_share <= 1
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made=traces)
 def test_replayed_kernels_go_to_the_ranges_they_were_captured_in(
     made: Given, tmp_path_factory: pytest.TempPathFactory

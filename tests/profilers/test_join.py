@@ -1,0 +1,118 @@
+"""From a trace to a cell's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from nsys_traces import Call, Given, Node, Operation, Range, write_trace
+
+from gpubench.profilers.join import CellProfile, join_cell
+from gpubench.profilers.projection import project
+from gpubench.records import Timer
+
+NSYS = Path(__file__).parents[1] / "data" / "nsys"
+
+
+def samples(profile: CellProfile, name: str = "") -> dict[str, list[int]]:
+    """Each metric's samples in whole ns."""
+    return {m.metric: [round(s * 1e9) for s in m.samples] for m in profile.measurements if m.range == name}
+
+
+def joined(tmp_path: Path, cell_id: str = "a", **made: list[object]) -> CellProfile:
+    return join_cell(project(write_trace(tmp_path / "made.sqlite", Given(**made))), cell_id)
+
+
+def test_every_repetition_is_a_sample_of_every_metric() -> None:
+    profile = join_cell(project(NSYS / "node.sqlite"), "graph")
+    assert samples(profile) == {
+        "kernel_sum": [18656, 18720, 18560, 18496, 18560],
+        "busy": [18656, 18720, 18560, 18496, 18560],
+        "span": [19136, 19168, 19040, 18944, 19008],
+        "gap": [480, 448, 480, 448, 448],
+    }
+    assert {(m.unit, m.timer) for m in profile.measurements} == {("s", Timer.NSYS)}
+    assert profile.warnings == []
+
+
+def test_the_kernels_of_a_cell_add_up_to_its_kernel_sum() -> None:
+    profile = join_cell(project(NSYS / "node.sqlite"), "eager")
+    assert [kernel.count for kernel in profile.kernels] == [1] * 5
+    assert sum(kernel.share for kernel in profile.kernels) == pytest.approx(1)
+    total = sum(kernel.total_s for kernel in profile.kernels)
+    assert total * 5 == pytest.approx(sum(samples(profile)["kernel_sum"]) / 1e9)
+    assert [kernel.total_s for kernel in profile.kernels] == sorted((k.total_s for k in profile.kernels), reverse=True)
+
+
+def test_of_graphs_traced_as_a_whole_the_span_alone_is_known() -> None:
+    profile = join_cell(project(NSYS / "graph.sqlite"), "graph")
+    assert samples(profile) == {"span": [18784, 19040, 18912, 18912, 18912]}
+    assert "traced as a whole" in profile.warnings[0]
+
+
+def test_inner_ranges_are_summed_per_repetition_and_parents_are_not_added_to_children(tmp_path: Path) -> None:
+    first = [Range("cell=a/rep", 0, 100), Range("layer", 10, 40), Range("attention", 15, 30), Range("layer", 50, 90)]
+    second = [Range("cell=a/rep", 200, 300), Range("layer", 210, 240)]
+    other = [Range("cell=b/rep", 400, 500), Range("layer", 410, 440)]
+    calls = [Call(start, start + 1, number) for number, start in enumerate([20, 35, 60, 220, 420])]
+    operations = [Operation(1000 + 100 * n, 1000 + 100 * n + 10 + n, n) for n in range(5)]
+    profile = joined(tmp_path, ranges=[*first, *second, *other], calls=calls, operations=operations)
+    assert samples(profile)["kernel_sum"] == [33, 13]
+    assert samples(profile, "layer") == {
+        "kernel_sum": [33, 13],
+        "busy": [33, 13],
+        "span": [111 + 12, 13],
+        "gap": [90, 0],
+    }
+    assert samples(profile, "attention")["kernel_sum"] == [10]
+
+
+def test_a_replay_has_the_inner_ranges_of_its_capture(tmp_path: Path) -> None:
+    capture = [Range("cell=a", 0, 90), Range("cell=a/capture", 10, 30), Range("mlp", 11, 14), Range("mlp", 15, 18)]
+    repetitions = [Range("cell=a/rep", 100, 110), Range("cell=a/rep", 200, 210)]
+    profile = joined(
+        tmp_path,
+        ranges=[*capture, *repetitions],
+        calls=[Call(101, 102, 1), Call(201, 202, 2)],
+        operations=[
+            Operation(110, 115, 1, node=100),
+            Operation(120, 126, 1, node=101),
+            Operation(210, 217, 2, node=100),
+            Operation(220, 228, 2, node=101),
+        ],
+        nodes=[Node(12, 100), Node(16, 101)],
+    )
+    assert samples(profile, "mlp") == {"kernel_sum": [11, 15], "busy": [11, 15], "span": [11, 15], "gap": [0, 0]}
+    assert {m.range for m in profile.measurements} == {"", "mlp"}
+
+
+def test_a_cell_whose_work_was_launched_from_elsewhere_gets_no_figures(tmp_path: Path) -> None:
+    profile = joined(
+        tmp_path,
+        ranges=[Range("cell=a/rep", 0, 10)],
+        calls=[Call(1, 2, 1), Call(3, 4, 2, tid=2)],
+        operations=[Operation(10, 20, 1), Operation(20, 50, 2)],
+    )
+    assert profile.measurements == []
+    assert profile.kernels == []
+    assert profile.warnings == [
+        "kernel times refused: 75% of the GPU time in a repetition of a was launched from other threads, which its "
+        "ranges don't see"
+    ]
+
+
+def test_a_cell_that_is_not_in_the_trace_says_so() -> None:
+    profile = join_cell(project(NSYS / "node.sqlite"), "cell_404")
+    assert profile.measurements == []
+    assert profile.warnings == ["no profiled repetition of cell_404 is in the trace, so that there are no kernel times"]
+
+
+def test_repetitions_that_queue_are_warned_of(tmp_path: Path) -> None:
+    profile = joined(
+        tmp_path,
+        ranges=[Range("cell=a/rep", 0, 3), Range("cell=a/rep", 4, 8)],
+        calls=[Call(1, 2, 1), Call(5, 6, 2)],
+        operations=[Operation(5, 50, 1), Operation(49, 60, 2)],
+    )
+    assert profile.warnings[0].startswith("1 of 2 profiled repetitions were queued behind the one before")
+    assert len(samples(profile)["span"]) == 2
