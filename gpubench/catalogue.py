@@ -11,7 +11,20 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-__all__ = ["AxisInfo", "BackendInfo", "Catalogue", "MetricInfo", "WorkloadInfo", "dump_catalogue", "parse_catalogue"]
+__all__ = [
+    "IMPORTING",
+    "PROBLEM",
+    "AxisInfo",
+    "BackendInfo",
+    "Catalogue",
+    "MetricInfo",
+    "WorkloadInfo",
+    "dump_catalogue",
+    "parse_catalogue",
+]
+
+IMPORTING, PROBLEM = ".importing", ".problem"
+"""Suffixes of the files beside a catalogue in the making: the plugin that is being imported, and why it can't be."""
 
 _FROZEN = ConfigDict(extra="ignore")
 AxisKind = Literal["int", "float", "bool", "str", "list", "map", "any"]

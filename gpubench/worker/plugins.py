@@ -19,12 +19,18 @@ __all__ = ["ENTRY_POINTS", "load_all"]
 ENTRY_POINTS = "gpubench.plugins"
 
 
-def load_all(plugins: Sequence[str]) -> None:
-    """Register everything there is; PluginError names the plugin, the line and the fault."""
+def load_all(plugins: Sequence[str], began: Callable[[str], object] = lambda plugin: None) -> None:
+    """Register everything there is; PluginError names the plugin, the line and the fault.
+
+    `began` hears of each plugin before it is imported: the import may never come back.
+    """
     load_builtin()
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _guard(f"entry point {entry_point.name} ({entry_point.value})", entry_point.load)
-    for plugin in plugins:
+        name = f"entry point {entry_point.name} ({entry_point.value})"
+        began(name)
+        _guard(name, entry_point.load)
+    for plugin in dict.fromkeys(plugins):
+        began(plugin)
         _guard(plugin, partial(_load, plugin))
 
 
@@ -45,14 +51,15 @@ def _load(plugin: str) -> None:
 def _guard(plugin: str, load: Callable[[], object]) -> None:
     try:
         load()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # nobody else raises here: a KeyboardInterrupt, too, is the plugin's own
         raise PluginError(f"plugin {plugin}: {_describe(error)}{_place(error, plugin)}") from error
 
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"called sys.exit({error.code!r}) while it was imported; a plugin may only register"
-    return f"{type(error).__name__}: {error}"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # a KeyError's is quoted
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _place(error: BaseException, plugin: str) -> str:
