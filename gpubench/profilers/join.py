@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from gpubench.profilers.names import DOMAIN, repetition_range
 from gpubench.profilers.projection import Projection
 from gpubench.records import KernelShare, Measurement, Timer
 
-__all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "cell_range", "join_cell", "repetition_range"]
+__all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "join_cell", "join_program"]
 
 MAX_UNATTRIBUTED_SHARE = 0.01
 """More GPU time than this launched from outside of the ranges, and a cell's figures are refused."""
 
-_DOMAIN = "gpubench:"
 _METRICS = {"kernel_sum": "kernel_sum_ns", "busy": "busy_ns", "span": "span_ns", "gap": "gap_ns"}
 _NS_PER_S = 1e9
 
@@ -33,16 +33,6 @@ class CellProfile:
     kernels: list[KernelShare] = field(default_factory=list)
     """Most time first."""
     warnings: list[str] = field(default_factory=list)
-
-
-def cell_range(cell_id: str) -> str:
-    """The name that a projection gives a cell's range."""
-    return f"{_DOMAIN}cell={cell_id}"
-
-
-def repetition_range(cell_id: str) -> str:
-    """The name that a projection gives each of a cell's profiled repetitions."""
-    return f"{cell_range(cell_id)}/rep"
 
 
 def join_cell(projection: Projection, cell_id: str) -> CellProfile:
@@ -58,6 +48,21 @@ def join_cell(projection: Projection, cell_id: str) -> CellProfile:
         measurements += _measurements(figures.groupby("repetition")[_known(figures)].sum(), str(name))
     kernels = _kernels(projection.kernels, cell_id, len(repetitions))
     return CellProfile(measurements, kernels, _warnings(projection, repetitions))
+
+
+def join_program(projection: Projection) -> CellProfile:
+    """The figures of a cell that is another program: a measurement per range that the program itself opened."""
+    own = projection.instances[~projection.instances["range"].str.startswith(f"{DOMAIN}cell=")]
+    ran = own[own["span_ns"].notna() & ~own["recursive"]]
+    measurements = [
+        measurement
+        for name, figures in ran.groupby("range", sort=False)
+        for measurement in _measurements(figures, str(name).removeprefix(DOMAIN))
+    ]
+    if measurements:
+        return CellProfile(measurements)
+    why = "opened no NVTX range" if own.empty else "ran nothing on the GPU within its NVTX ranges"
+    return CellProfile(warnings=[f"no kernel times: the program {why}"])
 
 
 def _refusal(repetitions: pd.DataFrame, cell_id: str) -> str:
@@ -118,13 +123,13 @@ def _annotated(instances: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFra
 
 def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
     """The ranges that the repetitions' replayed kernels were captured in."""
-    chosen = captured["instance"].isin(repetitions.index) & ~captured["captured"].str.startswith(f"{_DOMAIN}cell=")
+    chosen = captured["instance"].isin(repetitions.index) & ~captured["captured"].str.startswith(f"{DOMAIN}cell=")
     found = captured[chosen]
     return _inner(found, found["captured"], found["instance"].to_numpy(np.int64))
 
 
 def _inner(figures: pd.DataFrame, names: pd.Series, repetition: np.typing.NDArray[np.int64]) -> pd.DataFrame:
-    return figures[list(_METRICS.values())].assign(range=names.str.removeprefix(_DOMAIN), repetition=repetition)
+    return figures[list(_METRICS.values())].assign(range=names.str.removeprefix(DOMAIN), repetition=repetition)
 
 
 def _kernels(kernels: pd.DataFrame, cell_id: str, repetitions: int) -> list[KernelShare]:

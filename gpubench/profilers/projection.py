@@ -34,6 +34,7 @@ from gpubench.profilers.tables import (
     kernel_table,
     nullable,
     range_table,
+    spread,
     take_names,
 )
 from gpubench.profilers.trace import GRAPH, OPEN_END, THREAD_BITS, Ranges, Trace, read_trace
@@ -143,14 +144,14 @@ def _instances(ranges: Ranges, launched: Launched, members: Pairs, ancestry: Pai
         "range": take_names(ranges.names, ranges.name),
         **figure_columns(found, count),
         "host_ns": nullable(ranges.end - ranges.start, ranges.end != OPEN_END),
-        "launch_delay_ns": _spread(found.group, found.launch_delay, count),
+        "launch_delay_ns": spread(found.group, found.launch_delay, count),
         "queued_behind": _queued_behind(ranges, found),
         "unattributed_share": _unattributed_shares(ranges, launched, innermost, found),
         **figure_columns(exclusive, count, "exclusive_"),
         "host_start_ns": ranges.start,
         "pid": ranges.thread >> THREAD_BITS & _ID_MASK,
         "tid": ranges.thread & _ID_MASK,
-        "device": _spread(found.group, found.device, count, found.device >= 0),
+        "device": spread(found.group, found.device, count, found.device >= 0),
         "depth": np.bincount(ancestry.item, minlength=count),
         "parent": nullable(parent, parent >= 0),
         "recursive": recursive,
@@ -175,16 +176,6 @@ def _keep_closed(instances: pd.DataFrame, closed: Ints, row: Ints) -> pd.DataFra
 def _of_closed(members: Pairs, ranges: Ranges) -> Pairs:
     kept = ranges.end[members.group] != OPEN_END
     return members if kept.all() else Pairs(members.group[kept], members.item[kept])
-
-
-def _spread(
-    group: Ints, values: Ints, count: int, known: npt.NDArray[np.bool_] | None = None
-) -> pd.api.extensions.ExtensionArray:
-    """Values of some rows as a column of all."""
-    column, is_known = np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    column[group] = values
-    is_known[group] = True if known is None else known
-    return nullable(column, is_known)
 
 
 def _queued_behind(ranges: Ranges, found: Figures) -> npt.NDArray[np.bool_]:

@@ -23,6 +23,7 @@ __all__ = [
     "kernel_table",
     "nullable",
     "range_table",
+    "spread",
     "take_names",
 ]
 
@@ -56,9 +57,9 @@ INSTANCE_COLUMNS = (
 """One row per range that was opened and closed, by thread and then host start, a parent before its children.
 
 `start_ns` and `span_ns` are the range's projection onto the GPU; what begins with `exclusive_` leaves out what belongs
-to a child. `parent` is the row of the innermost range around it, and
-a `recursive` one lies in a range of its own name. Without operations the figures are null; so is the
-kernel sum where a graph was traced as a whole, and `device` where several were used.
+to a child. `parent` is the row of the innermost range around it, and a `recursive` range lies in one of its own name.
+Without operations the figures are null; so is the kernel sum where a graph was traced as a whole, and `device` where
+several were used.
 """
 
 RANGE_COLUMNS = (
@@ -103,12 +104,19 @@ KINDS = ("kernel", "memcpy", "memset", "graph")
 """The kinds of operation, by their number."""
 
 
-def nullable(
-    values: npt.NDArray[np.integer], known: npt.NDArray[np.bool_] | None = None
-) -> pd.api.extensions.ExtensionArray:
+def nullable(values: Ints, known: npt.NDArray[np.bool_]) -> pd.api.extensions.ExtensionArray:
     """Integers of which some are unknown, exact to the nanosecond."""
-    unknown = np.zeros(len(values), np.bool_) if known is None else ~known
-    return pd.arrays.IntegerArray(values.astype(np.int64), unknown)
+    return pd.arrays.IntegerArray(values, ~known)
+
+
+def spread(
+    rows: Ints, values: Ints, count: int, known: npt.NDArray[np.bool_] | bool = True
+) -> pd.api.extensions.ExtensionArray:
+    """The values of some rows as a column of `count`, null in the others and where they are not `known`."""
+    column, is_known = np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    column[rows] = values
+    is_known[rows] = known
+    return nullable(column, is_known)
 
 
 def take_names(names: Sequence[str], codes: Ints) -> npt.NDArray[np.object_]:
@@ -117,26 +125,18 @@ def take_names(names: Sequence[str], codes: Ints) -> npt.NDArray[np.object_]:
 
 
 def figure_columns(found: Figures, count: int, prefix: str = "") -> dict[str, pd.api.extensions.ExtensionArray]:
-    """Figures as columns of `count` rows, null (and zero for counts) for the rows that have none."""
-    has_any = np.zeros(count, np.bool_)
-    has_any[found.group] = True
-    has_sum = has_any.copy()
-    has_sum[found.group[found.has_graph]] = False
-
-    def spread(values: Ints, known: npt.NDArray[np.bool_] | None) -> pd.api.extensions.ExtensionArray:
-        column = np.zeros(count, np.int64)
-        column[found.group] = values
-        return nullable(column, known)
-
-    return {
-        f"{prefix}start_ns": spread(found.start, has_any),
-        f"{prefix}span_ns": spread(found.span, has_any),
-        f"{prefix}busy_ns": spread(found.busy, has_any),
-        f"{prefix}kernel_sum_ns": spread(found.kernel_sum, has_sum),
-        f"{prefix}gap_ns": spread(found.span - found.busy, has_any),
-        f"{prefix}operations": spread(found.operations, None),
-        f"{prefix}launches": spread(found.launches, None),
+    """Figures as columns of `count` rows; null in rows without operations, but for the counts, which are zero."""
+    rows = found.group
+    columns = {
+        "start_ns": spread(rows, found.start, count),
+        "span_ns": spread(rows, found.span, count),
+        "busy_ns": spread(rows, found.busy, count),
+        "kernel_sum_ns": spread(rows, found.kernel_sum, count, ~found.has_graph),
+        "gap_ns": spread(rows, found.span - found.busy, count),
+        "operations": spread(rows, found.operations, count).fillna(0),
+        "launches": spread(rows, found.launches, count).fillna(0),
     }
+    return {f"{prefix}{name}": column for name, column in columns.items()}
 
 
 def range_table(instances: pd.DataFrame, named: Pairs, names: Sequence[str], launched: Launched) -> pd.DataFrame:
