@@ -79,6 +79,8 @@ class WorkloadInfo:
     origin: str
     open_axes: bool = False
     """Any axis name is accepted (the `command` workload's placeholders)."""
+    measures_itself: bool = False
+    """Its step is another program with figures of its own (`command`)."""
 
     @property
     def baseline(self) -> str | None:

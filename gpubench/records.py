@@ -25,6 +25,7 @@ __all__ = [
     "Event",
     "Frame",
     "Job",
+    "KernelShare",
     "Measurement",
     "Outcome",
     "Pass",
@@ -182,6 +183,22 @@ class Crash:
 
 
 @dataclass(frozen=True, config=_FROZEN)
+class KernelShare:
+    """One kernel's part in a cell's profiled repetitions; copies and fills are named in brackets."""
+
+    name: str
+    kind: str
+    count: float
+    """Per repetition."""
+    total_s: float
+    """Per repetition, on average."""
+    median_s: float
+    """Of one execution."""
+    share: float
+    """Of the durations of all the cell's operations."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
 class CellRecord:
     """One cell, trial, pass and attempt: a line of `cells.jsonl`."""
 
@@ -201,6 +218,8 @@ class CellRecord:
     reason: str = ""
     """One sentence: why it was skipped, how it failed, or why sampling stopped."""
     measurements: list[Measurement] = Field(default_factory=list)
+    kernels: list[KernelShare] = Field(default_factory=list)
+    """What a profiled repetition ran on the GPU, most time first."""
     checks: list[CheckResult] = Field(default_factory=list)
     work: dict[str, float] = Field(default_factory=dict)
     """What the workload declares that a step must do at least: `bytes`, `flop`."""

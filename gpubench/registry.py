@@ -182,6 +182,7 @@ class Workload:
             ],
             origin=self.origin,
             open_axes=self.open_axes,
+            measures_itself=self.measures_itself,
         )
 
 

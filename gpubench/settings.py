@@ -31,6 +31,8 @@ class MeasureSettings(_Settings):
     """Per trial, warm-up apart."""
     l2: Literal["cold", "hot"] = "cold"
     seed: Annotated[int, Field(ge=0)] = 0
+    pass_environment: tuple[str, ...] = ()
+    """Variables that a profiled worker needs besides the usual ones: a trace keeps the environment, so it gets few."""
 
 
 class CheckSettings(_Settings):

@@ -9,6 +9,7 @@ import typer
 import gpubench
 from gpubench.cli.doctor import doctor
 from gpubench.cli.listing import list_workloads
+from gpubench.cli.nsys import nsys
 from gpubench.cli.report import report
 from gpubench.cli.sweep import sweep
 
@@ -46,5 +47,6 @@ def root(
 
 app.command()(sweep)
 app.command()(report)
+app.command()(nsys)
 app.command("list")(list_workloads)
 app.command()(doctor)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpubench.cli.figures import OUTCOME_STYLES, headline
 from gpubench.records import CellRecord, Outcome
-from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, SweepStarted, WorkerStarted
+from gpubench.run.events import CellRecorded, CellStarted, PassStarted, SweepEvent, SweepStarted, WorkerStarted
 from gpubench.run.scheduler import StopSignal
 
 __all__ = ["JsonLines", "LiveBar", "PlainLines", "Quiet", "Renderer", "choose_renderer"]
@@ -80,8 +80,11 @@ class PlainLines(Quiet):
     def show(self, event: SweepEvent) -> None:
         match event:
             case SweepStarted():
-                self._cells.expected = event.todo
+                self._cells = CellCount(event.todo)
                 self._console.print(_opening(event))
+            case PassStarted():
+                self._cells = CellCount(event.todo)
+                self._console.print(_next_pass(event))
             case WorkerStarted() if event.worker:
                 self._console.print(f"[dim]worker {event.worker} on {escape(event.device)} ({escape(event.reason)})[/]")
             case CellRecorded() if self._cells.add(event):
@@ -129,9 +132,13 @@ class LiveBar(Quiet):
             self._console.print("[yellow]stopping after the running cell; Ctrl-C again stops now[/]")
         match event:
             case SweepStarted():
-                self._cells.expected = event.todo
+                self._cells = CellCount(event.todo)
                 self._progress.update(self._bar, total=event.todo)
                 self._console.print(_opening(event))
+            case PassStarted():
+                self._cells = CellCount(event.todo)
+                self._progress.reset(self._bar, total=event.todo, completed=0, counts="")
+                self._console.print(_next_pass(event))
             case CellStarted():
                 self._progress.update(self._bar, description=f"{escape(event.cell_id)} {event.stage}")
             case CellRecorded() if self._cells.add(event):
@@ -143,8 +150,8 @@ class LiveBar(Quiet):
 class CellCount:
     """Cells and their records so far. A cell can end several times when its trials are tasks of their own."""
 
-    def __init__(self) -> None:
-        self.expected = 0
+    def __init__(self, expected: int = 0) -> None:
+        self.expected = expected
         self._records: dict[str, list[CellRecord]] = defaultdict(list)
         self._outcomes: dict[str, Outcome] = {}
 
@@ -176,10 +183,14 @@ class CellCount:
 def _opening(event: SweepStarted) -> str:
     done = event.cells - event.todo
     what = f"{event.todo} cells" if not done else f"{event.todo} of {event.cells} cells ({done} have their answer)"
-    return f"[bold]{escape(event.run_id)}[/] {what} on {escape(event.device)}"
+    return f"[bold]{escape(event.run_id)}[/] {what} on {escape(event.device)}, {escape(event.profiler)}"
+
+
+def _next_pass(event: PassStarted) -> str:
+    return f"[bold]profiled pass[/] {event.todo} cells under {escape(event.profiler)}"
 
 
 def _line(records: Sequence[CellRecord]) -> str:
     last = records[-1]
-    told = headline(records) if last.outcome is Outcome.OK else last.reason
+    told = (headline(records) or " ".join(last.warnings[-1:])) if last.outcome is Outcome.OK else last.reason
     return f"[{OUTCOME_STYLES[last.outcome]}]{last.outcome:<8}[/] {escape(last.cell_id)}  {escape(told)}"

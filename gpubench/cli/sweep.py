@@ -43,6 +43,10 @@ def sweep(
     ] = None,
     out: Results = Path("results"),
     timer: Annotated[str, typer.Option(metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
+    no_profile: Annotated[bool, typer.Option("--no-profile", help="Leave the profiled pass out.")] = False,
+    keep_traces: Annotated[
+        bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; they hold the worker's environment.")
+    ] = False,
     isolation: Annotated[
         str, typer.Option(metavar="worker|cell", help="One process for many cells, or one for each.")
     ] = "",
@@ -71,7 +75,15 @@ def sweep(
     from dataclasses import replace
 
     retry = parse_outcomes(retry_failed)
-    request = replace(request, results=out, resume=resume or bool(retry), force=force, retry=retry)
+    request = replace(
+        request,
+        results=out,
+        resume=resume or bool(retry),
+        force=force,
+        retry=retry,
+        profile=not no_profile,
+        keep_traces=keep_traces,
+    )
     ended = _run(console, request, quiet=quiet, as_json=as_json)
     reports = [] if as_json and ended.is_interrupted else _write_report(ended)
     if not quiet and not as_json:

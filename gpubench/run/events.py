@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpubench.records import CellRecord, Stage
+from gpubench.records import CellRecord, Pass, Stage
 
-__all__ = ["CellRecorded", "CellStarted", "SweepEnded", "SweepEvent", "SweepStarted", "WorkerStarted"]
+__all__ = ["CellRecorded", "CellStarted", "PassStarted", "SweepEnded", "SweepEvent", "SweepStarted", "WorkerStarted"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,17 @@ class SweepStarted:
     todo: int
     """How many cells still need an answer: fewer than `cells` after a resume."""
     device: str
+    profiler: str
+    """What the profiled pass will be made with, or why there is none."""
+
+
+@dataclass(frozen=True)
+class PassStarted:
+    """One more pass over the cells that are ok."""
+
+    pass_: Pass
+    todo: int
+    profiler: str
 
 
 @dataclass(frozen=True)
@@ -58,4 +69,4 @@ class SweepEnded:
     path: str
 
 
-SweepEvent = SweepStarted | WorkerStarted | CellStarted | CellRecorded | SweepEnded
+SweepEvent = SweepStarted | PassStarted | WorkerStarted | CellStarted | CellRecorded | SweepEnded

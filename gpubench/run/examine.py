@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gpubench.errors import ProfilerError
 from gpubench.machine import has_cuda_torch, read_machine
+from gpubench.profilers.nsys import find_nsys, try_nsys
 
 __all__ = ["Finding", "examine"]
 
@@ -62,6 +64,13 @@ def _timers() -> Iterator[Finding]:
         yield Finding("timer cuda_event", "good", "step time on the GPU; reads short steps too long")
     else:
         yield Finding("timer cuda_event", "missing", "needs a GPU")
+    try:
+        nsys = find_nsys()
+        try_nsys(nsys)
+        yield Finding("timer nsys", "good", f"{nsys} at {nsys.path}; kernel times by NVTX range")
+    except ProfilerError as error:
+        told, _, remedy = str(error).partition(": ")
+        yield Finding("timer nsys", "missing", told, remedy)
 
 
 def _compilers() -> Iterator[Finding]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from gpubench.machine import Gpu
+from gpubench.records import CellRecord
 
-__all__ = ["Launch", "Launcher", "PlainLauncher"]
+__all__ = ["Launch", "Launcher", "PlainLauncher", "worker_command", "worker_environment"]
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,37 @@ class Launch:
 
 
 class Launcher(Protocol):
-    """Turns a job file into the process to start."""
+    """Turns a job file into the process to start, and what its worker said into records."""
 
     goodbye_s: float
     """How long a worker may take to end after its last cell."""
+    has_trace: bool
+    """Records wait for the worker's end, for `complete` to add what the profiler recorded."""
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch: ...
 
+    def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]: ...
+
 
 class PlainLauncher:
-    """The worker by itself: nothing between it and the GPU."""
+    """The worker by itself: nothing between it and the GPU, and nothing to add to its records."""
 
     goodbye_s = 10.0
+    has_trace = False
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
-        return Launch([sys.executable, "-m", "gpubench.worker", str(job)], worker_environment(gpu))
+        return Launch(worker_command(job), worker_environment(gpu))
+
+    def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
+        return list(records)
+
+
+def worker_command(job: Path) -> list[str]:
+    return [sys.executable, "-m", "gpubench.worker", str(job)]
 
 
 def worker_environment(gpu: Gpu | None) -> dict[str, str]:
-    """This process's environment with the worker's GPU as its only one (or none), and Python's safe defaults."""
+    """This process's environment with the worker's GPU as its only one (or none), and Python's output unbuffered."""
     environment = dict(os.environ)
     # by UUID: an index would mean another GPU under another CUDA_DEVICE_ORDER
     environment["CUDA_VISIBLE_DEVICES"] = gpu.uuid if gpu else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,13 @@ class _Lane:
     is_ready: bool = False
     is_finishing: float | None = None
     """When the worker was told that no more will come."""
+    is_stopping: bool = False
+    """The user wants it to end: what it was in is no death of a cell."""
+    timed_out: str = ""
+    """Which limit it was killed for, in words."""
     tasks_given: int = 0
+    held: list[CellRecord] = field(default_factory=list)
+    """Records that wait for the worker's trace."""
     stillbirths: int = 0
     next_reason: str = "first worker"
 
@@ -97,12 +103,14 @@ class Scheduler:
     """One lane each; [None] runs on the CPU."""
     todo: deque[Task] = field(default_factory=deque)
     _number: int = 0
+    _tasks_left: Counter[str] = field(default_factory=Counter)
     _oom_kills: OomKillCounter = field(default_factory=OomKillCounter)
     _logs_checked: float = 0.0
 
     def run(self, tasks: Iterable[Task]) -> Iterator[SweepEvent]:
         """Run every task; returns early, with nothing left running, once the stop signal says so."""
         self.todo = deque(tasks)
+        self._tasks_left = Counter(task.cell.cell_id for task in self.todo)
         self._number = self.settings.first_number
         lanes = [_Lane(gpu) for gpu in self.gpus]
         try:
@@ -131,10 +139,9 @@ class Scheduler:
         if status is not None:
             yield from self._bury(lane, status)
         elif overdue := self._overdue(lane):
-            yield from self._kill_overdue(lane, overdue)
+            self._kill_overdue(lane, overdue)
         elif self.stop.is_requested and lane.running is None:
-            lane.worker.close()  # also when it holds a next task, which must not begin
-            lane.worker = None
+            self._dismiss(lane)
         else:
             self._feed(lane)
 
@@ -149,7 +156,8 @@ class Scheduler:
                 f"{self.store.path}: can't start worker {number}: {error.strerror}; what was recorded before is safe: "
                 "mend that and run the same command with --resume"
             ) from error
-        lane.is_ready, lane.is_finishing, lane.running, lane.tasks_given = False, None, None, 0
+        lane.is_ready, lane.is_finishing, lane.is_stopping = False, None, False
+        lane.running, lane.tasks_given, lane.timed_out = None, 0, ""
         return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
 
     def _feed(self, lane: _Lane) -> None:
@@ -180,14 +188,24 @@ class Scheduler:
             case CellEnded():
                 if event.is_last:
                     self._task_ended(lane)
-                yield self._record(event.record, event.is_last)
+                yield from self._record(lane, event.record, event.is_last)
 
-    def _record(self, record: CellRecord, is_last: bool) -> SweepEvent:
-        self.store.append(record)
-        if record.outcome is not Outcome.OK:
+    def _record(self, lane: _Lane, record: CellRecord, is_last: bool) -> Iterator[SweepEvent]:
+        """Write a record down, or keep it until its worker's trace can be read."""
+        if is_last:
+            self._tasks_left[record.cell_id] -= 1
+        if record.outcome is not Outcome.OK and self._tasks_left[record.cell_id]:
             # its further trials, where they are tasks of their own, would only fail again
             self.todo = deque(task for task in self.todo if task.cell.cell_id != record.cell_id)
-        return CellRecorded(record, is_last)
+            self._tasks_left[record.cell_id] = 0
+        if self.settings.launcher.has_trace:
+            lane.held.append(record)
+        else:
+            yield self._write(record, is_last)
+
+    def _write(self, record: CellRecord, is_last: bool) -> SweepEvent:
+        self.store.append(record)
+        return CellRecorded(record, is_last and not self._tasks_left[record.cell_id])
 
     def _task_ended(self, lane: _Lane) -> None:
         assert lane.worker is not None, "a task ends in a worker"
@@ -198,43 +216,60 @@ class Scheduler:
     def _overdue(self, lane: _Lane) -> str:
         assert lane.worker is not None, "only a worker can be late"
         now = time.monotonic()
+        if lane.is_finishing is not None:
+            return "after its last cell" if now - lane.is_finishing > self.settings.launcher.goodbye_s else ""
         if lane.running is not None:
             return lane.running.overdue(self.settings.timeout, now)
         if not lane.is_ready and now - lane.worker.started_at > self.settings.timeout.start:
             return f"after {self.settings.timeout.start:g} s (timeout_s.start)"
-        if lane.is_finishing is not None and now - lane.is_finishing > self.settings.launcher.goodbye_s:
-            return "after its last cell"
         return ""
 
-    def _kill_overdue(self, lane: _Lane, overdue: str) -> Iterator[SweepEvent]:
-        assert lane.worker is not None, "only a worker can be late"
-        lane.worker.ask_for_stacks()
-        lane.worker.kill()
-        for event in lane.worker.poll():  # it may have ended its task while it was being killed
-            yield from self._hear(lane, event)
-        yield from self._bury(lane, -9, timed_out=overdue)
+    def _kill_overdue(self, lane: _Lane, overdue: str) -> None:
+        """End a worker that is late; its burial follows, once it and a profiler around it have ended."""
+        worker = lane.worker
+        assert worker is not None, "only a worker can be late"
+        if self.settings.launcher.has_trace and not lane.timed_out and worker.pid is not None:
+            worker.ask_for_stacks()
+            worker.kill_inside()  # the profiler lives on, to write down what it has
+            lane.is_finishing, lane.timed_out = time.monotonic(), overdue
+            return
+        worker.ask_for_stacks()
+        worker.kill()
+        lane.timed_out = lane.timed_out or overdue
 
-    def _bury(self, lane: _Lane, status: int, timed_out: str = "") -> Iterator[SweepEvent]:
+    def _dismiss(self, lane: _Lane) -> None:
+        """End a worker that is between cells, at the user's wish; the task it may hold must not begin."""
+        assert lane.worker is not None, "only a worker can be dismissed"
+        if lane.is_stopping:
+            return
+        lane.is_stopping = True
+        if self.settings.launcher.has_trace:
+            lane.worker.finish()  # with a task in its hands it ends at once, and the profiler writes its report
+            lane.is_finishing = time.monotonic()
+        else:
+            lane.worker.kill()
+
+    def _bury(self, lane: _Lane, status: int) -> Iterator[SweepEvent]:
         """Record the cell a dead worker was in, take back what it had not begun, and clear the lane."""
         worker, running = lane.worker, lane.running
         assert worker is not None, "only a worker can die"
         if status == CANNOT_WRITE:
             raise _full_disk(worker)
-        was_idle = running is None and lane.is_finishing is not None
         lane.worker, lane.running = None, None
         worker.close()
+        if lane.is_stopping:
+            running = None
         if running is not None:
             worker.sent.popleft()
-        self.todo.extendleft(reversed(worker.sent))
-        if running is not None and not self.stop.is_urgent:
-            death = self._death(running, worker, status, timed_out)
-            record = record_death(death)
+            record = record_death(self._death(running, worker, status, lane.timed_out))
             lane.next_reason = f"{record.cell_id}: {record.outcome}"
-            yield self._record(record, is_last=True)
-        elif not was_idle and not self.stop.is_requested and worker.sent:
-            self._count_stillbirth(lane, worker, status, timed_out)
-        else:
-            lane.next_reason = "one process per cell" if self.settings.tasks_per_worker else "the CUDA context was lost"
+            yield from self._record(lane, record, is_last=True)
+        self.todo.extendleft(reversed(worker.sent))
+        held, lane.held = lane.held, []
+        for record in self.settings.launcher.complete(worker.folder, held):
+            yield self._write(record, is_last=True)
+        if running is None and not lane.is_stopping:
+            self._explain(lane, worker, status)
 
     def _death(self, running: _Running, worker: WorkerProcess, status: int, timed_out: str) -> Death:
         return Death(
@@ -249,15 +284,18 @@ class Scheduler:
             killed_by_host=self._oom_kills.has_struck(),
         )
 
-    def _count_stillbirth(self, lane: _Lane, worker: WorkerProcess, status: int, timed_out: str) -> None:
-        """A worker that ended by itself after a lost context has begun a cell; these have not."""
+    def _explain(self, lane: _Lane, worker: WorkerProcess, status: int) -> None:
+        """Say why a worker ended outside of any cell; WorkerError if it keeps happening."""
         if lane.is_ready and status == 0:
-            lane.next_reason = "the CUDA context was lost"
+            lost = bool(worker.sent)
+            lane.next_reason = "the CUDA context was lost" if lost else "the one before had run its share of cells"
+            return
+        if not worker.sent:
             return
         lane.stillbirths += 1
         lane.next_reason = f"worker {worker.number} died before it began a cell"
         if lane.stillbirths >= STILLBIRTHS:
-            how = f"was still starting {timed_out}" if timed_out else f"ended with status {status}"
+            how = f"was still starting {lane.timed_out}" if lane.timed_out else f"ended with status {status}"
             tail = worker.stderr_tail() or "(nothing)"
             raise WorkerError(
                 f"{lane.stillbirths} workers in a row died before they began a cell; the last {how}. "

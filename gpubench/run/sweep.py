@@ -11,10 +11,11 @@ from pathlib import Path
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.catalogue import WorkloadInfo
 from gpubench.machine import Gpu, Machine, describe_environment, fingerprint
-from gpubench.records import Cell, Outcome, Pass
-from gpubench.run.events import SweepEnded, SweepEvent, SweepStarted
-from gpubench.run.launcher import PlainLauncher
+from gpubench.records import Cell, CellRecord, Outcome, Pass, Task
+from gpubench.run.events import CellRecorded, PassStarted, SweepEnded, SweepEvent, SweepStarted
+from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.plan import TaskSettings, plan_tasks
+from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
 from gpubench.run.resume import differences, find_resumable, question_hash, refuse
 from gpubench.run.scheduler import Scheduler, StopSignal, WorkerSettings
 from gpubench.store import (
@@ -49,21 +50,22 @@ class SweepRequest:
     resume: bool = False
     force: bool = False
     retry: frozenset[Outcome] = frozenset()
+    profile: bool = True
+    keep_traces: bool = False
 
 
 def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
     """Run a sweep to its end, or until `stop` says so. What was recorded stays, whatever happens."""
-    path, session = _open_run(request)
+    is_program = request.workload.measures_itself
+    measure = request.sweep.spec.measure
+    profiler = choose_profiler(measure, request.gpus, wanted=request.profile, is_program=is_program)
+    path, session = _open_run(request, profiler)
     with RunStore(path) as store:
         add_session(path, session)
-        asked = {cell.key for cell in request.cells}
-        results = [result for result in merge_cells(read_run(path)) if result.cell.key in asked]
-        tasks = plan_tasks(results, _task_settings(request, path), request.retry)
-        device = ", ".join(gpu.name for gpu in request.gpus) or "cpu"
-        todo = len({task.cell.cell_id for task in tasks})
-        yield SweepStarted(path.name, str(path), len(results), todo, device)
-        scheduler = Scheduler(store, _worker_settings(request, path), stop, request.gpus or [None])
-        yield from scheduler.run(tasks)
+        passes = _Passes(request, profiler, store, stop)
+        yield passes.begin()
+        yield from passes.timing()
+        yield from passes.profile()
     yield SweepEnded(count_outcomes(merge_cells(read_run(path))), stop.is_requested, str(path))
 
 
@@ -72,9 +74,90 @@ def count_outcomes(results: Sequence[CellResult]) -> dict[str, int]:
     return dict(Counter(result.outcome.value if result.outcome else "not run" for result in results))
 
 
-def _open_run(request: SweepRequest) -> tuple[Path, Session]:
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of one sweep over one run."""
+
+    request: SweepRequest
+    profiler: Profiler
+    store: RunStore
+    stop: StopSignal
+
+    def begin(self) -> SweepEvent:
+        tasks = self._timing_tasks()
+        device = ", ".join(gpu.name for gpu in self.request.gpus) or "cpu"
+        todo = len({task.cell.cell_id for task in tasks})
+        path = self.store.path
+        return SweepStarted(path.name, str(path), len(self._results()), todo, device, self.profiler.why)
+
+    def timing(self) -> Iterator[SweepEvent]:
+        """Every cell that has no answer yet, unprofiled."""
+        yield from self._scheduler(PlainLauncher()).run(self._timing_tasks())
+
+    def profile(self) -> Iterator[SweepEvent]:
+        """The cells that are ok once more, under the profiler; those that die there once more without it."""
+        if self.profiler.timer is None or self.stop.is_requested:
+            return
+        ok = [result for result in self._results() if result.outcome is Outcome.OK]
+        tasks = plan_tasks(ok, self._task_settings(Pass.PROFILE), frozenset())
+        if not tasks:
+            return
+        yield PassStarted(Pass.PROFILE, len(tasks), self.profiler.why)
+        dead: dict[str, CellRecord] = {}
+        for event in self._scheduler(*self._profiled()).run(tasks):
+            if isinstance(event, CellRecorded) and event.record.outcome.is_failure:
+                dead[event.record.cell_id] = event.record
+            yield event
+        yield from self._retry_unprofiled(dead, tasks)
+
+    def _profiled(self) -> tuple[Launcher, int | None]:
+        """The launcher of the profiled pass, and how many cells a worker of its may take."""
+        if self.profiler.nsys is None:
+            return PlainLauncher(), None
+        is_program = self.request.workload.measures_itself
+        launcher = NsysLauncher(
+            self.profiler.nsys,
+            pass_environment=self.request.sweep.spec.measure.pass_environment,
+            keep_traces=self.request.keep_traces,
+            is_program=is_program,
+        )
+        return launcher, 1 if is_program else CELLS_PER_TRACE
+
+    def _retry_unprofiled(self, dead: dict[str, CellRecord], tasks: Sequence[Task]) -> Iterator[SweepEvent]:
+        again = [replace(task, pass_=Pass.TIMING) for task in tasks if task.cell.cell_id in dead]
+        yield from self._scheduler(UnprofiledRetry(dead)).run(again)
+
+    def _timing_tasks(self) -> list[Task]:
+        return plan_tasks(self._results(), self._task_settings(Pass.TIMING), self.request.retry)
+
+    def _results(self) -> list[CellResult]:
+        asked = {cell.key for cell in self.request.cells}
+        return [result for result in merge_cells(read_run(self.store.path)) if result.cell.key in asked]
+
+    def _task_settings(self, pass_: Pass) -> TaskSettings:
+        spec = self.request.sweep.spec
+        # absolute: a cell may change its working directory
+        artifacts = (self.store.path / ARTIFACTS).resolve()
+        measure = spec.measure
+        if pass_ is Pass.PROFILE:
+            measure = measure.model_copy(update={"timer": self.profiler.timer})
+        return TaskSettings(pass_, measure, spec.check, spec.timeout_s, artifacts, spec.order)
+
+    def _scheduler(self, launcher: Launcher, cells_per_worker: int | None = None) -> Scheduler:
+        spec = self.request.sweep.spec
+        settings = WorkerSettings(
+            plugins=spec.plugins,
+            launcher=launcher,
+            timeout=spec.timeout_s,
+            tasks_per_worker=1 if spec.isolation == "cell" else cells_per_worker,
+            first_number=len(list((self.store.path / ARTIFACTS).glob("worker_*"))),
+        )
+        return Scheduler(self.store, settings, self.stop, self.request.gpus or [None])
+
+
+def _open_run(request: SweepRequest, profiler: Profiler) -> tuple[Path, Session]:
     """The folder to write to, new or resumed, and what to note about this start."""
-    header = _header(request)
+    header = _header(request, profiler)
     forced: list[str] = []
     if request.resume:
         run = find_resumable(request.results, header)
@@ -87,7 +170,7 @@ def _open_run(request: SweepRequest) -> tuple[Path, Session]:
     return path, Session(header.created_at, header.environment, header.fingerprint, forced)
 
 
-def _header(request: SweepRequest) -> RunHeader:
+def _header(request: SweepRequest, profiler: Profiler) -> RunHeader:
     now = datetime.now(UTC)
     environment = describe_environment(replace(request.machine, gpus=tuple(request.gpus)))
     resolved = request.sweep.resolved
@@ -99,24 +182,6 @@ def _header(request: SweepRequest) -> RunHeader:
         sweep_file=str(request.sweep.path),
         cells=list(request.cells),
         workload=request.workload,
-        environment=environment,
+        environment={**environment, "profiler": profiler.why},
         fingerprint=fingerprint(environment, question_hash(resolved), request.plugin_files),
-    )
-
-
-def _task_settings(request: SweepRequest, path: Path) -> TaskSettings:
-    sweep = request.sweep.spec
-    # absolute: a cell may change its working directory
-    artifacts = (path / ARTIFACTS).resolve()
-    return TaskSettings(Pass.TIMING, sweep.measure, sweep.check, sweep.timeout_s, artifacts, sweep.order)
-
-
-def _worker_settings(request: SweepRequest, path: Path) -> WorkerSettings:
-    sweep = request.sweep.spec
-    return WorkerSettings(
-        plugins=sweep.plugins,
-        launcher=PlainLauncher(),
-        timeout=sweep.timeout_s,
-        tasks_per_worker=1 if sweep.isolation == "cell" else None,
-        first_number=len(list((path / ARTIFACTS).glob("worker_*"))),
     )

@@ -104,6 +104,12 @@ class WorkerProcess:
             except ProcessLookupError:
                 return
 
+    def kill_inside(self) -> None:
+        """End the worker alone and leave the profiler around it."""
+        assert self.pid is not None, "it has said that it is ready"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End the worker and everything it started, also what went into a session of its own."""
         victims = _descendants(self._process.pid)

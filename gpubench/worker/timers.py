@@ -105,6 +105,7 @@ def choose_timer(wanted: Literal["auto", "nsys", "cupti", "cuda_event", "wall"],
         why = {"auto": "auto, on a GPU", "cuda_event": "cuda_event was asked for"}
         profiled = f"{wanted} times the profile pass; the timing pass runs without a profiler"
         return ChosenTimer(CudaEventTimer(device), why.get(wanted, profiled))
-    if wanted == "auto":
-        return ChosenTimer(WallTimer(device.synchronize), "auto, on a CPU")
+    if wanted in ("auto", "nsys"):
+        why = {"auto": "auto, on a CPU", "nsys": "nsys times the profile pass; the timing pass is a CPU's"}
+        return ChosenTimer(WallTimer(device.synchronize), why[wanted])
     raise UsageError(f"measure.timer: {wanted} needs a CUDA GPU, and this is {device.name}; use wall or auto")
