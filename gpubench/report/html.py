@@ -82,7 +82,7 @@ def _visible(value: object) -> object:
 def _facts(content: Content) -> list[_Pair]:
     workloads = dict.fromkeys(run.header.workload.name for run in content.runs)
     facts = {
-        "GPU": content.devices(),
+        "Device": content.devices(),
         "Workload": workloads,
         "Timers": content.timers(),
         "Date": content.dates(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +13,9 @@ import pandas as pd
 
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
+from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import SampleWarning
-from gpubench.records import Outcome
+from gpubench.records import Outcome, Pass
 from gpubench.report import theme
 from gpubench.report.content import Content
 from gpubench.run.logs import read_tail
@@ -25,6 +26,7 @@ TAIL_BYTES = 4096
 ALL_TAILS_BYTES = 4 << 20
 """Logs beyond this are left out of the page, which says so; they stay in the run's folder."""
 MAX_RANGES = 200_000
+MAX_KERNELS = 20
 
 _STATISTICS = (c.LOW, c.HIGH, c.P10, c.P90, c.P99)
 
@@ -51,6 +53,8 @@ def page_data(content: Content) -> dict[str, Any]:
         },
         "values": {key: _values(wide, key) for key in content.series},
         "ranges": _ranges(content),
+        "kernels": _kernels(content),
+        "checks": _checks(content),
         "tails": _tails(content),
         "recorded": _recorded_warnings(content),
         "warnings": {warning: warning.explanation for warning in SampleWarning},
@@ -133,6 +137,37 @@ def _ranges(content: Content) -> dict[str, Any]:
     return {"rows": rows, "left_out": 0}
 
 
+def _kernels(content: Content) -> dict[str, Any]:
+    """What a profiled repetition ran, by row of `cells`: [name's number, count, seconds, share] each, longest first."""
+    names: dict[str, int] = {}
+    rows: dict[int, list[list[Any]]] = {}
+    for row, cell in enumerate(_cells(content)):
+        found = [kernel for record in cell.of(Pass.PROFILE) for kernel in record.kernels]
+        if found and cell.outcome is Outcome.OK:
+            rows[row] = [
+                [names.setdefault(kernel.name, len(names)), kernel.count, kernel.total_s, kernel.share]
+                for kernel in found[:MAX_KERNELS]
+            ]
+    return {"names": list(names), "rows": rows, "most": MAX_KERNELS}
+
+
+def _checks(content: Content) -> dict[int, list[Any]]:
+    """What outputs were compared with, by row of `cells`: [against, passed, relative error, the worst element]."""
+    found: dict[int, list[Any]] = {}
+    for row, cell in enumerate(_cells(content)):
+        checks = [check for record in cell.records for check in record.checks if check.against != "none"]
+        if checks:
+            check = min(checks, key=lambda check: check.passed)
+            found[row] = [check.against, check.passed, check.relative_error, check.worst]
+    return found
+
+
+def _cells(content: Content) -> Iterator[CellResult]:
+    """The cells of all runs, in the order of the wide frame's rows."""
+    for run in content.runs:
+        yield from run.cells
+
+
 def _row_keys(frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
     return zip(frame[c.RUN_ID], frame[c.CELL_ID], strict=True)
 
@@ -160,9 +195,8 @@ def _tails(content: Content) -> dict[str, Any]:
 
 def _recorded_warnings(content: Content) -> dict[int, list[str]]:
     """What cells' own records warn of, by row of `cells`."""
-    cells = [cell for run in content.runs for cell in run.cells]
     found: dict[int, list[str]] = {}
-    for row, cell in enumerate(cells):
+    for row, cell in enumerate(_cells(content)):
         texts = list(dict.fromkeys(text for record in cell.records for text in record.warnings))
         if texts:
             found[row] = texts

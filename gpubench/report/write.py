@@ -47,17 +47,24 @@ def _require_format(name: str) -> None:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: can't write the report: {error.strerror}; choose a folder with room for it with --out"
+        ) from error
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path}: can't write the report: {error.strerror}; choose a folder with room for it with --out"
-        ) from error
-    return path
+        raise

@@ -114,6 +114,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(between):
     assert 0.90 <= coverage <= 0.99
 
 
+def test_an_interval_does_not_run_away_from_what_was_measured():
+    summary = summarise([[160.0] * 2, [156.0] * 2, [0.6] * 100])
+    assert (summary.low, summary.high) == (0.3, 320.0)
+
+
 def test_one_value_per_trial_is_enough_for_an_interval_over_trials():
     summary = summarise([[10.0], [11.0], [12.0]])
     assert summary.low < 9

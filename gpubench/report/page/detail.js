@@ -42,7 +42,9 @@ function openDetail(row, frontier) {
     standingNode(row, frontier),
     h("dl", { class: "pairs" }, axisPairs(row).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     figuresNode(row),
+    kernelsNode(row),
     rangesNode(row),
+    checkNode(row),
     warningsNode(row),
     logNode(row, true),
     h("h3", {}, "Run it again, alone"),
@@ -77,6 +79,32 @@ function figuresNode(row) {
           h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));
       })))),
   ];
+}
+
+// What a profiled repetition ran on the GPU, with a bar for each kernel's share of it.
+function kernelsNode(row) {
+  const kernels = data.kernels.rows[row];
+  if (!kernels) return "";
+  const head = [["kernel", ""], ["share", ""], ["time", "number"], ["runs", "number"]];
+  return [
+    h("h3", {}, "Kernels per repetition"),
+    h("div", { class: "scroll" }, h("table", { class: "plain kernels" },
+      h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { class: kind }, text)))),
+      h("tbody", {}, kernels.map(([name, runs, seconds, share]) => h("tr", {},
+        h("td", { class: "text" }, h("code", {}, data.kernels.names[name])),
+        h("td", { class: "nowrap" }, h("span", { class: "bar", style: `--share: ${share}` }), ` ${(100 * share).toFixed(1)}%`),
+        h("td", { class: "number nowrap" }, formatValue(seconds, "s")),
+        h("td", { class: "number" }, runs.toLocaleString("en-US", { maximumFractionDigits: 1 }))))))),
+    kernels.length === data.kernels.most ? h("p", { class: "small" }, `The ${data.kernels.most} that took longest.`) : "",
+  ];
+}
+
+function checkNode(row) {
+  const check = data.checks[row];
+  if (!check) return "";
+  const [against, passed, error, worst] = check;
+  const much = error === null ? "" : `, relative error ${error.toPrecision(2)}`;
+  return [h("h3", {}, "Check"), h("p", {}, `${passed ? "Agrees" : "Does not agree"} with ${against}${much}. ${worst}`)];
 }
 
 function rangesNode(row) {

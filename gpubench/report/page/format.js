@@ -25,7 +25,7 @@ function digits(value) {
 function formatSpread(median, low, high) {
   if (median === null || low === null || high === null || median === 0) return "";
   const share = (50 * (high - low)) / Math.abs(median);
-  if (share >= 1000) return "±∞";
+  if (share > 100) return "±>100%";
   return `±${share < 0.095 ? share.toFixed(2) : share < 9.95 ? share.toFixed(1) : share.toFixed(0)}%`;
 }
 

@@ -107,7 +107,7 @@ function pointTrace(state, view, members, name, style) {
         width: detailed ? members.map((row) => (view.frontier?.on.has(row) ? 1.4 : 0)) : 0,
       },
     },
-    hoverinfo: "none", cliponaxis: false,
+    hoverinfo: "none",
   };
 }
 
@@ -123,7 +123,7 @@ function lineTraces(state, view, members, name, style) {
   }
   return [{
     type: "scatter", mode: "lines", x, y, name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
-    line: { color: style.colour, width: 1.6 }, opacity: view.frontier ? 0.75 : 0.5, cliponaxis: false,
+    line: { color: style.colour, width: 1.6 }, opacity: view.frontier ? 0.75 : 0.5,
   }];
 }
 
@@ -160,6 +160,8 @@ function layoutOf(state, view) {
   const surface = surfaceNow();
   const outcomes = failedOutcomes(view);
   const onAxis = isOverAxis(state, view);
+  const valuesX = view.points.map(view.valueX), valuesY = view.points.map((row) => view.valuesY[0][row]);
+  const reach = onAxis ? valuesX.concat(view.failed.map(view.valueX)) : valuesX;
   const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
   const main = view.points.length ? 430 : 0;
   const between = strip && main ? 84 : 0;
@@ -179,11 +181,11 @@ function layoutOf(state, view) {
     showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
     xaxis: {
-      ...base, ...tickFormat(state.x, view.points.map(view.valueX), state.logX), title: title(titleOf(state.x)), anchor: "y",
+      ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeOf(reach, state.logX), title: title(titleOf(state.x)), anchor: "y",
       type: state.logX ? "log" : "linear", visible: main > 0,
     },
     yaxis: {
-      ...base, ...tickFormat(state.y, view.points.map((row) => view.valuesY[0][row]), state.logY), title: title(titleOf(state.y)),
+      ...base, ...tickFormat(state.y, valuesY, state.logY), ...rangeOf(valuesY, state.logY), title: title(titleOf(state.y)),
       type: state.logY ? "log" : "linear", domain: [Math.min((strip + between) / inner, 0.99), 1], visible: main > 0,
     },
     xaxis2: { ...base, anchor: "y2", showticklabels: false, ticks: "", showgrid: false, zeroline: false, visible: !onAxis },
@@ -197,6 +199,15 @@ function layoutOf(state, view) {
       font: { size: 12, color: surface.muted },
     }] : [],
   };
+}
+
+// Wide enough for every point; the bars of a cell whose trials disagree may end outside, or nothing else could be seen.
+function rangeOf(values, isLog) {
+  const known = values.filter((value) => value !== null && (!isLog || value > 0));
+  if (!known.length) return {};
+  const [low, high] = extremes(known).map((value) => (isLog ? Math.log10(value) : value));
+  const pad = high > low ? 0.07 * (high - low) : isLog ? 0.3 : Math.abs(low) / 4 || 1;
+  return { range: [low - pad, high + pad] };
 }
 
 // Seconds and bytes carry their prefix on every tick, their unit in the title; axes of few values get a tick per value.

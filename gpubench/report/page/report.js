@@ -28,7 +28,7 @@ function describeFrontier() {
   else if (!frontier.points.length) text = "No cell here is ok and has both metrics.";
   else {
     const members = groupBy([...frontier.on], groupOf(state.group));
-    const shares = [...members].map(([name, found]) => `${name} ${found.length}`).join(", ");
+    const shares = [...members].map(([name, found]) => `${found.length} of ${name}`).join(", ");
     text = `${frontier.on.size} of ${count(frontier.points.length, "ok cell")} on the frontier${state.group.length ? `: ${shares}` : ""}`;
   }
   document.getElementById("frontier-line").textContent = text;

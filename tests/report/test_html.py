@@ -1,0 +1,123 @@
+"""The page as text: complete, safe, and honest; tests/browser opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import MadeCell, make_run
+
+from gpubench.analysis.run import load_run
+from gpubench.records import Outcome
+from gpubench.report.content import read_content
+from gpubench.report.html import render_html
+from gpubench.report.payload import ALL_TAILS_BYTES, page_data, script_json
+
+TIMES = {"step_time": [[1e-5] * 6]}
+HOSTILE = '</script><script>alert("1")</script>\u2028\u202e<img src=x onerror=alert(1)>'
+
+
+def render(tmp_path, cells, **header):
+    return render_html(read_content([load_run(make_run(tmp_path, cells, **header))]))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=4)))
+def test_data_in_the_page_reads_back_and_cannot_end_its_element(data):
+    text = script_json({"data": data})
+    assert not set(text) & set("<>&\u2028\u2029")
+    text.encode("utf-8")
+    assert json.loads(text)["data"] == _without_nan(data)
+
+
+def _without_nan(data):
+    if isinstance(data, list):
+        return [_without_nan(item) for item in data]
+    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
+        return None
+    return data
+
+
+def test_a_lone_surrogate_does_not_stop_a_page(tmp_path):
+    page = render(tmp_path, [MadeCell({"mode": "bad \\udc80 byte"}, TIMES, reason="x")])
+    page.encode("utf-8")
+
+
+def test_the_page_loads_nothing(tmp_path):
+    page = render(tmp_path, [MadeCell({"batch": 1}, TIMES)])
+    ours = page.split("<script>/**\n* plotly.js")[0] + page.rpartition('<script>"use strict"')[2]
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", ours)
+    assert "default-src 'none'" in ours
+
+
+def test_what_users_wrote_is_escaped_wherever_the_template_puts_it(tmp_path):
+    cells = [MadeCell({"backend": HOSTILE, HOSTILE: 1}, {HOSTILE: [[1.0] * 6]}, outcome=o) for o in Outcome]
+    sweep = {"note": HOSTILE, "pareto": {"x": HOSTILE + "x", "y": "y"}}
+    page = render(tmp_path, cells, name="evil", sweep=sweep)
+    assert page.count("<script") - page.split("<script>/**\n* plotly.js")[1].count("<script") == 2
+    assert "<img src=x" not in page
+    assert "\u202e" not in page.partition('<script type="application/json"')[0]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        ([], "This run has no cells."),
+        ([Outcome.OK], "The one cell is ok."),
+        ([Outcome.CRASH], 'The one cell is not ok.</strong> <span class="rest">1 crashed.'),
+        ([Outcome.OK, Outcome.OOM, None, Outcome.OOM], '1 of 4 cells is ok.</strong> <span class="rest">2 ran out of'),
+    ],
+)
+def test_the_verdict_counts_what_became_of_the_cells(tmp_path, outcomes, words):
+    page = render(tmp_path, [MadeCell({"n": n}, TIMES, outcome=outcome) for n, outcome in enumerate(outcomes)])
+    assert words in page
+
+
+def test_the_page_says_what_every_metric_is_and_which_timer_made_it(tmp_path):
+    page = render(tmp_path, [MadeCell({}, TIMES, profile={"span": [1e-6] * 6})])
+    assert 'one step from start to end, without a profiler</td><td class="nowrap">cuda_event' in page
+    assert 'to the end of its last</td><td class="nowrap">nsys' in page
+
+
+def test_data_has_the_end_of_the_stderr_of_failed_cells_only(tmp_path):
+    cells = [
+        MadeCell({"n": 1}, outcome=Outcome.CRASH, stderr="first\n" * 2000 + "the last words"),
+        MadeCell({"n": 2}, TIMES, stderr="chatter"),
+    ]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    assert list(data["tails"]["rows"]) == [0]
+    tail = data["tails"]["rows"][0]
+    assert tail.endswith("the last words")
+    assert len(tail) <= 4096
+
+
+def test_logs_beyond_the_limit_are_left_out_and_counted(tmp_path):
+    count = ALL_TAILS_BYTES // 4096 + 30
+    cells = [MadeCell({"n": n}, outcome=Outcome.CRASH, stderr="x" * 4096) for n in range(count)]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    assert len(data["tails"]["rows"]) + data["tails"]["left_out"] == count
+    assert data["tails"]["left_out"] == 30
+
+
+def test_values_that_are_equal_but_of_different_kinds_stay_apart(tmp_path):
+    cells = [MadeCell({"tile": value}, TIMES) for value in (1, True, "1", None)]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    (axis,) = [axis for axis in data["axes"] if axis["key"] == "tile"]
+    assert axis["values"] == {"values": [1, True, "1", None], "codes": [0, 1, 2, 3]}
+    assert not axis["numeric"]
+
+
+def test_whole_numbers_stay_whole_where_a_cell_lacks_the_axis(tmp_path):
+    cells = [MadeCell({"tile": 64}, TIMES), MadeCell({}, TIMES), MadeCell({"tile": 128}, TIMES)]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    (axis,) = [axis for axis in data["axes"] if axis["key"] == "tile"]
+    assert json.dumps(axis["values"]["values"]) == "[64, null, 128]"
+    assert axis["numeric"]
+
+
+def test_inner_ranges_are_with_their_cell(tmp_path):
+    cells = [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES, profile={"span|mlp": [2.0] * 6})]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    assert data["ranges"]["rows"] == {1: [["span", "nsys", "mlp", "s", 2.0, 2.0, 2.0]]}

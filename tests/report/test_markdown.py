@@ -1,0 +1,87 @@
+"""The report for a pull request."""
+
+from __future__ import annotations
+
+from made_runs import MadeCell, make_run
+
+from gpubench.analysis.run import load_run
+from gpubench.records import Outcome
+from gpubench.report.content import read_content
+from gpubench.report.markdown import MAX_ROWS, escape, markdown_report
+
+
+def steady(seconds: float) -> dict[str, list[list[float]]]:
+    return {"step_time": [[seconds * (1 + 0.001 * n) for n in range(10)]]}
+
+
+def report(tmp_path, cells, **header) -> str:
+    return markdown_report(read_content([load_run(make_run(tmp_path, cells, **header))]))
+
+
+def pair(batch: int, torch: float, triton: float, **kind) -> list[MadeCell]:
+    return [
+        MadeCell({"backend": "torch", "batch": batch}, steady(torch)),
+        MadeCell({"backend": "triton", "batch": batch}, steady(triton), **kind),
+    ]
+
+
+def test_wins_and_losses_against_the_baseline_are_counted_alike(tmp_path):
+    text = report(tmp_path, [*pair(1, 2e-5, 1e-5), *pair(2, 1e-5, 4e-5), *pair(3, 1e-5, 1e-5)])
+    assert "faster in 1 (at best 2.00×), slower in 1 (at worst 0.25×), no clear difference in 1 of 3 shapes" in text
+    assert "geometric mean 0.79×" in text
+    assert "| 1 | 20.1 µs | triton | 10.0 µs | ▲ 2.00× (1.99–2.01) |" in text
+    assert "| 2 | 10.0 µs | triton | 40.2 µs | ▼ 0.25× (0.25–0.25) |" in text
+    assert "| 3 | 10.0 µs | triton | 10.0 µs | ≈ 1.000× (" in text
+
+
+def test_a_backend_that_failed_at_a_shape_is_in_the_table_with_its_outcome(tmp_path):
+    text = report(tmp_path, [*pair(1, 1e-5, 1e-5), *pair(2, 1e-5, 1e-5, outcome=Outcome.CRASH, reason="signal 11")])
+    assert "| 2 | 10.0 µs | triton | crash | – |" in text
+    assert "not comparable in 1 of 2 shapes" in text
+    assert "| crash | cell\\_003 | triton | 2 | measure | signal 11 |" in text
+
+
+def test_each_run_is_compared_with_its_own_baseline(tmp_path):
+    runs = [load_run(make_run(tmp_path, pair(1, seconds, 1e-5))) for seconds in (2e-5, 3e-5)]
+    text = markdown_report(read_content(runs))
+    assert "2.00× (" in text
+    assert "3.00× (" in text
+
+
+def test_the_frontier_is_listed_in_the_order_of_x(tmp_path):
+    def cell(batch: int, user: float, gpu: float) -> MadeCell:
+        return MadeCell({"batch": batch}, {"tok_s_user": [[user] * 6], "tok_s_gpu": [[gpu] * 6]})
+
+    text = report(tmp_path, [cell(1, 10, 100), cell(2, 20, 50), cell(3, 5, 5)])
+    assert "2 of 3 ok cells" in text
+    assert text.index("| cell\\_001 | 2 |") < text.index("| cell\\_000 | 1 |")
+    assert "cell\\_002" not in text
+
+
+def test_environment_timer_gpu_and_date_stand_in_one_line(tmp_path):
+    last = report(tmp_path, pair(1, 1e-5, 1e-5)).strip().splitlines()[-1]
+    for word in ("NVIDIA H200", "torch 2.11.0", "timed by cuda\\_event", "21 November 2026"):
+        assert word in last
+
+
+def test_a_run_without_cells_or_without_ok_ones_still_makes_a_report(tmp_path):
+    assert "**This run has no cells.**" in report(tmp_path / "a", [])
+    dead = report(tmp_path / "b", [MadeCell({"batch": 1}, outcome=Outcome.OOM, reason="too large")])
+    assert "**The one cell is not ok.** 1 ran out of memory." in dead
+    assert "too large" in dead
+
+
+def test_long_tables_are_cut_and_say_so(tmp_path):
+    cells = [MadeCell({"batch": n}, outcome=Outcome.CRASH, reason="x" * 1000) for n in range(MAX_ROWS + 40)]
+    text = report(tmp_path, cells)
+    assert "40 more rows are in the page and the CSV." in text
+    assert len(text) < 65_536
+
+
+def test_nothing_a_user_wrote_becomes_markup(tmp_path):
+    hostile = "<script>|`*_[x](javascript:1)\n\n# head @everyone"
+    text = report(tmp_path, [MadeCell({"backend": hostile}, outcome=Outcome.CRASH, reason=hostile)])
+    (row,) = [line for line in text.splitlines() if line.startswith("| crash")]
+    assert row.replace("\\|", "").count("|") == 5
+    assert "<script>" not in text
+    assert escape(hostile) == "&lt;script&gt;\\|\\`\\*\\_\\[x\\](javascript:1) \\# head \\@everyone"
