@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import typer
+from support import gpubench
 from typer.testing import CliRunner, Result
 
 from gpubench.cli.nsys import nsys
@@ -142,3 +143,14 @@ def test_the_help_lists_every_column() -> None:
     words = set(run("--help").stdout.replace(",", " ").replace(":", " ").split())
     columns = [*RANGE_COLUMNS, *INSTANCE_COLUMNS.split(","), *KERNEL_COLUMNS, *CAPTURED_COLUMNS]
     assert [column for column in columns if column not in words] == []
+
+
+def test_the_program_prints_tables_to_stdout_and_a_mistake_to_stderr(tmp_path: Path) -> None:
+    done = gpubench(tmp_path, "nsys", NODE, "--instances", "--format", "csv")
+    assert (done.code, done.out.splitlines()[0], done.err) == (0, INSTANCE_COLUMNS, "")
+    (tmp_path / "trace.sqlite").touch()
+    failed = gpubench(tmp_path, "nsys", "trace.sqlite")
+    assert (failed.code, failed.out) == (2, "")
+    assert (
+        failed.err == "gpubench: trace.sqlite: the file is empty; the disk may have been full: record or export again\n"
+    )

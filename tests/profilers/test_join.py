@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nsys_traces import Call, Given, Node, Operation, Range, write_trace
 
-from gpubench.profilers.join import CellProfile, join_cell
+from gpubench.profilers.join import CellProfile, join_cell, join_program
 from gpubench.profilers.projection import project
 from gpubench.records import Timer
 
@@ -116,3 +116,16 @@ def test_repetitions_that_queue_are_warned_of(tmp_path: Path) -> None:
     )
     assert profile.warnings[0].startswith("1 of 2 profiled repetitions were queued behind the one before")
     assert len(samples(profile)["span"]) == 2
+
+
+def test_another_program_has_a_measurement_per_range_of_its_own() -> None:
+    profile = join_program(project(NSYS / "node.sqlite"))
+    assert {m.range for m in profile.measurements} == {"torchnvtx"}
+    assert samples(profile, "torchnvtx") == {"kernel_sum": [18240], "busy": [18240], "span": [88895], "gap": [70655]}
+
+
+def test_another_program_without_ranges_says_why_it_has_no_kernel_times(tmp_path: Path) -> None:
+    path = write_trace(tmp_path / "made.sqlite", Given([], [Call(1, 2, 1)], [Operation(5, 6, 1)]))
+    assert join_program(project(path, may_be_empty=True)).warnings == [
+        "no kernel times: the program opened no NVTX range"
+    ]
