@@ -180,6 +180,7 @@ def read_run(path: Path) -> StoredRun:
             raise StoreError(
                 f"{path / CELLS}:{number}: not a record: {reason}; delete the line to run its cell again"
             ) from None
+        _require_known(records[-1].schema, f"{path / CELLS}:{number}")
     sessions = [_SESSION.validate_json(line) for line in _read_bytes(path / SESSIONS).split(b"\n")[:-1]]
     return StoredRun(path, header, records, sessions, torn)
 
@@ -214,13 +215,15 @@ def _read_header(path: Path) -> RunHeader:
         raise StoreError(f"{path}: not a run: there is no {HEADER} in it")
     try:
         schema = json.loads(text).get("schema", 0)
-        if schema > SCHEMA:
-            raise StoreError(
-                f"{path / HEADER}: schema {schema} is newer than this gpubench's {SCHEMA}; upgrade gpubench"
-            )
+        _require_known(schema, path / HEADER)
         return _HEADER.validate_json(text)
     except (ValueError, AttributeError) as error:
         raise StoreError(f"{path / HEADER}: can't be read as a run's header: {str(error).splitlines()[0]}") from None
+
+
+def _require_known(schema: int, place: Path | str) -> None:
+    if schema > SCHEMA:
+        raise StoreError(f"{place}: schema {schema} is newer than this gpubench's {SCHEMA}; upgrade gpubench")
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -28,11 +28,12 @@ def list_workloads(
     from gpubench.errors import UsageError
     from gpubench.run.probe import load_catalogue
     from gpubench.sweep import find_plugins
+    from gpubench.sweep.problems import unknown
 
     catalogue = load_catalogue(find_plugins(plugin or []))
-    unknown = [name for name in names or [] if name not in catalogue.workloads]
-    if unknown:
-        raise UsageError(f"no workload {unknown[0]!r}; known: {', '.join(sorted(catalogue.workloads))}")
+    strangers = [name for name in names or [] if name not in catalogue.workloads]
+    if strangers:
+        raise UsageError(unknown("workload", strangers[0], sorted(catalogue.workloads)))
     if as_json:
         typer.echo(dump_catalogue(catalogue))
         return

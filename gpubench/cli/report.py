@@ -22,10 +22,13 @@ def report(
 ) -> None:
     """Write the report of a run; several runs are laid over one another."""
     from gpubench.analysis.run import load_run
+    from gpubench.errors import UsageError
     from gpubench.report import write_report
     from gpubench.store import find_run
 
-    paths = [find_run(run, results) for run in runs] if runs else [find_run(None, results)]
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    if not wanted:
+        raise UsageError("--format: want at least one of html, md, csv, json")
+    paths = [find_run(run, results) for run in runs] if runs else [find_run(None, results)]
     for file in write_report([load_run(path) for path in paths], wanted, out or paths[0]):
         typer.echo(file)

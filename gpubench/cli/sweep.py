@@ -92,22 +92,23 @@ def sweep(
 
 
 def choose_gpus(machine: Machine, asked: str) -> list[Gpu]:
-    """The GPUs to use: those asked for by index, else all of the first one's kind; none without CUDA in torch."""
+    """The GPUs to use: those asked for by index, else all of the first one's kind that torch can use."""
     from gpubench.errors import UsageError
     from gpubench.machine import has_cuda_torch
 
-    if asked == "none" or not has_cuda_torch():
+    if asked == "none":
         return []
+    usable = machine.gpus if has_cuda_torch() else ()
     if not asked:
-        return [gpu for gpu in machine.gpus if gpu.name == machine.gpus[0].name]
-    known = {str(gpu.index): gpu for gpu in machine.gpus}
-    chosen = []
-    for index in asked.split(","):
-        if index.strip() not in known:
-            there = f"there are {', '.join(known)}" if known else machine.gpu_problem
-            raise UsageError(f"--gpus {asked}: no GPU {index.strip()!r} here: {there}")
-        chosen.append(known[index.strip()])
-    return chosen
+        return [gpu for gpu in usable if gpu.name == usable[0].name]
+    known = {str(gpu.index): gpu for gpu in usable}
+    indices = [index.strip() for index in asked.split(",")]
+    unknown = [index for index in indices if index not in known]
+    if unknown:
+        why = machine.gpu_problem or "this torch is a CPU build: it can't use the GPU"
+        there = f"there are {', '.join(known)}" if known else why
+        raise UsageError(f"--gpus {asked}: no GPU {unknown[0]!r} here: {there}")
+    return [known[index] for index in dict.fromkeys(indices)]
 
 
 def parse_outcomes(text: str) -> frozenset[Outcome]:

@@ -50,7 +50,8 @@ class PlainLauncher:
 
 
 def worker_command(job: Path) -> list[str]:
-    return [sys.executable, "-m", "gpubench.worker", str(job)]
+    # -P: a queue.py or a random.py in the current folder must not take the place of Python's own
+    return [sys.executable, "-P", "-m", "gpubench.worker", str(job)]
 
 
 def worker_environment(gpu: Gpu | None) -> dict[str, str]:

@@ -43,7 +43,7 @@ def load_catalogue(plugins: Sequence[str] = (), timeout_s: float = TIMEOUT_S) ->
 
 def _ask_child(folder: Path, plugins: Sequence[str], timeout_s: float) -> Catalogue:
     answer, printed = folder / "catalogue.json", folder / "printed.txt"
-    status = _run_child(["-m", "gpubench.worker.catalogue", str(answer), *plugins], printed, timeout_s)
+    status = _run_child(["-P", "-m", "gpubench.worker.catalogue", str(answer), *plugins], printed, timeout_s)
     if status == 0 and answer.is_file():
         return parse_catalogue(answer.read_bytes())
     if problem := _read_text(answer.with_suffix(PROBLEM)):

@@ -37,6 +37,7 @@ def load_all(plugins: Sequence[str], began: Callable[[str], object] = lambda plu
 def _load(plugin: str) -> None:
     path = Path(plugin)
     if path.suffix != ".py":
+        sys.path.append(str(Path.cwd()))  # last: a random.py there must not take the place of Python's own
         importlib.import_module(plugin)
         return
     # Under its own name in sys.modules, so that pickling, dataclasses and Triton find the module of their source.
