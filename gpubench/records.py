@@ -265,6 +265,8 @@ class Job:
     plugins: list[str]
     events: str
     """The event file, appended to."""
+    is_traced: bool = False
+    """A profiler is around the worker and writes its last events when the process ends in the ordinary way."""
 
 
 @dataclass(frozen=True, config=_FROZEN)

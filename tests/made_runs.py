@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from gpubench.catalogue import AxisInfo, BackendInfo, MetricInfo, WorkloadInfo
-from gpubench.records import Cell, CellRecord, Measurement, Outcome, Pass, Scalar, Stage, Timer, dump_line
+from gpubench.records import (
+    Cell,
+    CellRecord,
+    CheckResult,
+    KernelShare,
+    Measurement,
+    Outcome,
+    Pass,
+    Scalar,
+    Stage,
+    Timer,
+    dump_line,
+)
 from gpubench.store import RunHeader, RunStore, create_run
 
 GPU = "cuda:0 NVIDIA H200"
@@ -28,6 +40,8 @@ class MadeCell:
     """Samples by metric of the profiled pass."""
     work: dict[str, float] = field(default_factory=dict)
     stderr: str = ""
+    kernels: list[KernelShare] = field(default_factory=list)
+    check: CheckResult | None = None
 
 
 UNITS = {"tok_s_user": "1/s", "tok_s_gpu": "1/s", "bytes_per_s": "B/s", "flop_per_s": "FLOP/s", "rows_per_s": "1/s"}
@@ -139,6 +153,8 @@ def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[
         reason=plan.reason,
         measurements=measured,
         work=plan.work,
+        kernels=plan.kernels if pass_ is Pass.PROFILE else [],
+        checks=[plan.check] if plan.check else [],
         gpu=GPU,
         started_at="2026-11-21T09:30:00+00:00",
         duration_s=1.0,

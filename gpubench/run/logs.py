@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["LIMIT_BYTES", "drop_if_empty", "read_tail", "trim"]
+__all__ = ["KEPT_BYTES", "LIMIT_BYTES", "read_tail", "relieve", "settle"]
 
 LIMIT_BYTES = 4 << 20
 KEPT_BYTES = 256 << 10
+"""Of either end."""
+
+BLOCK_BYTES = 512
+"""The unit of st_blocks, whatever the file system's own block is."""
 
 
-def trim(path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-    """Cut a log that has outgrown its limit to its first and last 256 KiB; safe while a process appends to it.
+def relieve(path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    """Give back the disk space of a growing log's middle, once it takes more than its limit.
 
-    What the process writes between the reading and the cutting is lost and not counted: the price for a disk that a
-    runaway cell can't fill.
+    The file keeps its length with a hole in it, so that whoever is appending to it notices nothing and no line is
+    lost at either end. Where the file system can't make holes, the log is only cut when its cell has ended.
     """
     try:
-        size = path.stat().st_size
-        if size <= limit_bytes:
-            return
         with path.open("r+b") as file:
-            file.seek(size - KEPT_BYTES)
-            tail = file.read(KEPT_BYTES)
-            file.truncate(KEPT_BYTES)
-        with path.open("ab") as file:
-            cut = size - KEPT_BYTES - len(tail)
-            file.write(b"\n[gpubench: about %d bytes cut here]\n" % cut + tail)
+            status = os.fstat(file.fileno())
+            if status.st_blocks * BLOCK_BYTES > limit_bytes:
+                _punch_hole(file.fileno(), KEPT_BYTES, status.st_size - 2 * KEPT_BYTES)
     except FileNotFoundError:
         return
+
+
+def settle(folder: Path, *names: str, limit_bytes: int = LIMIT_BYTES) -> None:
+    """Once nothing writes any more: cut what is too long to its two ends, and remove what is empty."""
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        if size == 0:
+            path.unlink()
+        elif size > limit_bytes:
+            _cut(path, size)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _cut(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(size - KEPT_BYTES)
+        tail = file.read()
+        file.truncate(KEPT_BYTES)
+        file.seek(KEPT_BYTES)
+        file.write(b"\n[gpubench: %d bytes cut here]\n" % (size - 2 * KEPT_BYTES) + tail)
+
+
+def _punch_hole(descriptor: int, offset: int, length: int) -> None:
+    keep_size, punch_hole = 0x01, 0x02  # FALLOC_FL_*, linux/falloc.h
+    fallocate = ctypes.CDLL(None).fallocate
+    fallocate(descriptor, keep_size | punch_hole, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
 def read_tail(path: Path, length_bytes: int = 4096) -> str:
@@ -40,13 +69,3 @@ def read_tail(path: Path, length_bytes: int = 4096) -> str:
             return file.read(length_bytes).decode(errors="replace").strip()
     except OSError:
         return ""
-
-
-def drop_if_empty(folder: Path, *names: str) -> None:
-    """Remove the logs that nothing was written to, and their folder if nothing else is in it."""
-    for name in names:
-        path = folder / name
-        if path.is_file() and path.stat().st_size == 0:
-            path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

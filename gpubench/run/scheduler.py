@@ -14,7 +14,7 @@ from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Outcome, Stage
 from gpubench.run.classify import Death, OomKillCounter, record_death
 from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
-from gpubench.run.logs import drop_if_empty
+from gpubench.run.logs import settle
 from gpubench.run.worker import LOG_NAMES, WorkerProcess
 from gpubench.settings import TimeoutSettings
 from gpubench.store import RunStore
@@ -210,7 +210,7 @@ class Scheduler:
     def _task_ended(self, lane: _Lane) -> None:
         assert lane.worker is not None, "a task ends in a worker"
         task = lane.worker.sent.popleft()
-        drop_if_empty(Path(task.artifacts), *LOG_NAMES)
+        settle(Path(task.artifacts), *LOG_NAMES)
         lane.running = None
 
     def _overdue(self, lane: _Lane) -> str:

@@ -17,7 +17,7 @@ import psutil
 from gpubench.machine import Gpu
 from gpubench.records import CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
 from gpubench.run.launcher import Launcher
-from gpubench.run.logs import drop_if_empty, read_tail, trim
+from gpubench.run.logs import read_tail, relieve, settle
 
 __all__ = ["LOG_NAMES", "WorkerProcess"]
 
@@ -43,7 +43,14 @@ class WorkerProcess:
         self._events: BinaryIO = events.open("rb")
         self._partial = b""
         name = f"cuda:{gpu.index} {gpu.name}" if gpu else ""
-        job = Job(number=number, gpu=name, needs_cuda=gpu is not None, plugins=list(plugins), events=str(events))
+        job = Job(
+            number=number,
+            gpu=name,
+            needs_cuda=gpu is not None,
+            plugins=list(plugins),
+            events=str(events),
+            is_traced=launcher.has_trace,
+        )
         (folder / "job.json").write_bytes(dump_line(job))
         launch = launcher.launch(folder / "job.json", gpu)
         with (folder / LOG_NAMES[0]).open("ab") as out, (folder / LOG_NAMES[1]).open("ab") as err:
@@ -90,7 +97,7 @@ class WorkerProcess:
         folders = [self.folder, *(Path(task.artifacts) for task in list(self.sent)[:1])]
         for folder in folders:
             for name in LOG_NAMES:
-                trim(folder / name)
+                relieve(folder / name)
 
     def stderr_tail(self) -> str:
         return read_tail(self.folder / LOG_NAMES[1])
@@ -127,7 +134,7 @@ class WorkerProcess:
         self.finish()
         self.kill()
         self._events.close()
-        drop_if_empty(self.folder, *LOG_NAMES)
+        settle(self.folder, *LOG_NAMES)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -39,26 +39,32 @@ ORPHANED = 3
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-def main() -> int:
+def main() -> None:
     """Serve until there is no more to do; the exit status says how it ended."""
     die_with_parent()
     # A native crash leaves its Python stack on standard error; so does a hang, when the parent asks before it kills.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     job = parse_job(Path(sys.argv[1]).read_bytes())
+    status = 0
     try:
         with Path(job.events).open("ab") as events:
-            return serve(job, events)
+            serve(job, events)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         # What a cell raises is its record's; an OSError that comes this far is about our own files.
         sys.stderr.write(f"{error}\n")
-        return CANNOT_WRITE
+        status = CANNOT_WRITE
+    if job.is_traced:
+        sys.exit(status)  # the profiler's last events are written by an exit handler
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads and exit handlers of cells, and CUDA after a lost context, must not hold it up
 
 
-def serve(job: Job, events: BinaryIO) -> int:
-    """Run every task that comes; 0 when the input ends or the CUDA context is lost, and the parent knows which."""
+def serve(job: Job, events: BinaryIO) -> None:
+    """Run every task that comes, until the input ends or the CUDA context is lost; the parent knows which."""
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
     from gpubench.worker.plugins import load_all
@@ -89,8 +95,7 @@ def serve(job: Job, events: BinaryIO) -> int:
         tell(replace(ended, is_last=True))
         inbox.task_ended()
         if ended.context_lost:
-            return 0
-    return 0
+            return
 
 
 def describe_end(record: CellRecord, job: Job, task: Task) -> CellEnded:
@@ -171,8 +176,4 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    # os._exit: threads and atexit hooks of cells (and CUDA after a lost context) must not hold the worker up
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    main()

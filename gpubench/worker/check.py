@@ -79,19 +79,19 @@ def check_step(prepared: Prepared, reference: Reference, settings: CheckSettings
     outputs = prepared.run()
     _refuse_nan(outputs, reference)
     result = _judge(prepared, outputs, reference, settings)
-    if not result.passed:
-        zeros = _find_zeros(outputs, reference)
-        raise CellStopped(
-            Outcome.INVALID if zeros else Outcome.MISMATCH,
-            zeros or f"not what {reference.against} computes: {result.worst}",
-            [result],
-        )
+    zeros = "" if result.passed else _find_zeros(outputs, reference)
     poison_free_memory(prepared.subject.device)
     poisons = poison(outputs, find_tensors(prepared.inputs))
     scatter(outputs)
     del outputs  # what was allocated by the step is free again, poison and all, for the next run to get
     outputs = prepared.run()
-    _refuse_survivors(outputs, poisons)
+    _refuse_survivors(outputs, poisons)  # the better name for what may have been a mismatch in the first run
+    if not result.passed:
+        raise CellStopped(
+            Outcome.INVALID if zeros else Outcome.MISMATCH,
+            zeros or f"not what {reference.against} computes: {result.worst}",
+            [result],
+        )
     _refuse_nan(outputs, reference)
     again = _judge(prepared, outputs, reference, settings)
     return Checked(result, [*reference.warnings, *_explain_change(prepared, again)])

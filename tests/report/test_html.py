@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis.run import load_run
-from gpubench.records import Outcome
+from gpubench.records import CheckResult, KernelShare, Outcome
 from gpubench.report.content import read_content
 from gpubench.report.html import render_html
 from gpubench.report.payload import ALL_TAILS_BYTES, page_data, script_json
@@ -121,3 +121,16 @@ def test_inner_ranges_are_with_their_cell(tmp_path):
     cells = [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES, profile={"span|mlp": [2.0] * 6})]
     data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
     assert data["ranges"]["rows"] == {1: [["span", "nsys", "mlp", "s", 2.0, 2.0, 2.0]]}
+
+
+def test_kernels_and_checks_are_with_their_cell(tmp_path):
+    kernels = [KernelShare(f"kernel_{n}", "kernel", 2, 1e-6, 5e-7, 0.04) for n in range(25)]
+    check = CheckResult("torch", True, 0.02, 0.0, 1e-3, "out[3]: got 1.25, want 1.26")
+    profiled = MadeCell({"n": 2}, TIMES, profile={"span": [2.0] * 6}, kernels=kernels, check=check)
+    cells = [MadeCell({"n": 1}, TIMES), profiled]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    assert list(data["kernels"]["rows"]) == [1]
+    assert len(data["kernels"]["rows"][1]) == data["kernels"]["most"] == 20
+    assert data["kernels"]["rows"][1][0] == [0, 2, 1e-6, 0.04]
+    assert data["kernels"]["names"][0] == "kernel_0"
+    assert data["checks"] == {1: ["torch", True, 1e-3, "out[3]: got 1.25, want 1.26"]}

@@ -40,6 +40,7 @@ function describeAxes() {
     const timers = [...new Set(current.shown.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean);
     return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers.length ? `; timed by ${timers.join(" and ")}` : ""}.`);
   });
+  if (state.statistic !== "median") words.push(h("span", {}, "Shown is the slowest tenth: p90 of what is better low, p10 of what is better high."));
   fill(document.getElementById("axis-words"), words);
   document.getElementById("plot").setAttribute("aria-label", `${titleOf(state.y)} against ${titleOf(state.x)}`);
 }
