@@ -254,6 +254,15 @@ def test_a_page_lays_out_at_800_pixels_and_follows_the_reader_into_the_dark(page
         page.driver.set_window_size(1280, 1000)
 
 
+def test_every_row_goes_to_paper(open_page, run, written):
+    page = open_page(written)
+    assert len(page.table()) == 50
+    page.driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert len(page.table()) == len(run.cells)
+    page.driver.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert len(page.table()) == 50
+
+
 def test_the_default_axes_of_the_page_are_the_contents(page, run):
     choice = read_content([run]).choice
     assert (page.chosen("x-axis"), page.chosen("y-axis")) == ("tok/s/user", "tok/s/GPU")

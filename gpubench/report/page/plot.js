@@ -235,8 +235,10 @@ function logTicks(values, isLog) {
 const extremes = (values) =>
   values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-const outcomeColour = (outcome) => (darkMode.matches ? styleOf(outcome).dark : styleOf(outcome).colour);
-const surfaceNow = () => (darkMode.matches ? theme.dark : theme.light);
+let isPrinting = false; // paper is never dark
+const isDark = () => darkMode.matches && !isPrinting;
+const outcomeColour = (outcome) => (isDark() ? styleOf(outcome).dark : styleOf(outcome).colour);
+const surfaceNow = () => (isDark() ? theme.dark : theme.light);
 
 // Plotly reads a little HTML in its texts: what users named is shown as they wrote it.
 const plain = (text) =>

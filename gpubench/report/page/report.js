@@ -146,6 +146,14 @@ function buildWarnings() {
   document.getElementById("warnings-section").hidden = false;
 }
 
+// On paper there are no pages to turn: every row is printed.
+function setPrinting(isOn) {
+  isPrinting = isOn;
+  table.pageSize = isOn ? Math.max(size, 1) : PAGE_SIZES[0];
+  table.page = 0;
+  update();
+}
+
 function listen() {
   const plot = document.getElementById("plot");
   if (plot.on) {
@@ -155,6 +163,8 @@ function listen() {
   }
   document.getElementById("detail").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
   darkMode.addEventListener("change", update);
+  addEventListener("beforeprint", () => setPrinting(true));
+  addEventListener("afterprint", () => setPrinting(false));
 }
 
 state.label = defaultLabel(state);
