@@ -1,3 +1,5 @@
-import time
+"""Hangs in a child process that holds on to this one's output."""
 
-time.sleep(10_000)
+import subprocess
+
+subprocess.run(["sleep", "86399"])
