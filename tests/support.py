@@ -22,7 +22,7 @@ class Finished:
 
 
 def command_line(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "gpubench", *arguments]
+    return [sys.executable, "-P", "-m", "gpubench", *arguments]  # -P: like the command `gpubench`
 
 
 def environment(**variables: str) -> dict[str, str]:
