@@ -63,7 +63,8 @@ def _timers() -> Iterator[Finding]:
     if read_machine().gpus and has_cuda_torch():
         yield Finding("timer cuda_event", "good", "step time on the GPU; reads short steps too long")
     else:
-        yield Finding("timer cuda_event", "missing", "needs a GPU")
+        remedy = "use a machine with an NVIDIA driver, and a torch built with CUDA"
+        yield Finding("timer cuda_event", "missing", "needs a GPU", remedy)
     try:
         nsys = find_nsys()
         try_nsys(nsys)
