@@ -44,7 +44,14 @@ class MadeCell:
     check: CheckResult | None = None
 
 
-UNITS = {"tok_s_user": "1/s", "tok_s_gpu": "1/s", "bytes_per_s": "B/s", "flop_per_s": "FLOP/s", "rows_per_s": "1/s"}
+UNITS = {
+    "tok_s_user": "1/s",
+    "tok_s_gpu": "1/s",
+    "bytes_per_s": "B/s",
+    "flop_per_s": "FLOP/s",
+    "rows_per_s": "1/s",
+    "goodput": "1/s",
+}
 
 
 def make_run(

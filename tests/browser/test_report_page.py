@@ -42,6 +42,9 @@ def grid(count: int, seed: int = 5) -> list[MadeCell]:
             "step_time": samples,
             "tok_s_user": [[1 / value for value in trial] for trial in samples],
             "tok_s_gpu": [[axes["batch"] / value for value in trial] for trial in samples],
+            # Few values and no noise: ties in one metric, in the other, and in both.
+            "queue_time": [[float(generator.integers(1, 6))] * 8],
+            "goodput": [[float(generator.integers(1, 6))] * 8],
         }
         outcome = [Outcome.CRASH, Outcome.OOM, Outcome.SKIPPED][place // 11 % 3] if place % 11 == 7 else Outcome.OK
         cells.append(MadeCell(axes, figures, outcome=outcome, reason="as it happens", stderr="the last words\n"))
