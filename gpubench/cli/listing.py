@@ -17,7 +17,7 @@ __all__ = ["list_workloads"]
 def list_workloads(
     names: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]…", help="Only these.")] = None,
     plugin: Annotated[
-        list[str] | None, typer.Option(metavar="FILE|MODULE", help="Also what this one registers.")
+        list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Also what this one registers.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:

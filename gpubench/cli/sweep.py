@@ -33,25 +33,28 @@ def sweep(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this sweep.")] = False,
     retry_failed: Annotated[
-        str, typer.Option(metavar="all|OUTCOME,…", help="With these outcomes, cells run again (implies --resume).")
+        str,
+        typer.Option(
+            "--retry-failed", metavar="all|OUTCOME,…", help="With these outcomes, cells run again (implies --resume)."
+        ),
     ] = "",
     only: Annotated[
-        list[str] | None, typer.Option(metavar="AXIS=VALUE", help="Only these cells; can be repeated.")
+        list[str] | None, typer.Option("--only", metavar="AXIS=VALUE", help="Only these cells; can be repeated.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the sweep: measure.trials=1.")
     ] = None,
     out: Results = Path("results"),
-    timer: Annotated[str, typer.Option(metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
+    timer: Annotated[str, typer.Option("--timer", metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
     no_profile: Annotated[bool, typer.Option("--no-profile", help="Leave the profiled pass out.")] = False,
     keep_traces: Annotated[
         bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; they hold the worker's environment.")
     ] = False,
     isolation: Annotated[
-        str, typer.Option(metavar="worker|cell", help="One process for many cells, or one for each.")
+        str, typer.Option("--isolation", metavar="worker|cell", help="One process for many cells, or one for each.")
     ] = "",
     gpus: Annotated[
-        str, typer.Option(metavar="0,1", help="Use these GPUs; 'none' for the CPU.", show_default="all")
+        str, typer.Option("--gpus", metavar="0,1", help="Use these GPUs; 'none' for the CPU.", show_default="all")
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Resume although something has changed; recorded.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code tells.")] = False,
