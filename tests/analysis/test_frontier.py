@@ -114,6 +114,11 @@ def test_a_cell_beaten_within_the_noise_is_off_the_frontier_but_near_it():
     assert frontier(wide(close, spread=0.001), X, Y)["near"].tolist() == [False, False, False]
 
 
+def test_a_cell_whose_best_is_anothers_worst_is_still_near():
+    touching = [(1, 1, "ok", "a"), (3, 3, "ok", "a")]
+    assert frontier(wide(touching, spread=0.5), X, Y)["near"].tolist() == [True, False]
+
+
 def test_without_ok_cells_the_frontier_is_empty_and_keeps_its_columns():
     found = frontier(wide([(1, 1, "crash", "a")]), X, Y, group=["backend"])
     assert found.empty
