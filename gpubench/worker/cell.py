@@ -107,7 +107,7 @@ class _TaskRun:
     def _prepare(self) -> Prepared:
         """Everything up to a step that can be timed: requirements, reference, set-up, check."""
         self._enter(Stage.SETUP)
-        subject = find_subject(self.task.cell, self.task.measure.seed, self.device)
+        subject = find_subject(self.task.cell, self.task.measure.seed, self.device, self.task.artifacts)
         self._note_facts(subject)
         _refuse_unmet(subject)
         if self.task.pass_ is Pass.PROFILE:

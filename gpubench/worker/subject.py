@@ -34,6 +34,8 @@ class Subject:
     seed: int
     """The same for every backend, so that all of them get the same inputs."""
     device: Device
+    artifacts: str = ""
+    """The cell's own folder, for set-ups that ask for `artifacts`."""
 
     @property
     def namespace(self) -> SimpleNamespace:
@@ -57,7 +59,7 @@ class Subject:
         """Run a backend's set-up on these inputs."""
         role = f"backend {backend.name!r} of {self.workload.name}"
         with self.device.default():
-            step = call_by_name(backend.setup, role, inputs, self.arguments)
+            step = call_by_name(backend.setup, role, inputs, self.arguments, {"artifacts": self.artifacts})
         if not callable(step):
             raise UsageError(
                 f"the set-up of {role} returned {type(step).__name__}; "
@@ -96,7 +98,7 @@ class Prepared:
         return outputs
 
 
-def find_subject(cell: Cell, seed: int, device: Device) -> Subject:
+def find_subject(cell: Cell, seed: int, device: Device, artifacts: str = "") -> Subject:
     """Look a cell's workload and backend up; UsageError names the known ones."""
     workload = _find(registered(), cell.workload, "workload", "")
     backend = _find(workload.backends, cell.backend, "backend", f" of {workload.name}")
@@ -105,7 +107,7 @@ def find_subject(cell: Cell, seed: int, device: Device) -> Subject:
     arguments = {**defaults, **cell.arguments}
     accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     own = {name: value for name, value in arguments.items() if accepts_all or name in {p.name for p in parameters}}
-    return Subject(workload, backend, arguments, _derive_seed(seed, workload.name, own), device)
+    return Subject(workload, backend, arguments, _derive_seed(seed, workload.name, own), device, artifacts)
 
 
 def call_by_name(function: Callable[..., Any], role: str, *sources: Values, leading: tuple[Any, ...] = ()) -> Any:
