@@ -110,7 +110,6 @@ def describe_environment(machine: Machine) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "host_memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": f"{platform.system()} {platform.release()}",
-        "hostname": platform.node(),
         "variables": {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
     }
 

@@ -84,7 +84,7 @@ def choose_profiler(
 def _take_nsys() -> Profiler:
     nsys = find_nsys()
     try_nsys(nsys)
-    return Profiler(Timer.NSYS, f"{nsys} at {nsys.path}", nsys)
+    return Profiler(Timer.NSYS, str(nsys), nsys)
 
 
 def _take_cupti(is_program: bool) -> Profiler:
