@@ -17,6 +17,7 @@ from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 __all__ = [
     "CANNOT_WRITE",
     "SCHEMA",
+    "TAKE_BACK",
     "Cell",
     "CellEnded",
     "CellRecord",
@@ -46,6 +47,9 @@ SCHEMA = 1
 
 CANNOT_WRITE = 74
 """The exit status of a worker that can't write its files (sysexits.h: EX_IOERR): no cell's fault."""
+
+TAKE_BACK = b"\n"
+"""The line of a worker's standard input that is no task: it ends after the one that it is in."""
 
 Scalar = bool | int | float | str | None
 """A value an axis can take; lists and mappings are allowed in `params` only."""

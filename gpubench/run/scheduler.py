@@ -81,6 +81,10 @@ class _Lane:
     is_ready: bool = False
     is_finishing: float | None = None
     """When the worker was told that no more will come."""
+    is_context_lost: bool = False
+    """It said so: it ends by itself, and what it holds is the next one's."""
+    is_winding_down: bool = False
+    """The user wants it to end: it was told to begin no more."""
     is_stopping: bool = False
     """The user wants it to end: what it was in is no death of a cell."""
     timed_out: str = ""
@@ -131,6 +135,7 @@ class Scheduler:
         if lane.worker is None:
             if self.todo and not self.stop.is_requested:
                 yield self._start(lane)
+                self._feed(lane)
             return
         # The status first: events read after a death was seen are then all that there will ever be.
         status = lane.worker.exit_status()
@@ -140,8 +145,8 @@ class Scheduler:
             yield from self._bury(lane, status)
         elif overdue := self._overdue(lane):
             self._kill_overdue(lane, overdue)
-        elif self.stop.is_requested and lane.running is None:
-            self._dismiss(lane)
+        elif self.stop.is_requested:
+            self._wind_down(lane)
         else:
             self._feed(lane)
 
@@ -156,7 +161,8 @@ class Scheduler:
                 f"{self.store.path}: can't start worker {number}: {error.strerror}; what was recorded before is safe: "
                 "mend that and run the same command with --resume"
             ) from error
-        lane.is_ready, lane.is_finishing, lane.is_stopping = False, None, False
+        lane.is_ready, lane.is_finishing, lane.is_context_lost = False, None, False
+        lane.is_winding_down, lane.is_stopping = False, False
         lane.running, lane.tasks_given, lane.timed_out = None, 0, ""
         return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
 
@@ -165,7 +171,7 @@ class Scheduler:
         assert worker is not None, "only a lane with a worker is fed"
         if lane.is_finishing is not None:
             return
-        while self.todo and not self.stop.is_requested and len(worker.sent) < PREFETCH:
+        while self.todo and not self.stop.is_requested and len(worker.sent) < self._share():
             if limit is not None and lane.tasks_given >= limit:
                 break
             worker.send(self.todo.popleft())
@@ -173,6 +179,10 @@ class Scheduler:
         if not worker.sent:
             worker.finish()
             lane.is_finishing = time.monotonic()
+
+    def _share(self) -> int:
+        """How many tasks a worker may hold now: the spare one must not be missing on another GPU."""
+        return PREFETCH if len(self.todo) > len(self.gpus) else 1
 
     def _hear(self, lane: _Lane, event: WorkerReady | StageEntered | CellEnded) -> Iterator[SweepEvent]:
         assert lane.worker is not None, "events come from a worker"
@@ -186,6 +196,7 @@ class Scheduler:
                 lane.running = _Running(lane.worker.sent[0], event.trial, event.stage, began, now)
                 yield CellStarted(event.cell_id, event.trial, event.stage, lane.worker.number)
             case CellEnded():
+                lane.is_context_lost = event.context_lost
                 if event.is_last:
                     self._task_ended(lane)
                 yield from self._record(lane, event.record, event.is_last)
@@ -237,14 +248,19 @@ class Scheduler:
         worker.kill()
         lane.timed_out = lane.timed_out or overdue
 
-    def _dismiss(self, lane: _Lane) -> None:
-        """End a worker that is between cells, at the user's wish; the task it may hold must not begin."""
-        assert lane.worker is not None, "only a worker can be dismissed"
-        if lane.is_stopping:
+    def _wind_down(self, lane: _Lane) -> None:
+        """End a worker at the user's wish: the cell it is in may end, the one it may hold must not begin."""
+        assert lane.worker is not None, "only a worker can be wound down"
+        if lane.is_finishing is not None or lane.is_stopping:
+            return
+        if not lane.is_winding_down:
+            lane.is_winding_down = True
+            lane.worker.take_back()
+        if lane.running is not None:
             return
         lane.is_stopping = True
         if self.settings.launcher.has_trace:
-            lane.worker.finish()  # with a task in its hands it ends at once, and the profiler writes its report
+            lane.worker.finish()  # it ends by itself, and the profiler writes its report
             lane.is_finishing = time.monotonic()
         else:
             lane.worker.kill()
@@ -287,13 +303,13 @@ class Scheduler:
     def _explain(self, lane: _Lane, worker: WorkerProcess, status: int) -> None:
         """Say why a worker ended outside of any cell; WorkerError if it keeps happening."""
         if lane.is_ready and status == 0:
-            lost = bool(worker.sent)
-            lane.next_reason = "the CUDA context was lost" if lost else "the one before had run its share of cells"
+            share = "the one before had run its share of cells"
+            lane.next_reason = "the CUDA context was lost" if lane.is_context_lost else share
             return
         if not worker.sent:
             return
         lane.stillbirths += 1
-        lane.next_reason = f"worker {worker.number} died before it began a cell"
+        lane.next_reason = f"worker {worker.number} died outside of any cell"
         if lane.stillbirths >= STILLBIRTHS:
             how = f"was still starting {lane.timed_out}" if lane.timed_out else f"ended with status {status}"
             tail = worker.stderr_tail() or "(nothing)"

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import psutil
 
 from gpubench.machine import Gpu
-from gpubench.records import CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
+from gpubench.records import TAKE_BACK, CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
 
@@ -65,13 +65,18 @@ class WorkerProcess:
 
     def send(self, task: Task) -> None:
         """Hand over one more task; a worker that has just died is noticed by `poll`, not here."""
-        assert self._process.stdin is not None, "it was started with a pipe"
         self.sent.append(task)
-        try:
-            self._process.stdin.write(dump_line(task))
+        self._write(dump_line(task))
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None, "it was started with a pipe"
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
+
+    def take_back(self) -> None:
+        """Have the worker end after the task that it is in; what else it holds it will not begin."""
+        self._write(TAKE_BACK)
 
     def finish(self) -> None:
         """Tell the worker that no more tasks will come."""

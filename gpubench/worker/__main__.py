@@ -6,6 +6,7 @@ and says what happened in the order in which it happened.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import faulthandler
@@ -21,6 +22,7 @@ from typing import BinaryIO
 
 from gpubench.records import (
     CANNOT_WRITE,
+    TAKE_BACK,
     CellEnded,
     CellRecord,
     Job,
@@ -131,8 +133,19 @@ class Inbox:
         with self._lock:
             self._unfinished -= 1
 
+    def _drop(self) -> None:
+        """Forget what has not begun, and let the one who runs tasks end."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+                self.task_ended()
+        self._tasks.put(None)
+
     def _read(self) -> None:
         for line in sys.stdin.buffer:
+            if line == TAKE_BACK:
+                self._drop()
+                continue
             with self._lock:
                 self._unfinished += 1
             self._tasks.put(parse_task(line))

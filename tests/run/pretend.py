@@ -1,0 +1,117 @@
+"""A worker that keeps the protocol and measures nothing, for what a scheduler must do whatever its workers do.
+
+Run as a program it is the worker; imported, it is the launcher that starts it and what it is to be asked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpubench.machine import Gpu
+from gpubench.records import (
+    Cell,
+    CellEnded,
+    CellRecord,
+    Outcome,
+    Pass,
+    Stage,
+    StageEntered,
+    Task,
+    WorkerReady,
+    dump_line,
+    parse_job,
+)
+from gpubench.run.launcher import Launch, PlainLauncher
+from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
+from gpubench.worker.__main__ import Inbox
+
+
+@dataclass
+class PretendLauncher(PlainLauncher):
+    """Starts pretend workers; `habit` is what they do apart from their tasks."""
+
+    habit: str = "none"
+    goodbye_s: float = 10.0
+
+    def launch(self, job: Path, gpu: Gpu | None) -> Launch:
+        return Launch([sys.executable, __file__, str(job), self.habit], dict(os.environ))
+
+
+def task(index: int, artifacts: Path, does: str = "well", trials: int = 1) -> Task:
+    """A task of a cell that goes as `does` says."""
+    cell = Cell(index, f"cell_{index:03d}", f"key{index}", "pretend", does, {"backend": does}, {})
+    return Task(
+        cell=cell,
+        trials=list(range(trials)),
+        pass_=Pass.TIMING,
+        attempt=0,
+        measure=MeasureSettings(),
+        check=CheckSettings(),
+        timeout=TimeoutSettings(),
+        artifacts=str(artifacts / cell.cell_id),
+    )
+
+
+def answer(asked: Task, trial: int, worker: int, outcome: Outcome = Outcome.OK) -> CellRecord:
+    """The record of one trial."""
+    cell = asked.cell
+    return CellRecord(
+        cell_id=cell.cell_id,
+        index=cell.index,
+        key=cell.key,
+        workload=cell.workload,
+        backend=cell.backend,
+        axes=cell.axes,
+        params=cell.params,
+        trial=trial,
+        pass_=asked.pass_,
+        attempt=asked.attempt,
+        outcome=outcome,
+        stage=Stage.DONE if outcome is Outcome.OK else Stage.MEASURE,
+        worker=worker,
+    )
+
+
+def work(job_file: str, habit: str) -> None:
+    job = parse_job(Path(job_file).read_bytes())
+    if habit == "dies at birth":
+        sys.exit("no room in this inn")
+    if habit == "is never ready":
+        time.sleep(1000)
+    with Path(job.events).open("ab") as events:
+        events.write(dump_line(WorkerReady(os.getpid(), "pretended")))
+        events.flush()
+        inbox = Inbox()
+        for asked in inbox:
+            if not serve(asked, job.number, events.fileno()):
+                return
+            inbox.task_ended()
+    if habit == "never leaves":
+        time.sleep(1000)
+
+
+def serve(asked: Task, worker: int, events: int) -> bool:
+    """One task; False when the worker must end after it."""
+    for trial in asked.trials:
+        os.write(events, dump_line(StageEntered(asked.cell.cell_id, trial, Stage.MEASURE, time.time())))
+        if asked.cell.backend == "dies":
+            os._exit(5)
+        if asked.cell.backend == "is slow":
+            time.sleep(1)
+        is_lost = asked.cell.backend == "loses its context"
+        outcome = Outcome.CRASH if is_lost else Outcome.OK
+        is_last = is_lost or trial == asked.trials[-1]
+        ended = CellEnded(answer(asked, trial, worker, outcome), is_last=is_last, context_lost=is_lost)
+        os.write(events, dump_line(ended))
+        if is_lost:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])
+    os._exit(0)  # like the real one: the inbox's thread may still wait for a line
