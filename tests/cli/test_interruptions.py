@@ -53,12 +53,20 @@ def wait_for_records(folder: Path, count: int, timeout_s: float = 60) -> None:
 
 
 def workers_of(folder: Path) -> list[int]:
-    """The workers whose job lies in this folder, dead parents or not."""
+    """The workers of sweeps that were started in this folder, dead parents or not."""
     return [
         process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "gpubench.worker" in (command := process.info["cmdline"] or []) and str(folder) in " ".join(command)
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if "gpubench.worker" in (process.info["cmdline"] or []) and process.info["cwd"] == str(folder)
     ]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still runs: one that has died may wait for a lazy init to collect it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.timeout(400)
@@ -161,7 +169,7 @@ def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
     )
     assert finished.code == 3, finished.err
     assert "timeout" in finished.out
-    assert not psutil.pid_exists(int(pid_file.read_text()))
+    assert not is_running(int(pid_file.read_text()))
 
 
 def test_every_cell_gets_a_process_of_its_own_under_isolation_cell(tmp_path: Path) -> None:
