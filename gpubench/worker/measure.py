@@ -24,6 +24,10 @@ __all__ = ["Trial", "WarmUp", "measure_own", "measure_trial", "warm_up"]
 Enter = Callable[[Stage], None]
 STEP_TIME = "step_time"
 
+SLOW_FIRST_STEP_RATIO = 10
+SLOW_FIRST_STEP_S = 0.01
+"""A first step that took so many times as long as those after it, and so long, was busy with something else."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -43,11 +47,23 @@ class WarmUp:
     """Steps that were run so that the next ones find caches, clocks and compilers settled."""
 
     steps: int
-    elapsed_s: float
+    """The first included."""
+    first_step_s: float
+    """It may compile, for seconds, and says nothing of the others."""
+    step_s: float
+    """The mean of the steps after the first."""
 
     @property
-    def step_s(self) -> float:
-        return self.elapsed_s / self.steps
+    def elapsed_s(self) -> float:
+        return self.first_step_s + (self.steps - 1) * self.step_s
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """For the record: how many steps, and how long the first took if that is worth a word."""
+        found: dict[str, Any] = {"warmup_steps": self.steps}
+        if self.first_step_s > max(SLOW_FIRST_STEP_S, SLOW_FIRST_STEP_RATIO * self.step_s):
+            found["first_step_s"] = round(self.first_step_s, 6)
+        return found
 
 
 def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSettings, enter: Enter) -> Trial:
@@ -75,7 +91,7 @@ def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSett
         "l2": flush.state,
         "stopped": samples.stopped,
         "timer_choice": chosen.why,
-        "warmup_steps": warmed.steps,
+        **warmed.details,
     }
     if repeats > 1:
         details["inner_repeats"] = repeats
@@ -96,16 +112,18 @@ def _note_clocks(watch: ClockWatch, samples: int, details: dict[str, Any], warni
         warnings.append(f"the GPU's clocks are not known: {watch.problem}")
 
 
-def warm_up(prepared: Prepared, seconds: float) -> WarmUp:
-    """Run the step for so long, once at least."""
-    began = time.perf_counter()
+def warm_up(prepared: Prepared, seconds: float, clock: Callable[[], float] = time.perf_counter) -> WarmUp:
+    """Run the step once, which may compile, and then for so long, once more at least."""
+    began = clock()
+    prepared.run()
+    settled = clock()
     steps = 0
     while True:
         prepared.run()
         steps += 1
-        elapsed_s = time.perf_counter() - began
+        elapsed_s = clock() - settled
         if elapsed_s >= seconds:
-            return WarmUp(steps, elapsed_s)
+            return WarmUp(1 + steps, settled - began, elapsed_s / steps)
 
 
 def measure_own(prepared: Prepared, enter: Enter) -> Trial:

@@ -77,7 +77,7 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
         measurements=measurements(found),
         stopped=f"{repetitions} repetitions recorded",
         measured_s=warmed.elapsed_s,
-        details={"l2": flush.state, "repetitions": repetitions, "warmup_steps": warmed.steps},
+        details={"l2": flush.state, "repetitions": repetitions, **warmed.details},
         warnings=[f"CUPTI saw GPU work in {len(found)} of {repetitions} repetitions"] if is_short else [],
     )
 

@@ -253,10 +253,10 @@ def test_a_failure_while_sampling_is_an_error_of_the_measure_stage_and_ends_the_
 
     def step() -> None:
         time.sleep(1e-5)  # long enough for the clock, so that a sample is one step
-        if next(calls) == 18:
+        if next(calls) == 20:
             raise RuntimeError("worn out")
 
-    # 2 steps for the check, then 1 to warm up, 3 to calibrate and 6 samples a trial: the 19th is a sample of trial 1
+    # 2 steps for the check, then 2 to warm up, 3 to calibrate and 6 samples a trial: the 21st is of trial 1
     exactly = MeasureSettings(warmup_time_s=0, min_samples=6, max_samples=6, max_time_s=60)
     ran = run_cell(bare(step).name, "tested", trials=(0, 1, 2), measure=exactly)
 
@@ -366,7 +366,7 @@ def test_a_set_up_that_asks_for_what_is_not_there_is_told_what_is() -> None:
 
     assert record.outcome is Outcome.ERROR
     assert record.reason == (
-        "backend 'tested' of misspelt asks for 'weights'; did you mean 'weight'? there is: rows, weight"
+        "backend 'tested' of misspelt asks for 'weights'; did you mean 'weight'? there is: artifacts, rows, weight"
     )
 
 

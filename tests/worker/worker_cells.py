@@ -15,6 +15,7 @@ from gpubench.registry import Step, Workload, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.cell import run_task
 from gpubench.worker.device import open_device
+from gpubench.worker.subject import Prepared, find_subject
 
 QUICK = MeasureSettings(warmup_time_s=0, min_samples=6, max_samples=8, max_time_s=1)
 """Enough samples for an interval, and no time spent on them."""
@@ -86,3 +87,10 @@ def bare(step: Callable[[], Any], make: Callable[[], dict[str, Any]] = _nothing,
         return step
 
     return created
+
+
+def prepare(step: Callable[[], Any]) -> Prepared:
+    """A step that has been set up, as the worker holds it; without inputs."""
+    cell = Cell(0, "cell_000", "key", bare(step).name, "tested", {}, {})
+    subject = find_subject(cell, 0, open_device())
+    return subject.set_up(subject.backend, subject.make_inputs())

@@ -1,0 +1,58 @@
+"""What goes before samples and what becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+
+import pytest
+from worker_cells import QUICK, bare, prepare, run_cell
+
+from gpubench.records import Pass
+from gpubench.worker.measure import warm_up
+
+
+class SteppedClock:
+    """Stands still, but for what the step takes."""
+
+    def __init__(self, durations_s: Iterator[float]) -> None:
+        self.now_s = 0.0
+        self._durations_s = durations_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def step(self) -> None:
+        self.now_s += next(self._durations_s)
+
+
+def test_a_first_step_that_compiles_is_no_part_of_the_warm_up() -> None:
+    clock = SteppedClock(chain([15.0], repeat(0.125)))
+
+    warmed = warm_up(prepare(clock.step), 1.0, clock)
+
+    assert (warmed.steps, warmed.first_step_s, warmed.step_s) == (9, 15.0, 0.125)
+    assert warmed.elapsed_s == clock.now_s
+    assert warmed.details == {"warmup_steps": 9, "first_step_s": 15.0}
+
+
+@pytest.mark.parametrize("durations_s", [(2e-6, 1e-6), (5e-3, 1e-6), (0.5, 0.25)])
+def test_a_first_step_like_the_others_or_too_short_to_matter_is_not_spoken_of(durations_s: tuple[float, float]) -> None:
+    clock = SteppedClock(iter(durations_s))
+
+    assert warm_up(prepare(clock.step), 0.0, clock).details == {"warmup_steps": 2}
+
+
+def slow_at_first(seconds: float) -> Callable[[], None]:
+    waits = chain([seconds], repeat(0.0))
+    return lambda: time.sleep(next(waits))
+
+
+def test_a_slow_first_step_costs_the_profile_pass_no_repetitions() -> None:
+    measure = QUICK.model_copy(update={"max_time_s": 0.1})
+
+    record = run_cell(bare(slow_at_first(0.11)).name, "tested", measure=measure, pass_=Pass.PROFILE).record
+
+    assert record.details["repetitions"] == 10
+    assert record.details["first_step_s"] >= 0.11
