@@ -301,7 +301,7 @@ class CellEnded:
     record: CellRecord
     is_last: bool
     context_lost: bool = False
-    """The CUDA context is dead: the worker ends after this."""
+    """Nothing more can run in this worker: its CUDA context is dead, or a failed capture spoiled it. It ends now."""
     kind: Literal["ended"] = "ended"
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from gpubench.records import (
     CANNOT_WRITE,
@@ -34,6 +34,9 @@ from gpubench.records import (
     parse_job,
     parse_task,
 )
+
+if TYPE_CHECKING:
+    from gpubench.worker.device import Device
 
 ORPHANED = 3
 """The exit status of a worker whose parent is gone."""
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 def serve(job: Job, events: BinaryIO) -> None:
-    """Run every task that comes, until the input ends or the CUDA context is lost; the parent knows which."""
+    """Run every task that comes, until the input ends or a cell leaves nothing to run in; the parent knows which."""
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
     from gpubench.worker.plugins import load_all
@@ -90,7 +93,7 @@ def serve(job: Job, events: BinaryIO) -> None:
         for record in run_task(task, device, enter):
             if ended is not None:
                 tell(ended)
-            ended = describe_end(record, job, task)
+            ended = describe_end(record, job, device)
         logs.close()
         assert ended is not None, "a task yields a record for every trial that it began"
         # Only now: the parent may read the cell's logs as soon as it knows that the cell has ended.
@@ -100,11 +103,12 @@ def serve(job: Job, events: BinaryIO) -> None:
             return
 
 
-def describe_end(record: CellRecord, job: Job, task: Task) -> CellEnded:
+def describe_end(record: CellRecord, job: Job, device: Device) -> CellEnded:
     from gpubench.worker.failure import is_context_lost
 
     named = replace(record, worker=job.number, gpu=job.gpu or record.gpu)
-    return CellEnded(named, is_last=False, context_lost=is_context_lost(record))
+    is_over = is_context_lost(record) or (record.outcome.is_failure and device.is_spoiled())
+    return CellEnded(named, is_last=False, context_lost=is_over)
 
 
 class Inbox:

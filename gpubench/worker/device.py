@@ -89,6 +89,21 @@ class Device:
             return str(error)
         return ""
 
+    def is_spoiled(self) -> bool:
+        """Whether a cell that failed has left a process in which the cells after it would fail for no fault of theirs.
+
+        The context may be alive and well. But a capture that fails leaves torch on the capture's stream and, up to
+        2.11 at least, its random numbers tied to the capture. Asked when nothing runs, after the cell let go.
+        """
+        if not self.is_cuda:
+            return False
+        try:
+            torch.rand(1, device=CUDA)
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return torch.cuda.current_stream() != torch.cuda.default_stream()
+
 
 def open_device(needs_cuda: bool = False) -> Device:
     """Find the device and make it ready (on a GPU: create the context); WorkerError if CUDA is needed and not there."""

@@ -58,6 +58,7 @@ def test_a_kernel_agrees_with_fp64(case, sizes, dtype):
     assert relative_error(launch(), reference()) < TOLERANCE[dtype]
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
 @pytest.mark.parametrize(("case", "sizes"), [(matmul_case, (64, 512, 512)), (rmsnorm_case, (64, 512))])
 def test_a_launch_neither_synchronises_nor_allocates_and_can_be_captured(case, sizes):
     launch, reference = case(*sizes, torch.bfloat16)
