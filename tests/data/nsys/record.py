@@ -114,6 +114,9 @@ def main() -> None:
         torch.cuda.profiler.stop()
     else:
         eager(x, w)
+        # as a worker does between cells: what was recorded so far is written out, and survives what comes
+        torch.cuda.profiler.stop()
+        torch.cuda.profiler.start()
         died(x, w)
 
 
