@@ -2,4 +2,4 @@
 
 import subprocess
 
-subprocess.run(["sleep", "86399"])
+subprocess.run(["sleep", "86399"], check=True)
