@@ -18,6 +18,7 @@ __all__ = [
     "CANNOT_WRITE",
     "SCHEMA",
     "TAKE_BACK",
+    "Ceilings",
     "Cell",
     "CellEnded",
     "CellRecord",
@@ -200,6 +201,17 @@ class KernelShare:
     """Of one execution."""
     share: float
     """Of the durations of all the cell's operations."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Ceilings:
+    """What a GPU can do at best, measured once per run: the roofline that figures are held against."""
+
+    copy_bytes_per_s: float
+    """Read and written, of a large copy within the device's memory."""
+    matmul_flop_per_s: float
+    dtype: str = "bfloat16"
+    """The matmul's."""
 
 
 @dataclass(frozen=True, config=_FROZEN)
