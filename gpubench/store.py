@@ -3,6 +3,7 @@
 run.json         what was asked and of whom: the sweep as loaded, its cells, the environment, the fingerprint
 sessions.jsonl   a line per time the sweep was started on it: the first, each resume, what --force overrode
 cells.jsonl      a line per cell, trial, pass and attempt, fsynced the moment it ends
+ceilings.jsonl   a line per GPU: what it can do at best
 artifacts/       <cell_id>/ what a cell left behind, worker_NNN/ what a worker did
 """
 
@@ -18,14 +19,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import StoreError
-from gpubench.records import SCHEMA, Cell, CellRecord, dump_line, parse_record
+from gpubench.records import SCHEMA, Ceilings, Cell, CellRecord, dump_line, parse_record
 
 __all__ = [
     "ARTIFACTS",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 HEADER, CELLS, SESSIONS, ARTIFACTS = "run.json", "cells.jsonl", "sessions.jsonl", "artifacts"
+CEILINGS = "ceilings.jsonl"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
@@ -84,8 +88,17 @@ class StoredRun:
     sessions: list[Session]
     torn_bytes: int = 0
     """The length of a torn last line that was dropped; its cell counts as not run."""
+    ceilings: dict[str, Ceilings] = Field(default_factory=dict)
+    """By the GPU, as records name it: `cuda:0 NVIDIA H200`. What was measured last counts."""
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _CeilingsLine:
+    gpu: str
+    ceilings: Ceilings
+
+
+_CEILINGS = TypeAdapter(_CeilingsLine)
 _HEADER = TypeAdapter(RunHeader)
 _SESSION = TypeAdapter(Session)
 
@@ -129,6 +142,10 @@ class RunStore:
                 "what was recorded before is safe: free some room and run the same command with --resume"
             ) from error
 
+    def add_ceilings(self, gpu: str, ceilings: Ceilings) -> None:
+        """Note what a GPU can do at best; `gpu` is its name in records. On disk once this returns."""
+        _append_line(self.path / CEILINGS, _CEILINGS.dump_json(_CeilingsLine(gpu, ceilings)))
+
     def artifacts(self, name: str) -> Path:
         """The folder of a cell or a worker; made when it is first asked for."""
         folder = self.path / ARTIFACTS / name
@@ -160,10 +177,7 @@ def create_run(results: Path, header: RunHeader) -> RunHeader:
 
 def add_session(path: Path, session: Session) -> None:
     """Note one more start of a sweep on a run."""
-    with (path / SESSIONS).open("ab") as file:
-        file.write(_SESSION.dump_json(session) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _append_line(path / SESSIONS, _SESSION.dump_json(session))
 
 
 def read_run(path: Path) -> StoredRun:
@@ -181,8 +195,9 @@ def read_run(path: Path) -> StoredRun:
                 f"{path / CELLS}:{number}: not a record: {reason}; delete the line to run its cell again"
             ) from None
         _require_known(records[-1].schema, f"{path / CELLS}:{number}")
-    sessions = [_SESSION.validate_json(line) for line in _read_bytes(path / SESSIONS).split(b"\n")[:-1]]
-    return StoredRun(path, header, records, sessions, torn)
+    sessions = _read_lines(path / SESSIONS, _SESSION)
+    ceilings = {line.gpu: line.ceilings for line in _read_lines(path / CEILINGS, _CEILINGS)}
+    return StoredRun(path, header, records, sessions, torn, ceilings)
 
 
 def list_runs(results: Path) -> list[Path]:
@@ -203,6 +218,17 @@ def find_run(run: str | None, results: Path) -> Path:
             return candidate
     known = ", ".join(path.name for path in list_runs(results)[-5:]) or "none"
     raise StoreError(f"{run}: no run of that name or path; the newest in {results}: {known}")
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    try:
+        with path.open("a+b") as file:
+            _drop_torn_line(file.fileno())
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(_unwritable(path.parent, error)) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> str:
@@ -233,6 +259,17 @@ def _read_bytes(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise StoreError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _read_lines(path: Path, adapter: TypeAdapter[T]) -> list[T]:
+    """The whole lines of a small file, none if it isn't there."""
+    lines = []
+    for number, line in enumerate(_read_bytes(path).split(b"\n")[:-1], start=1):
+        try:
+            lines.append(adapter.validate_json(line))
+        except ValidationError as error:
+            raise StoreError(f"{path}:{number}: can't be read: {error.errors()[0]['msg']}; delete the line") from None
+    return lines
 
 
 def _reserve(results: Path, header: RunHeader) -> RunHeader:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import StoreError
-from gpubench.records import Cell, CellRecord, Measurement, Outcome, Pass, Stage, Timer
+from gpubench.records import Ceilings, Cell, CellRecord, Measurement, Outcome, Pass, Stage, Timer
 from gpubench.store import RunHeader, RunStore, create_run, find_run, list_runs, new_run_id, read_run
 
 CELL = Cell(index=0, cell_id="cell_000", key="k0", workload="w", backend="b", axes={"batch": 1}, params={})
@@ -127,6 +127,29 @@ def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
         find_run(None, tmp_path)
     with pytest.raises(StoreError, match="not a run"):
         read_run(tmp_path)
+
+
+def test_ceilings_are_read_back_by_gpu_and_the_last_measured_counts(run: Path) -> None:
+    with RunStore(run) as store:
+        store.add_ceilings("cuda:0 NVIDIA H200", Ceilings(4.0e12, 700e12))
+        store.add_ceilings("cuda:1 NVIDIA H200", Ceilings(4.2e12, 790e12, "float16"))
+        store.add_ceilings("cuda:0 NVIDIA H200", Ceilings(4.3e12, 780e12))
+    assert read_run(run).ceilings == {
+        "cuda:0 NVIDIA H200": Ceilings(4.3e12, 780e12),
+        "cuda:1 NVIDIA H200": Ceilings(4.2e12, 790e12, "float16"),
+    }
+
+
+def test_a_torn_line_of_ceilings_is_dropped_and_a_bad_one_is_named(run: Path) -> None:
+    path = run / "ceilings.jsonl"
+    path.write_text('{"gpu": "cuda:0 NVIDIA H2')
+    assert read_run(run).ceilings == {}
+    with RunStore(run) as store:
+        store.add_ceilings("cuda:0 NVIDIA H200", Ceilings(4.3e12, 780e12))
+    assert list(read_run(run).ceilings) == ["cuda:0 NVIDIA H200"]
+    path.write_text('{"gpu": 1}\n')
+    with pytest.raises(StoreError, match=r"ceilings\.jsonl:1: can't be read"):
+        read_run(run)
 
 
 def test_results_that_cannot_be_made_name_the_flag(tmp_path: Path) -> None:
