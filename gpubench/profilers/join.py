@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from gpubench.profilers.names import DOMAIN, repetition_range
+from gpubench.profilers.export import Ints
+from gpubench.profilers.names import DOMAIN, cell_range, repetition_range
 from gpubench.profilers.projection import Projection
 from gpubench.records import KernelShare, Measurement, Timer
 
@@ -33,6 +34,8 @@ class CellProfile:
     kernels: list[KernelShare] = field(default_factory=list)
     """Most time first."""
     warnings: list[str] = field(default_factory=list)
+    nested_ranges: list[str] = field(default_factory=list)
+    """Inner ranges that were opened within other inner ranges: their times are part of those."""
 
 
 def join_cell(projection: Projection, cell_id: str) -> CellProfile:
@@ -43,11 +46,12 @@ def join_cell(projection: Projection, cell_id: str) -> CellProfile:
     if refusal:
         return CellProfile(warnings=[refusal])
     inner = pd.concat([_annotated(instances, repetitions), _captured(projection.captured, repetitions)])
-    measurements = _measurements(repetitions, "")
+    measurements = [*_measurements(repetitions, ""), _profiled_step(repetitions)]
     for name, figures in inner.groupby("range", sort=False):
         measurements += _measurements(figures.groupby("repetition")[_known(figures)].sum(), str(name))
     kernels = _kernels(projection.kernels, cell_id, len(repetitions))
-    return CellProfile(measurements, kernels, _warnings(projection, repetitions))
+    nested = _nested(instances, cell_id, set(inner["range"]))
+    return CellProfile(measurements, kernels, _warnings(projection, repetitions), nested)
 
 
 def join_program(projection: Projection) -> CellProfile:
@@ -102,6 +106,16 @@ def _measurements(figures: pd.DataFrame, name: str) -> list[Measurement]:
     ]
 
 
+def _profiled_step(repetitions: pd.DataFrame) -> Measurement:
+    """From the opening of a repetition's range on the host to the end of its last operation on the GPU.
+
+    It shows how much the profiler slows a step down, and is no timing of the step.
+    """
+    ran = repetitions[repetitions["span_ns"].notna()]
+    elapsed = (ran["start_ns"] + ran["span_ns"] - ran["host_start_ns"]).astype(float)
+    return Measurement("profiled_step", "s", Timer.NSYS, (elapsed / _NS_PER_S).tolist())
+
+
 def _known(figures: pd.DataFrame) -> list[str]:
     """The columns that mean something: of a graph traced as a whole, whose inner gaps nobody saw, the span alone."""
     is_whole = "kernel_sum_ns" not in figures or figures["kernel_sum_ns"].isna().any()
@@ -110,15 +124,32 @@ def _known(figures: pd.DataFrame) -> list[str]:
 
 def _annotated(instances: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
     """The ranges opened within the repetitions, each with the repetition it lies in."""
+    repetition = _enclosing(instances, repetitions.index)
+    chosen = (repetition >= 0) & ~instances["recursive"].to_numpy() & instances["span_ns"].notna().to_numpy()
+    found = instances[chosen]
+    return _inner(found, found["range"], repetition[found.index])
+
+
+def _enclosing(instances: pd.DataFrame, roots: pd.Index) -> Ints:
+    """Which of the roots each range lies in, by row; -1 for the roots themselves and what lies in none."""
     parent = instances["parent"].fillna(-1).to_numpy(np.int64)
-    repetition = np.full(len(instances) + 1, -1, np.int64)  # the last stands for -1: no range
-    repetition[repetitions.index] = repetitions.index
-    inside = repetition.copy()
-    for _ in range(int(instances["depth"].max())):  # each step hands the repetition one level down
-        inside[:-1] = np.where(repetition[:-1] >= 0, repetition[:-1], inside[parent])
-    chosen = (inside[:-1] >= 0) & (repetition[:-1] < 0) & ~instances["recursive"].to_numpy()
-    found = instances[chosen & instances["span_ns"].notna().to_numpy()]
-    return _inner(found, found["range"], inside[found.index])
+    root = np.full(len(instances) + 1, -1, np.int64)  # the last stands for -1: no range
+    root[roots] = roots
+    inside = root.copy()
+    for _ in range(int(instances["depth"].max())):  # each step hands the root one level down
+        inside[:-1] = np.where(root[:-1] >= 0, root[:-1], inside[parent])
+    return np.where(root[:-1] >= 0, -1, inside[:-1])
+
+
+def _nested(instances: pd.DataFrame, cell_id: str, names: set[str]) -> list[str]:
+    """Of a cell's inner ranges, those that lie in another one, in its repetitions or its captures."""
+    cell = cell_range(cell_id)
+    roots = instances.index[instances["range"].str.startswith(f"{cell}/")]
+    parent = instances["parent"].fillna(-1).to_numpy(np.int64)
+    # within the cell, and its parent too: so the parent is no repetition and no capture, but an inner range
+    enclosing = np.append(_enclosing(instances, roots), -1)
+    chosen = instances["range"][(enclosing[:-1] >= 0) & (enclosing[parent] >= 0)]
+    return sorted(names.intersection(chosen.str.removeprefix(DOMAIN)))
 
 
 def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +159,7 @@ def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame
     return _inner(found, found["captured"], found["instance"].to_numpy(np.int64))
 
 
-def _inner(figures: pd.DataFrame, names: pd.Series, repetition: np.typing.NDArray[np.int64]) -> pd.DataFrame:
+def _inner(figures: pd.DataFrame, names: pd.Series, repetition: Ints) -> pd.DataFrame:
     return figures[list(_METRICS.values())].assign(range=names.str.removeprefix(DOMAIN), repetition=repetition)
 
 

@@ -162,11 +162,12 @@ class NsysLauncher:
 
 
 def _add_profile(record: CellRecord, profile: CellProfile, source: Mapping[str, str]) -> CellRecord:
+    nested = {"nested_ranges": profile.nested_ranges} if profile.nested_ranges else {}
     return replace(
         record,
         measurements=profile.measurements,
         kernels=profile.kernels,
-        details={**record.details, **source},
+        details={**record.details, **source, **nested},
         warnings=[*record.warnings, *profile.warnings],
     )
 

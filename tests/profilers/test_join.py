@@ -30,6 +30,7 @@ def test_every_repetition_is_a_sample_of_every_metric() -> None:
         "busy": [18656, 18720, 18560, 18496, 18560],
         "span": [19136, 19168, 19040, 18944, 19008],
         "gap": [480, 448, 480, 448, 448],
+        "profiled_step": [88554, 37796, 40552, 48901, 38460],
     }
     assert {(m.unit, m.timer) for m in profile.measurements} == {("s", Timer.NSYS)}
     assert profile.warnings == []
@@ -46,7 +47,10 @@ def test_the_kernels_of_a_cell_add_up_to_its_kernel_sum() -> None:
 
 def test_of_graphs_traced_as_a_whole_the_span_alone_is_known() -> None:
     profile = join_cell(project(NSYS / "graph.sqlite"), "graph")
-    assert samples(profile) == {"span": [18784, 19040, 18912, 18912, 18912]}
+    assert samples(profile) == {
+        "span": [18784, 19040, 18912, 18912, 18912],
+        "profiled_step": [74515, 35378, 37175, 43889, 54271],
+    }
     assert "traced as a whole" in profile.warnings[0]
 
 
@@ -84,6 +88,39 @@ def test_a_replay_has_the_inner_ranges_of_its_capture(tmp_path: Path) -> None:
     )
     assert samples(profile, "mlp") == {"kernel_sum": [11, 15], "busy": [11, 15], "span": [11, 15], "gap": [0, 0]}
     assert {m.range for m in profile.measurements} == {"", "mlp"}
+
+
+def test_a_profiled_step_lasts_from_the_opening_of_its_range_to_the_end_of_its_last_operation(tmp_path: Path) -> None:
+    profile = joined(
+        tmp_path,
+        ranges=[Range("cell=a/rep", 100, 110), Range("cell=a/rep", 200, 290), Range("cell=a/rep", 300, 310)],
+        calls=[Call(101, 102, 1), Call(103, 104, 2), Call(201, 202, 3)],
+        operations=[Operation(120, 180, 1), Operation(130, 150, 2), Operation(205, 206, 3)],
+    )
+    assert samples(profile)["profiled_step"] == [80, 6]
+
+
+def test_ranges_that_lie_in_other_inner_ranges_are_named(tmp_path: Path) -> None:
+    profile = joined(
+        tmp_path,
+        ranges=[
+            *[Range("cell=a/capture", 0, 50), Range("mlp", 2, 20), Range("gemm", 4, 10)],
+            *[Range("cell=a/rep", 100, 200), Range("layer", 101, 150), Range("attention", 110, 140)],
+            *[Range("cell=b/rep", 300, 400), Range("outer", 301, 350), Range("layer", 302, 340)],
+        ],
+        calls=[Call(120, 121, 1), Call(130, 131, 2), Call(310, 311, 3)],
+        operations=[Operation(125, 126, 1), Operation(135, 139, 2, node=7), Operation(315, 316, 3)],
+        nodes=[Node(5, 7)],
+    )
+    assert {m.range for m in profile.measurements} == {"", "layer", "attention", "mlp", "gemm"}
+    assert profile.nested_ranges == ["attention", "gemm"]
+
+
+@pytest.mark.parametrize("cell_id", ["eager", "graph"])
+def test_layers_nest_alike_when_they_are_launched_and_when_they_are_replayed(cell_id: str) -> None:
+    profile = join_cell(project(NSYS / "nested.sqlite"), cell_id)
+    assert {m.range for m in profile.measurements} == {"", "layer", "attention", "mlp"}
+    assert profile.nested_ranges == ["attention", "mlp"]
 
 
 def test_a_cell_whose_work_was_launched_from_elsewhere_gets_no_figures(tmp_path: Path) -> None:
