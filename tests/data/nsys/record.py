@@ -2,11 +2,13 @@
 
 python record.py nested    nested and repeated ranges, two streams, two threads, copies and fills, torch's own NVTX,
                            a graph captured layer by layer while recording was on, and its replays
-python record.py died      the same kinds of work, then an illegal access with two ranges open
+python record.py died      a cell that ends well; then one with an illegal access, which ends the process with two
+                           ranges open
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -51,15 +53,17 @@ def streams(x: torch.Tensor, w: torch.Tensor) -> None:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 device.copy_(host, non_blocking=True)
-                device.zero_()
+                device.sum()  # a reduction over all blocks begins with a fill of its semaphores
             step(x, w)
             torch.cuda.current_stream().wait_stream(side)
 
 
 def queued(x: torch.Tensor, w: torch.Tensor) -> None:
+    large = torch.randn(4096, 4096, device="cuda")  # takes the GPU longer than the host to launch
+    torch.cuda.synchronize()
     for _ in range(3):  # nothing waits in between: each is queued behind the one before
         with nvtx.annotate("cell=queued/rep", domain=DOMAIN):
-            step(x, w)
+            step(large, large)
     torch.cuda.synchronize()
 
 
@@ -67,7 +71,7 @@ def threads(x: torch.Tensor, w: torch.Tensor) -> None:
     def work() -> None:
         with nvtx.annotate("on another thread", domain=DOMAIN):
             step(x, w)
-        step(x, w)
+        torch.relu(x @ w)  # in no range
 
     with nvtx.annotate("cell=threads/rep", domain=DOMAIN):
         thread = threading.Thread(target=work)
@@ -100,7 +104,10 @@ def died(x: torch.Tensor, w: torch.Tensor) -> None:
         step(x, w)
         with nvtx.annotate("attention", domain=DOMAIN):
             wild_store[(1,)](x)
-            torch.cuda.synchronize()
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError:
+                os.abort()  # as a library does that can't raise; an exception would close the ranges on its way
 
 
 def main() -> None:
@@ -114,6 +121,7 @@ def main() -> None:
         torch.cuda.profiler.stop()
     else:
         eager(x, w)
+        torch.cuda.synchronize()
         # as a worker does between cells: what was recorded so far is written out, and survives what comes
         torch.cuda.profiler.stop()
         torch.cuda.profiler.start()
