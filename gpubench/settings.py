@@ -29,6 +29,10 @@ class MeasureSettings(_Settings):
     """Stop once the 95 % interval of the median is within ± this share of it."""
     max_time_s: Annotated[float, Field(gt=0)] = 5.0
     """Per trial, warm-up apart."""
+    launch: Literal["idle", "blocked", "graph"] = "idle"
+    """What of launching is in the timing pass's samples on a GPU. `idle`: all of it, for the step is called when the
+    GPU has nothing to do, as in a loop that waits for each step. `blocked`: nothing, for the GPU is kept busy until the
+    whole step is queued. `graph`: nothing either, and a sample is a CUDA graph of many steps, for short kernels."""
     l2: Literal["cold", "hot"] = "cold"
     seed: Annotated[int, Field(ge=0)] = 0
     pass_environment: tuple[str, ...] = ()

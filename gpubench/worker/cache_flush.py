@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from gpubench.worker.device import Device
@@ -15,15 +17,17 @@ BUFFER_PER_L2 = 2
 class L2Flush:
     """Overwrites a buffer larger than the L2 when called; does nothing where the cache is to stay hot, or on a CPU."""
 
-    def __init__(self, device: Device, is_cold: bool) -> None:
+    def __init__(self, device: Device, wanted: Literal["cold", "hot"]) -> None:
         self._buffer = None
-        self.state = "cold" if is_cold else "hot"
-        """For the record: `cold`, `hot`, or `n/a` on a CPU."""
-        if not device.is_cuda:
-            self.state = "n/a"
-        elif is_cold:
+        self.state = wanted if device.is_cuda else "n/a"
+        """For the record: what was wanted, or `n/a` on a CPU."""
+        if self.state == "cold":
             with device.default():
                 self._buffer = torch.empty(BUFFER_PER_L2 * device.l2_bytes, dtype=torch.int8)
+
+    def state_of(self, steps: int) -> str:
+        """The state that so many steps in a row find: a flush makes it cold for the first alone."""
+        return "hot" if self.state == "cold" and steps > 1 else self.state
 
     def __call__(self) -> None:
         """Queue the overwriting; the caller synchronises before it times anything."""

@@ -18,7 +18,7 @@ from gpubench.worker.measure import Trial, measure_own, measure_trial
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet, uses_interpreter
 from gpubench.worker.subject import Prepared, Subject, find_subject
-from gpubench.worker.timers import choose_timer
+from gpubench.worker.timer_choice import choose_timer
 
 __all__ = ["run_task"]
 
@@ -102,7 +102,7 @@ class _TaskRun:
             return measure_own(prepared, self._enter)
         if self.task.pass_ is Pass.PROFILE:
             return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
-        return measure_trial(prepared, choose_timer(settings.timer, self.device), settings, self._enter)
+        return measure_trial(prepared, settings, self._enter)
 
     def _prepare(self) -> Prepared:
         """Everything up to a step that can be timed: requirements, reference, set-up, check."""
@@ -115,7 +115,7 @@ class _TaskRun:
                 return subject.set_up(subject.backend, subject.make_inputs())
         if subject.workload.measures_itself:
             return subject.set_up(subject.backend, subject.make_inputs())
-        choose_timer(self.task.measure.timer, self.device)  # a timer that can't be had is said before any work
+        choose_timer(self.task.measure, self.device)  # a timer that can't be had is said before any work
         self._enter(Stage.CHECK)
         reference = make_reference(subject, self.task.check.against)
         self._enter(Stage.SETUP)

@@ -16,7 +16,16 @@ from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.worker.cuda_errors import find_cuda_error
 from gpubench.worker.device import Device
 
-__all__ = ["CellStopped", "Failure", "clean", "describe_failure", "is_context_lost", "is_out_of_memory", "release"]
+__all__ = [
+    "CellStopped",
+    "Failure",
+    "clean",
+    "describe_failure",
+    "find_cause",
+    "is_context_lost",
+    "is_out_of_memory",
+    "release",
+]
 
 REASON_LENGTH = 400
 MESSAGE_LENGTH = 20_000
@@ -52,7 +61,7 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
     """Turn what a cell raised into data; asks the device whether it can go on."""
     if isinstance(error, CellStopped):
         return Failure(error.outcome, clean(error.reason), checks=error.checks)
-    error = _find_cause(error)
+    error = find_cause(error)
     evidence = _Evidence(error, device)
     outcome, reason = _judge(evidence)
     crash = Crash(
@@ -73,6 +82,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     cuda_error = find_cuda_error(message)
     is_cuda = cuda_error is not None and cuda_error.name == "cudaErrorMemoryAllocation"
     return is_cuda or any(text in message for text in _OUT_OF_MEMORY)
+
+
+def find_cause(error: BaseException) -> BaseException:
+    """The first error of a failed graph capture: what ends the capture afterwards only says that it failed."""
+    found = find_cuda_error(_text(error))
+    earlier = error.__context__
+    if found is not None and found.name == "cudaErrorStreamCaptureInvalidated" and earlier is not None:
+        return find_cause(earlier)
+    return error
 
 
 def release(error: BaseException | None, device: Device) -> None:
@@ -169,15 +187,6 @@ def _describe_triton(error: BaseException, message: str) -> str:
     cause = error.__cause__ or error.__context__
     fault = _headline(cause) if cause is not None else message.strip().splitlines()[-1].strip()
     return f"{what}: {fault}"
-
-
-def _find_cause(error: BaseException) -> BaseException:
-    """The first error of a failed graph capture: what ends the capture afterwards only says that it failed."""
-    found = find_cuda_error(_text(error))
-    earlier = error.__context__
-    if found is not None and found.name == "cudaErrorStreamCaptureInvalidated" and earlier is not None:
-        return _find_cause(earlier)
-    return error
 
 
 def _read_frames(error: BaseException) -> list[Frame]:

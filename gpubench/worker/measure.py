@@ -14,10 +14,12 @@ from gpubench.registry import OwnMeasurement
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.clocks import ClockWatch, watch_clocks
+from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped
-from gpubench.worker.sampling import take_samples
+from gpubench.worker.sampling import Samples, take_samples
 from gpubench.worker.subject import Prepared
-from gpubench.worker.timers import ChosenTimer, WallTimer
+from gpubench.worker.timer_choice import ChosenTimer, choose_timer
+from gpubench.worker.timers import WallTimer
 
 __all__ = ["Trial", "WarmUp", "measure_own", "measure_trial", "warm_up"]
 
@@ -66,10 +68,44 @@ class WarmUp:
         return found
 
 
-def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSettings, enter: Enter) -> Trial:
+@dataclass(frozen=True)
+class _Sampled:
+    """A trial's samples, and all that explains them."""
+
+    samples: Samples
+    repeats: int
+    chosen: ChosenTimer
+    warmed: WarmUp
+    flush: L2Flush
+
+    def details(self, device: Device) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "l2": self.flush.state_of(self.repeats),
+            "launch": self.chosen.timer.account().launch if device.is_cuda else "n/a",
+            "stopped": self.samples.stopped,
+            "timer_choice": self.chosen.why,
+            **self.warmed.details,
+        }
+        return found if self.repeats == 1 else {**found, "inner_repeats": self.repeats}
+
+    def warnings(self) -> list[str]:
+        found = list(self.chosen.timer.account().warnings)
+        if self.samples.is_short:
+            found.append("the time was over before min_samples were taken")
+        if self.flush.state_of(self.repeats) != self.flush.state:
+            found.append(
+                f"of the {self.repeats} steps in a sample only the first finds the L2 {self.flush.state}; "
+                "measure.l2: hot says what is measured, and launch: blocked measures one step"
+            )
+        return found
+
+
+def measure_trial(prepared: Prepared, settings: MeasureSettings, enter: Enter) -> Trial:
     """Warm up and sample the step; every sample starts from a restored state and, if asked for, a cold L2."""
-    flush = L2Flush(prepared.subject.device, settings.l2 == "cold")
-    watch = watch_clocks(prepared.subject.device)
+    device = prepared.subject.device
+    chosen = choose_timer(settings, device, is_restored=prepared.can_restore)
+    flush = L2Flush(device, settings.l2)
+    watch = watch_clocks(device)
     if watch is not None:
         watch.look(0)  # now, for the first of all takes long enough to let the GPU cool down
 
@@ -87,15 +123,8 @@ def measure_trial(prepared: Prepared, chosen: ChosenTimer, settings: MeasureSett
     enter(Stage.MEASURE)
     samples = take_samples(prepared.step, chosen.timer, repeats, prepare, settings)
     measured_s = time.perf_counter() - began
-    details: dict[str, Any] = {
-        "l2": flush.state,
-        "stopped": samples.stopped,
-        "timer_choice": chosen.why,
-        **warmed.details,
-    }
-    if repeats > 1:
-        details["inner_repeats"] = repeats
-    warnings = ["the time was over before min_samples were taken"] if samples.is_short else []
+    sampled = _Sampled(samples, repeats, chosen, warmed, flush)
+    details, warnings = sampled.details(device), sampled.warnings()
     if watch is not None:
         watch.look(len(samples.seconds), at_once=True)
         _note_clocks(watch, len(samples.seconds), details, warnings)

@@ -57,7 +57,7 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
     """
     device = prepared.subject.device
     recorder = open_recorder() if settings.timer == "cupti" else None
-    flush = L2Flush(device, settings.l2 == "cold")
+    flush = L2Flush(device, settings.l2)
     enter(Stage.WARMUP)
     warmed = warm_up(prepared, settings.warmup_time_s)
     repetitions = max(1, min(REPETITIONS, int(settings.max_time_s / warmed.step_s)))

@@ -1,7 +1,7 @@
 """Who reads the clock in the timing pass: CUDA events, or the host's wall clock.
 
-Both time a step from an idle device to its end, so that the host's part of launching is inside; what the GPU alone
-did is the profile pass's to say.
+Both time a step from an idle device to its end, so that the host's part of launching is inside. `blocked` has those
+that leave it out.
 """
 
 from __future__ import annotations
@@ -9,23 +9,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
-from gpubench.errors import UsageError
 from gpubench.records import Timer
 from gpubench.registry import Step
 from gpubench.worker.device import Device
 
-__all__ = ["ChosenTimer", "CudaEventTimer", "StepTimer", "WallTimer", "choose_timer"]
+__all__ = ["Account", "CudaEventTimer", "StepTimer", "WallTimer", "seconds_between"]
 
 SHORT_S = 1e-6
 """Below this, reading the wall clock is a visible part of what it reads …"""
 BATCH_S = 10e-6
 """… and a sample holds so many steps that it lasts about this long."""
 MAX_REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a timer's samples turned out to be."""
+
+    launch: str
+    """What of the launching is in them, in words; it begins with the kind of launch."""
+    warnings: list[str] = field(default_factory=list)
+
+
+FROM_IDLE = Account("idle: the step is called when the GPU has nothing to do; a sample holds the host's part too")
 
 
 class StepTimer(Protocol):
@@ -39,6 +50,10 @@ class StepTimer(Protocol):
 
     def time(self, step: Step, repeats: int) -> float:
         """Seconds per step, over so many of them in a row; the device is idle before and after."""
+        ...
+
+    def account(self) -> Account:
+        """What the samples since the calibration mean."""
         ...
 
 
@@ -62,7 +77,10 @@ class CudaEventTimer:
             step()
         self._end.record()
         self._end.synchronize()
-        return float(self._start.elapsed_time(self._end)) * 1e-3 / repeats
+        return seconds_between(self._start, self._end) / repeats
+
+    def account(self) -> Account:
+        return FROM_IDLE
 
 
 class WallTimer:
@@ -88,24 +106,10 @@ class WallTimer:
         self._synchronize()
         return (self._clock_ns() - start_ns) * 1e-9 / repeats
 
-
-@dataclass(frozen=True)
-class ChosenTimer:
-    """The timer of the timing pass, and in words why it is this one."""
-
-    timer: StepTimer
-    why: str
+    def account(self) -> Account:
+        return FROM_IDLE
 
 
-def choose_timer(wanted: Literal["auto", "nsys", "cupti", "cuda_event", "wall"], device: Device) -> ChosenTimer:
-    """The timer for `measure.timer`; UsageError where it asks for what this device hasn't."""
-    if wanted == "wall":
-        return ChosenTimer(WallTimer(device.synchronize), "wall was asked for")
-    if device.is_cuda:
-        why = {"auto": "auto, on a GPU", "cuda_event": "cuda_event was asked for"}
-        profiled = f"{wanted} times the profile pass; the timing pass runs without a profiler"
-        return ChosenTimer(CudaEventTimer(device), why.get(wanted, profiled))
-    if wanted in ("auto", "nsys"):
-        why = {"auto": "auto, on a CPU", "nsys": "nsys times the profile pass; the timing pass is a CPU's"}
-        return ChosenTimer(WallTimer(device.synchronize), why[wanted])
-    raise UsageError(f"measure.timer: {wanted} needs a CUDA GPU, and this is {device.name}; use wall or auto")
+def seconds_between(start: Any, end: Any) -> float:
+    """From one event of torch's to another that has passed."""
+    return float(start.elapsed_time(end)) * 1e-3

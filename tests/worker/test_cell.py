@@ -37,7 +37,7 @@ def test_a_healthy_cell_gives_its_samples_its_check_and_its_circumstances() -> N
     assert 6 <= len(step_time.samples) <= 8
     assert all(0 < seconds < 1 for seconds in step_time.samples)
     assert [(check.against, check.passed) for check in record.checks] == [("oracle", True)]
-    assert record.details["l2"] == "n/a"
+    assert (record.details["l2"], record.details["launch"]) == ("n/a", "n/a")
     assert record.details["timer_choice"] == "auto, on a CPU"
     assert record.reason == record.details["stopped"]
     assert record.gpu == "cpu"
@@ -394,6 +394,13 @@ def test_a_timer_that_a_cpu_has_not_got_is_an_error_that_names_the_way_out() -> 
 
     assert record.outcome is Outcome.ERROR
     assert record.reason == "measure.timer: cuda_event needs a CUDA GPU, and this is cpu; use wall or auto"
+
+
+@pytest.mark.parametrize("launch", ["blocked", "graph"])
+def test_a_cpu_has_no_launching_to_leave_out(launch: str) -> None:
+    record = run_cell(doubling(lambda x: x + x), "tested", measure=QUICK.model_copy(update={"launch": launch})).record
+
+    assert (record.outcome, record.details["launch"]) == (Outcome.OK, "n/a")
 
 
 def test_a_workload_that_measures_itself_is_run_once_per_trial_and_believed() -> None:

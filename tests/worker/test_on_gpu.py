@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,17 +56,60 @@ def test_the_timing_pass_is_unprofiled_whoever_profiles_later(wanted: Any, why: 
     assert record.measurements[0].timer is (Timer.WALL if wanted == "wall" else Timer.CUDA_EVENT)
 
 
+def test_a_blocked_launch_leaves_out_what_the_host_took_and_a_graph_times_the_same_kernels() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(20):
+            x = x + 0  # a launch of some µs each, for a kernel of less
+        return x + x
+
+    name = doubling(step)
+    medians, records = {}, {}
+    for launch in ("idle", "blocked", "graph"):
+        measure = QUICK.model_copy(update={"launch": launch, "l2": "hot", "warmup_time_s": 0.05, "max_samples": 50})
+        records[launch] = run_cell(name, "tested", measure=measure).record
+        assert records[launch].outcome is Outcome.OK, records[launch].reason
+        assert records[launch].details["launch"].startswith(launch), records[launch].details["launch"]
+        assert not any("launch" in warning for warning in records[launch].warnings), records[launch].warnings
+        medians[launch] = statistics.median(records[launch].measurements[0].samples)
+
+    assert medians["blocked"] < 0.8 * medians["idle"], medians
+    assert medians["graph"] < 1.5 * medians["blocked"], medians
+    assert records["graph"].details["inner_repeats"] > 1
+
+
+def test_a_step_that_synchronises_can_not_be_blocked_and_says_so() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        (x.sum()).item()
+        return x + x
+
+    measure = QUICK.model_copy(update={"launch": "blocked"})
+    record = run_cell(doubling(step), "tested", measure=measure).record
+
+    assert record.outcome is Outcome.OK, record.reason
+    assert record.details["launch"].startswith("idle, for it can't be blocked")
+    assert any("blocked is not to be had" in warning for warning in record.warnings)
+
+
+def test_many_steps_in_a_graph_do_not_pass_for_cold() -> None:
+    measure = QUICK.model_copy(update={"launch": "graph", "l2": "cold"})
+    record = run_cell(doubling(lambda x: x + x), "tested", measure=measure).record
+
+    assert record.outcome is Outcome.OK, record.reason
+    assert record.details["l2"] == "hot"
+    assert any("only the first finds the L2 cold" in warning for warning in record.warnings)
+
+
 def test_the_cache_is_flushed_by_writing_twice_its_size() -> None:
     device = open_device()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
 
-    flush = L2Flush(device, is_cold=True)
+    flush = L2Flush(device, "cold")
     flush()
 
     assert device.l2_bytes >= 1 << 20
     assert torch.cuda.memory_allocated() - before >= 2 * device.l2_bytes
-    assert L2Flush(device, is_cold=False).state == "hot"
+    assert L2Flush(device, "hot").state == "hot"
 
 
 def test_inputs_and_set_ups_are_on_the_gpu_by_default_and_steps_pay_nothing_for_it() -> None:
@@ -195,10 +239,10 @@ def test_cupti_gives_kernel_times_of_every_repetition_and_replays_too() -> None:
 FAULTS = """
 import sys
 import torch, triton, triton.language as tl
-sys.path.insert(0, {folder!r})
+sys.path.insert(0, sys.argv[2])
 from gpubench.records import dump_line
 from gpubench.worker.device import open_device
-from worker_cells import bare, doubling, run_cell
+from worker_cells import QUICK, bare, doubling, run_cell
 
 @triton.jit
 def wild_store(x, offset, B: tl.constexpr):
@@ -218,12 +262,16 @@ def open_capture():
     graph.capture_begin()
     raise ValueError("in the middle of a capture")
 
+def uncapturable():
+    return torch.ones(4, device="cuda").sum().item()
+
 def failed_capture():
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
         torch.ones(4, device="cuda").sum().item()
 
 name = sys.argv[1]
-sys.stdout.buffer.write(dump_line(run_cell(bare(globals()[name]).name, "tested").record))
+measure = QUICK.model_copy(update={"launch": "graph" if name == "uncapturable" else "idle"})
+sys.stdout.buffer.write(dump_line(run_cell(bare(globals()[name]).name, "tested", measure=measure).record))
 if name == "failed_capture":
     says = open_device().is_spoiled()
     later = run_cell(doubling(lambda x: x + x), "tested").record
@@ -237,8 +285,8 @@ os._exit(0)
 def run_fault(kind: str, folder: Path) -> tuple[CellRecord, str]:
     """The record of a cell that harms its process, run in one of its own; and what else that process had to say."""
     script = folder / "faults.py"
-    script.write_text(FAULTS.format(folder=str(Path(__file__).parent)))
-    command: Sequence[str] = [sys.executable, str(script), kind]
+    script.write_text(FAULTS)
+    command: Sequence[str] = [sys.executable, str(script), kind, str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     line, _, rest = done.stdout.partition(b"\n")
@@ -272,6 +320,17 @@ def test_a_failed_capture_is_an_error_and_the_worker_knows_whether_another_cell_
     assert record.crash.cuda_error == "cudaErrorStreamCaptureUnsupported"
     assert not is_context_lost(record)
     assert is_spoiled == "True" or later == Outcome.OK, f"after it a healthy cell ended {later}: {reason}"
+
+
+def test_a_step_that_cannot_be_captured_is_told_why_and_what_to_do(tmp_path: Path) -> None:
+    record, _ = run_fault("uncapturable", tmp_path)
+
+    assert (record.outcome, record.stage) == (Outcome.ERROR, Stage.WARMUP), record.reason
+    assert record.reason.startswith("measure.launch: graph: the step can't be captured: ")
+    assert record.reason.endswith("; use blocked or idle")
+    assert record.crash is not None
+    assert record.crash.cuda_error == "cudaErrorStreamCaptureUnsupported"
+    assert Path(record.crash.frames[0].file).name == "faults.py"
 
 
 def test_a_healthy_process_is_not_spoiled() -> None:
