@@ -35,7 +35,7 @@ class MeasureSettings(_Settings):
     whole step is queued. `graph`: nothing either, and a sample is a CUDA graph of many steps, for short kernels."""
     l2: Literal["cold", "hot"] = "cold"
     seed: Annotated[int, Field(ge=0)] = 0
-    pass_environment: tuple[str, ...] = ()
+    pass_environment: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Variables that a profiled worker needs besides the usual ones: a trace keeps the environment, so it gets few."""
 
 

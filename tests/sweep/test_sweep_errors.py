@@ -23,7 +23,10 @@ KEYS = (
     "name, workload, axes, params, zip, exclude, include, plugins, measure, check, timeout_s, order, isolation, "
     "triage, overlay, pareto"
 )
-MEASURE = "timer, trials, warmup_time_s, min_samples, max_samples, target_rel_ci, max_time_s, l2, seed"
+MEASURE = (
+    "timer, trials, warmup_time_s, min_samples, max_samples, target_rel_ci, max_time_s, launch, l2, seed, "
+    "pass_environment"
+)
 NAMES = "backend, model, batch, isl, tp, dtype, scale, window, causal, lengths, block_v"
 HERE = "<here>"
 MANY = ", ".join(map(str, range(400)))
