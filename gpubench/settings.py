@@ -6,15 +6,19 @@ that both sides mean the same by a key. Every field has the default that a user 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = ["CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings"]
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # strictly, YAML's list is no tuple
 
 
 class MeasureSettings(_Settings):
@@ -35,7 +39,7 @@ class MeasureSettings(_Settings):
     whole step is queued. `graph`: nothing either, and a sample is a CUDA graph of many steps, for short kernels."""
     l2: Literal["cold", "hot"] = "cold"
     seed: Annotated[int, Field(ge=0)] = 0
-    pass_environment: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    pass_environment: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Variables that a profiled worker needs besides the usual ones: a trace keeps the environment, so it gets few."""
 
 
