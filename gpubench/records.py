@@ -204,17 +204,6 @@ class KernelShare:
 
 
 @dataclass(frozen=True, config=_FROZEN)
-class Ceilings:
-    """What a GPU can do at best, measured once per run: the roofline that figures are held against."""
-
-    copy_bytes_per_s: float
-    """Read and written, of a large copy within the device's memory."""
-    matmul_flop_per_s: float
-    dtype: str = "bfloat16"
-    """The matmul's."""
-
-
-@dataclass(frozen=True, config=_FROZEN)
 class CellRecord:
     """One cell, trial, pass and attempt: a line of `cells.jsonl`."""
 
@@ -270,6 +259,17 @@ class Task:
 
 
 @dataclass(frozen=True, config=_FROZEN)
+class Ceilings:
+    """What a GPU can do at best, measured once per run: the roofline that figures are held against."""
+
+    copy_bytes_per_s: float
+    """Read and written, of a large copy within the device's memory."""
+    matmul_flop_per_s: float
+    dtype: str = "bfloat16"
+    """The matmul's."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
 class Job:
     """What a worker is started with: a file named by its only argument."""
 
@@ -283,6 +283,8 @@ class Job:
     """The event file, appended to."""
     is_traced: bool = False
     """A profiler is around the worker and writes its last events when the process ends in the ordinary way."""
+    measure_ceilings: bool = False
+    """Find out what the GPU can do at best before the first cell."""
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -291,6 +293,8 @@ class WorkerReady:
 
     pid: int
     gpu: str
+    ceilings: Ceilings | None = None
+    """What the GPU can do at best, if the job asked for it."""
     kind: Literal["ready"] = "ready"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
-from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Outcome, Stage, StageEntered, Task, WorkerReady
+from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Job, Outcome, Stage, StageEntered, Task, WorkerReady
 from gpubench.run.classify import Death, OomKillCounter, record_death
 from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
@@ -49,6 +49,8 @@ class WorkerSettings:
     tasks_per_worker: int | None = None
     """1 under `isolation: cell`; None for as many as it lives through."""
     first_number: int = 0
+    known_ceilings: set[str] = field(default_factory=set)
+    """The GPUs, as records name them, whose ceilings the run has."""
 
 
 @dataclass
@@ -94,6 +96,11 @@ class _Lane:
     """Records that wait for the worker's trace."""
     stillbirths: int = 0
     next_reason: str = "first worker"
+
+    @property
+    def name(self) -> str:
+        """The device as records name it; "" for the worker's own words."""
+        return f"cuda:{self.gpu.index} {self.gpu.name}" if self.gpu else ""
 
 
 @dataclass
@@ -155,7 +162,7 @@ class Scheduler:
         self._number += 1
         try:
             folder = self.store.artifacts(f"worker_{number:03d}")
-            lane.worker = WorkerProcess(folder, number, lane.gpu, self.settings.plugins, self.settings.launcher)
+            lane.worker = WorkerProcess(folder, self._job(lane, number, folder), lane.gpu, self.settings.launcher)
         except OSError as error:
             raise StoreError(
                 f"{self.store.path}: can't start worker {number}: {error.strerror}; what was recorded before is safe: "
@@ -165,6 +172,19 @@ class Scheduler:
         lane.is_winding_down, lane.is_stopping = False, False
         lane.running, lane.tasks_given, lane.timed_out = None, 0, ""
         return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
+
+    def _job(self, lane: _Lane, number: int, folder: Path) -> Job:
+        is_traced = self.settings.launcher.has_trace
+        return Job(
+            number=number,
+            gpu=lane.name,
+            needs_cuda=lane.gpu is not None,
+            plugins=list(self.settings.plugins),
+            events=str(folder / "events.jsonl"),
+            is_traced=is_traced,
+            # once per GPU and run, and never while a profiler slows it down
+            measure_ceilings=lane.gpu is not None and not is_traced and lane.name not in self.settings.known_ceilings,
+        )
 
     def _feed(self, lane: _Lane) -> None:
         worker, limit = lane.worker, self.settings.tasks_per_worker
@@ -190,6 +210,9 @@ class Scheduler:
         match event:
             case WorkerReady():
                 lane.is_ready = True
+                if event.ceilings is not None:
+                    self.store.add_ceilings(lane.name, event.ceilings)
+                    self.settings.known_ceilings.add(lane.name)
             case StageEntered():
                 lane.stillbirths = 0
                 began = lane.running.began if lane.running else now
@@ -277,7 +300,7 @@ class Scheduler:
             running = None
         if running is not None:
             worker.sent.popleft()
-            record = record_death(self._death(running, worker, status, lane.timed_out))
+            record = record_death(self._death(lane, running, worker, status))
             lane.next_reason = f"{record.cell_id}: {record.outcome}"
             yield from self._record(lane, record, is_last=True)
         self.todo.extendleft(reversed(worker.sent))
@@ -287,16 +310,16 @@ class Scheduler:
         if running is None and not lane.is_stopping:
             self._explain(lane, worker, status)
 
-    def _death(self, running: _Running, worker: WorkerProcess, status: int, timed_out: str) -> Death:
+    def _death(self, lane: _Lane, running: _Running, worker: WorkerProcess, status: int) -> Death:
         return Death(
             task=running.task,
             trial=running.trial,
             stage=running.stage,
             exit_status=status,
             worker=worker.number,
-            gpu=f"cuda:{worker.gpu.index} {worker.gpu.name}" if worker.gpu else "cpu",
+            gpu=lane.name or "cpu",
             lived_s=time.monotonic() - running.began,
-            timed_out=timed_out,
+            timed_out=lane.timed_out,
             killed_by_host=self._oom_kills.has_struck(),
         )
 

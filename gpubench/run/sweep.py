@@ -151,6 +151,7 @@ class _Passes:
             timeout=spec.timeout_s,
             tasks_per_worker=1 if spec.isolation == "cell" else cells_per_worker,
             first_number=len(list((self.store.path / ARTIFACTS).glob("worker_*"))),
+            known_ceilings=set(read_run(self.store.path).ceilings),
         )
         return Scheduler(self.store, settings, self.stop, self.request.gpus or [None])
 

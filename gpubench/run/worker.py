@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,28 +28,19 @@ STACK_GRACE_S = 0.3
 class WorkerProcess:
     """One worker, alive or just dead. Nothing here waits: `poll` returns what is there."""
 
-    def __init__(self, folder: Path, number: int, gpu: Gpu | None, plugins: Sequence[str], launcher: Launcher) -> None:
+    def __init__(self, folder: Path, job: Job, gpu: Gpu | None, launcher: Launcher) -> None:
         self.folder = folder
-        self.number = number
+        self.number = job.number
         self.gpu = gpu
         self.pid: int | None = None
         """The worker's own, once it is ready; a profiler around it has another."""
         self.sent: deque[Task] = deque()
         """Tasks that were handed over and have not ended, in the order in which they will run."""
         self.started_at = time.monotonic()
-        events = folder / "events.jsonl"
+        events = Path(job.events)
         events.touch()
         self._events: BinaryIO = events.open("rb")
         self._partial = b""
-        name = f"cuda:{gpu.index} {gpu.name}" if gpu else ""
-        job = Job(
-            number=number,
-            gpu=name,
-            needs_cuda=gpu is not None,
-            plugins=list(plugins),
-            events=str(events),
-            is_traced=launcher.has_trace,
-        )
         (folder / "job.json").write_bytes(dump_line(job))
         launch = launcher.launch(folder / "job.json", gpu)
         with (folder / LOG_NAMES[0]).open("ab") as out, (folder / LOG_NAMES[1]).open("ab") as err:
