@@ -37,7 +37,9 @@ class MeasureSettings(_Settings):
     """What of launching is in the timing pass's samples on a GPU. `idle`: all of it, for the step is called when the
     GPU has nothing to do, as in a loop that waits for each step. `blocked`: nothing, for the GPU is kept busy until the
     whole step is queued. `graph`: nothing either, and a sample is a CUDA graph of many steps, for short kernels."""
-    l2: Literal["cold", "hot"] = "cold"
+    l2: Literal["cold", "hot", "rotate"] = "cold"
+    """What a step finds in the GPU's L2. `cold`: nothing, for it is overwritten before each sample. `hot`: what the
+    step before left. `rotate`: nothing of its inputs, for copies of the step take turns that don't fit in together."""
     seed: Annotated[int, Field(ge=0)] = 0
     pass_environment: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     """Variables that a profiled worker needs besides the usual ones: a trace keeps the environment, so it gets few."""

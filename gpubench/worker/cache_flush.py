@@ -15,9 +15,9 @@ BUFFER_PER_L2 = 2
 
 
 class L2Flush:
-    """Overwrites a buffer larger than the L2 when called; does nothing where the cache is to stay hot, or on a CPU."""
+    """Overwrites a buffer larger than the L2 when called; does nothing unless that is wanted, and on a CPU."""
 
-    def __init__(self, device: Device, wanted: Literal["cold", "hot"]) -> None:
+    def __init__(self, device: Device, wanted: Literal["cold", "hot", "rotate"]) -> None:
         self._buffer = None
         self.state = wanted if device.is_cuda else "n/a"
         """For the record: what was wanted, or `n/a` on a CPU."""

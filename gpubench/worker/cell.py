@@ -17,6 +17,7 @@ from gpubench.worker.failure import CellStopped, clean, describe_failure, releas
 from gpubench.worker.measure import Trial, measure_own, measure_trial
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet, uses_interpreter
+from gpubench.worker.rotation import rotate
 from gpubench.worker.subject import Prepared, Subject, find_subject
 from gpubench.worker.timer_choice import choose_timer
 
@@ -112,7 +113,7 @@ class _TaskRun:
         _refuse_unmet(subject)
         if self.task.pass_ is Pass.PROFILE:
             with capture_range(self.device, self.task.cell.cell_id):
-                return subject.set_up(subject.backend, subject.make_inputs())
+                return self._take_turns(subject.set_up(subject.backend, subject.make_inputs()))
         if subject.workload.measures_itself:
             return subject.set_up(subject.backend, subject.make_inputs())
         choose_timer(self.task.measure, self.device)  # a timer that can't be had is said before any work
@@ -124,7 +125,17 @@ class _TaskRun:
         checked = check_step(prepared, reference, self.task.check)
         self.facts.checks.append(checked.result)
         self.facts.warnings += checked.warnings
-        return prepared
+        return self._take_turns(prepared)
+
+    def _take_turns(self, prepared: Prepared) -> Prepared:
+        """The step, or with `measure.l2: rotate` on a GPU several of them; only the first one's outputs are checked."""
+        if self.task.measure.l2 != "rotate" or not self.device.is_cuda or prepared.subject.workload.measures_itself:
+            return prepared
+        self._enter(Stage.SETUP)
+        rotation = rotate(prepared, self.device.l2_bytes)
+        self.facts.details["l2_rotation"] = rotation.describe()
+        self.facts.warnings += filter(None, [rotation.warning()])
+        return rotation
 
     def _note_facts(self, subject: Subject) -> None:
         workload, facts = subject.workload, self.facts

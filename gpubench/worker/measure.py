@@ -95,7 +95,7 @@ class _Sampled:
         if self.flush.state_of(self.repeats) != self.flush.state:
             found.append(
                 f"of the {self.repeats} steps in a sample only the first finds the L2 {self.flush.state}; "
-                "measure.l2: hot says what is measured, and launch: blocked measures one step"
+                "use l2: rotate, or hot if that is meant"
             )
         return found
 
@@ -103,7 +103,7 @@ class _Sampled:
 def measure_trial(prepared: Prepared, settings: MeasureSettings, enter: Enter) -> Trial:
     """Warm up and sample the step; every sample starts from a restored state and, if asked for, a cold L2."""
     device = prepared.subject.device
-    chosen = choose_timer(settings, device, is_restored=prepared.can_restore)
+    chosen = choose_timer(settings, device, prepared.turns, prepared.can_restore)
     flush = L2Flush(device, settings.l2)
     watch = watch_clocks(device)
     if watch is not None:
@@ -142,7 +142,7 @@ def _note_clocks(watch: ClockWatch, samples: int, details: dict[str, Any], warni
 
 
 def warm_up(prepared: Prepared, seconds: float, clock: Callable[[], float] = time.perf_counter) -> WarmUp:
-    """Run the step once, which may compile, and then for so long, once more at least."""
+    """Run the step once, which may compile, and then for so long; once more at least, and everyone's turn."""
     began = clock()
     prepared.run()
     settled = clock()
@@ -151,7 +151,7 @@ def warm_up(prepared: Prepared, seconds: float, clock: Callable[[], float] = tim
         prepared.run()
         steps += 1
         elapsed_s = clock() - settled
-        if elapsed_s >= seconds:
+        if elapsed_s >= seconds and steps >= prepared.turns - 1:
             return WarmUp(1 + steps, settled - began, elapsed_s / steps)
 
 

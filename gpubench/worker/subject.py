@@ -81,6 +81,11 @@ class Prepared:
     step: Step
 
     @property
+    def turns(self) -> int:
+        """How many set-ups take turns at being the step."""
+        return 1
+
+    @property
     def can_restore(self) -> bool:
         return self.subject.workload.reset_function is not None
 

@@ -22,6 +22,8 @@ from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.device import open_device
 from gpubench.worker.failure import is_context_lost
 
+NO_CHECK = CheckSettings(against="none")
+
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 
@@ -97,6 +99,24 @@ def test_many_steps_in_a_graph_do_not_pass_for_cold() -> None:
     assert record.outcome is Outcome.OK, record.reason
     assert record.details["l2"] == "hot"
     assert any("only the first finds the L2 cold" in warning for warning in record.warnings)
+
+
+def test_in_rotation_a_step_finds_its_inputs_as_cold_as_after_a_flush() -> None:
+    name = doubling(lambda x: x.sum() + x)  # 16 MB: read from the L2 if it is there
+    medians, records = {}, {}
+    for l2, launch in (("hot", "blocked"), ("cold", "blocked"), ("rotate", "blocked"), ("rotate", "graph")):
+        measure = QUICK.model_copy(update={"launch": launch, "l2": l2, "warmup_time_s": 0.05, "max_samples": 50})
+        record = run_cell(name, "tested", measure=measure, check=NO_CHECK, rows=2048, columns=2048).record
+        assert record.outcome is Outcome.OK, record.reason
+        assert record.details["l2"] == l2
+        records[l2, launch] = record
+        medians[l2, launch] = statistics.median(record.measurements[0].samples)
+
+    sets = int(records["rotate", "graph"].details["l2_rotation"].split()[0])
+    assert sets >= 2
+    assert records["rotate", "graph"].details.get("inner_repeats", 1) % sets == 0
+    assert medians["rotate", "blocked"] > 1.1 * medians["hot", "blocked"], medians
+    assert medians["rotate", "graph"] > 0.7 * medians["cold", "blocked"], medians
 
 
 def test_the_cache_is_flushed_by_writing_twice_its_size() -> None:

@@ -91,6 +91,11 @@ def bare(step: Callable[[], Any], make: Callable[[], dict[str, Any]] = _nothing,
 
 def prepare(step: Callable[[], Any]) -> Prepared:
     """A step that has been set up, as the worker holds it; without inputs."""
-    cell = Cell(0, "cell_000", "key", bare(step).name, "tested", {}, {})
+    return set_up(bare(step).name)
+
+
+def set_up(workload: str, backend: str = "tested", **axes: Any) -> Prepared:
+    """A workload's step with its inputs, as the worker holds it."""
+    cell = Cell(0, "cell_000", "key", workload, backend, axes, {})
     subject = find_subject(cell, 0, open_device())
     return subject.set_up(subject.backend, subject.make_inputs())
