@@ -197,6 +197,8 @@ def _message(details: ErrorDetails, path: KeyPath) -> str:
         section = "" if len(path) == 1 else str(path[0])
         return unknown("key", path[-1], _SECTIONS[section].model_fields, of=section)
     got = f"got {show(details['input'])}"
+    if path == ("timeout_s",):
+        return f"{got}; want a number of seconds, or a mapping of stages to seconds"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"])
         close = nearest(str(details["input"]), known)
