@@ -11,6 +11,7 @@ from typing import Any
 
 from gpubench.catalogue import AxisInfo, BackendInfo, MetricInfo, WorkloadInfo
 from gpubench.records import (
+    Ceilings,
     Cell,
     CellRecord,
     CheckResult,
@@ -42,6 +43,9 @@ class MadeCell:
     stderr: str = ""
     kernels: list[KernelShare] = field(default_factory=list)
     check: CheckResult | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    profile_details: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 UNITS = {
@@ -61,12 +65,15 @@ def make_run(
     name: str = "mla-decode",
     sweep: dict[str, Any] | None = None,
     metrics: Sequence[MetricInfo] = (),
+    ceilings: Ceilings | None = None,
 ) -> Path:
-    """A run folder on disk with these cells; gives back its path."""
+    """A run folder on disk with these cells; gives back its path. The ceilings are those of the GPU they all ran on."""
     made = list(cells)
     header = create_run(results, _header(name, made, sweep or {}, metrics))
     path = results / header.run_id
     with RunStore(path) as store:
+        if ceilings:
+            store.add_ceilings(GPU, ceilings)
         for cell, plan in zip(header.cells, made, strict=True):
             if plan.stderr:
                 (store.artifacts(cell.cell_id) / "stderr.txt").write_text(plan.stderr, encoding="utf-8")
@@ -161,6 +168,8 @@ def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[
         measurements=measured,
         work=plan.work,
         kernels=plan.kernels if pass_ is Pass.PROFILE else [],
+        details=plan.profile_details if pass_ is Pass.PROFILE else plan.details,
+        warnings=plan.warnings,
         checks=[plan.check] if plan.check else [],
         gpu=GPU,
         started_at="2026-11-21T09:30:00+00:00",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["CELL", "FIGURE", "FRONTIER", "RESERVED", "SAMPLE", "SUMMARY", "axis_columns"]
+__all__ = ["CELL", "FIGURE", "FRONTIER", "INNER", "KERNEL", "RESERVED", "SAMPLE", "SUMMARY", "axis_columns"]
 
 RUN_ID = "run_id"
 CELL_ID = "cell_id"
@@ -38,6 +38,10 @@ WARNINGS = "warnings"
 TRIAL = "trial"
 POSITION = "position"
 VALUE = "value"
+THROTTLED = "throttled"
+
+SHARE = "share"
+NESTED = "nested"
 
 GROUP = "group"
 ON_FRONTIER = "on_frontier"
@@ -53,7 +57,9 @@ FIGURE = (METRIC, UNIT, TIMER, PASS, RANGE)
 """What a figure is of."""
 SUMMARY = (N, TRIALS, MEDIAN, LOW, HIGH, P10, P90, P99, MIN, MAX, IQR, WARNINGS)
 """What is said of a figure's samples."""
-SAMPLE = (TRIAL, POSITION, VALUE)
+SAMPLE = (TRIAL, POSITION, VALUE, THROTTLED)
+KERNEL = (RUN_ID, CELL_ID, "kernel", "kind", "count", "total_s", "median_s", SHARE)
+INNER = (RUN_ID, CELL_ID, RANGE, NESTED, "kernel_sum", "busy", "span", "gap", SHARE)
 FRONTIER = (GROUP, ON_FRONTIER, ON_GROUP_FRONTIER, NEAR, DOMINATED_BY, DOMINATED_BY_RUN, MARGIN)
 RESERVED = frozenset((*CELL, *FIGURE, *SUMMARY, *SAMPLE, *FRONTIER))
 

@@ -7,25 +7,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.conditions import throttled_spans
+from gpubench.analysis.derived import ACROSS_PASSES, across_passes, rates
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import summarise_all
-from gpubench.records import CellRecord, Measurement, Outcome, Pass, Timer
+from gpubench.records import Ceilings, CellRecord, Outcome, Pass, Timer
 
 __all__ = ["NOT_RUN", "axes_of", "cell_frame", "field", "samples_frame", "series_metrics", "series_of", "wide_frame"]
 
 NOT_RUN = "not run"
 """The outcome of a cell that has no record yet."""
 
-_DERIVED = {"bytes": ("bytes_per_s", "B/s"), "flop": ("flop_per_s", "FLOP/s")}
-_BASE = {Pass.TIMING: "step_time", Pass.PROFILE: "span"}
-"""The time that a rate is taken over, by pass."""
 _PREFERENCE = {Pass.TIMING: 0, Pass.PROFILE: 1}
 _TIMERS = {timer: rank for rank, timer in enumerate([Timer.NSYS, Timer.CUPTI, Timer.CUDA_EVENT, Timer.WALL])}
 
@@ -44,14 +45,16 @@ class _Figure:
 _NOTHING = _Figure("", "", "", "", "")
 
 
-def cell_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
+def cell_frame(
+    run_id: str, cells: Sequence[CellResult], ceilings: Mapping[str, Ceilings] = MappingProxyType({})
+) -> pd.DataFrame:
     """A row per cell and figure: columns `CELL`, the axes, `FIGURE`, `SUMMARY`.
 
     Statistics are null for a cell that is not ok or has not been run, and it has a row for each metric of the whole
-    step that any cell of the run has, so that choosing a metric never loses a cell. `bytes_per_s` and `flop_per_s` are
-    derived from what the workload declares and the step time (or the span, under a profiler).
+    step that any cell of the run has, so that choosing a metric never loses a cell. What `derived` adds is among the
+    figures; the roofline only where the GPU, as records name it, has `ceilings`.
     """
-    figures = [_figures(cell) if cell.outcome is Outcome.OK else {} for cell in cells]
+    figures = [_figures(cell, ceilings) if cell.outcome is Outcome.OK else {} for cell in cells]
     whole_step = {figure.metric: figure.unit for found in figures for figure in sorted(found) if not figure.range}
     rows: list[int] = []
     labels: list[_Figure] = []
@@ -65,12 +68,31 @@ def cell_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
             samples.append(found.get(figure, []))
     stats = summarise_all(samples, is_time=[label.unit == "s" for label in labels])
     stats.loc[stats[c.N] == 0, c.WARNINGS] = ""
-    frame = _describe_cells(run_id, cells, whole_step).iloc[rows].reset_index(drop=True)
-    return pd.concat([frame, _describe_figures(labels), stats], axis=1)
+    described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
+    frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)
+    return _with_both_passes(frame, described)
+
+
+def _with_both_passes(frame: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
+    """The same with what takes both passes: where any cell has such a metric, a row of it for every cell."""
+    parts = [frame]
+    for metric, rows in across_passes(frame).groupby(c.METRIC, sort=False):
+        absent = described[~described[c.CELL_ID].isin(rows[c.CELL_ID])]
+        labels = _describe_figures([_Figure(str(metric), rows[c.UNIT].iloc[0], "", "", "")] * len(absent))
+        nothing = summarise_all([[]] * len(absent))
+        parts += [rows, pd.concat([absent.reset_index(drop=True), labels, nothing], axis=1)]
+    if len(parts) == 1:
+        return frame
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    place = whole[c.CELL_ID].map({cell_id: row for row, cell_id in enumerate(described[c.CELL_ID])})
+    return whole.iloc[place.argsort(kind="stable")].reset_index(drop=True)
 
 
 def samples_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
-    """A row per sample, of cells that failed too: run_id, cell_id, trial, outcome, `FIGURE`, position, value."""
+    """A row per sample, of cells that failed too: run_id, cell_id, trial, outcome, `FIGURE`, position, value.
+
+    `throttled` is true where NVML saw the GPU hold itself back just before or after the sample.
+    """
     found = [
         (cell.cell.cell_id, record, measurement)
         for cell in cells
@@ -89,7 +111,15 @@ def samples_frame(run_id: str, cells: Sequence[CellResult]) -> pd.DataFrame:
     frame = frame.iloc[np.repeat(np.arange(len(found)), count)].reset_index(drop=True)
     frame[c.POSITION] = np.concatenate([np.arange(size) for size in count]) if found else []
     frame[c.VALUE] = np.array([value for _, _, m in found for value in m.samples], dtype=np.float64)
+    frame[c.THROTTLED] = np.concatenate([_throttled(record, len(m.samples)) for _, record, m in found]) if found else []
     return frame
+
+
+def _throttled(record: CellRecord, count: int) -> NDArray[np.bool_]:
+    flags = np.zeros(count, dtype=bool)
+    for start, end in throttled_spans(record):
+        flags[start:end] = True
+    return flags
 
 
 def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -186,27 +216,13 @@ def _describe_figures(labels: Sequence[_Figure]) -> pd.DataFrame:
     )
 
 
-def _figures(cell: CellResult) -> dict[_Figure, list[list[float]]]:
+def _figures(cell: CellResult, ceilings: Mapping[str, Ceilings]) -> dict[_Figure, list[list[float]]]:
     """The samples of an ok cell by figure and trial."""
     found: dict[_Figure, list[list[float]]] = {}
     for record in [*cell.of(Pass.TIMING), *cell.of(Pass.PROFILE)]:
-        for measurement in _measurements(record):
+        for measurement in [*record.measurements, *rates(record, ceilings.get(record.gpu))]:
             figure = _Figure(
                 measurement.metric, measurement.unit, measurement.timer or "", record.pass_, measurement.range
             )
             found.setdefault(figure, []).append(measurement.samples)
     return found
-
-
-def _measurements(record: CellRecord) -> Iterator[Measurement]:
-    """A record's measurements, then the rates that follow from the work that its workload declares."""
-    yield from record.measurements
-    measured = {measurement.metric for measurement in record.measurements}
-    for measurement in record.measurements:
-        if measurement.metric != _BASE[record.pass_] or measurement.range:
-            continue
-        for work, (metric, unit) in _DERIVED.items():
-            amount = record.work.get(work, 0.0)
-            if amount > 0 and metric not in measured and all(seconds > 0 for seconds in measurement.samples):
-                rates = [amount / seconds for seconds in measurement.samples]
-                yield Measurement(metric, unit, measurement.timer, rates)

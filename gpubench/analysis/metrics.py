@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 from gpubench.catalogue import MetricInfo, WorkloadInfo
 
-__all__ = ["METRICS", "Metric", "define", "definitions", "format_value"]
+__all__ = ["FACTOR", "METRICS", "SHARE", "Metric", "define", "definitions", "format_value"]
+
+
+SHARE = "share"
+"""The unit of a part of a whole."""
+FACTOR = "×"
+"""The unit of how many times one figure is another."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +24,17 @@ class Metric:
     key: str
     label: str
     unit: str
-    """As values are shown with: SI without a prefix, or a plain word."""
+    """As values are shown with: SI without a prefix, or a plain word; a `share` is of 1 and shown in percent."""
     higher_is_better: bool
     formula: str
+    is_reported: bool = True
+    """False for what is only a term of another metric's formula: it stays out of axes, tables and pages."""
 
     @property
     def title(self) -> str:
-        """For an axis: the label with the unit, unless it begins with it (tok/s/user)."""
-        return f"{self.label} ({self.unit})" if self.unit and not self.label.startswith(f"{self.unit}/") else self.label
+        """For an axis: the label with the unit, unless it begins with it (tok/s/user) or every tick has it."""
+        is_said = self.unit in ("", SHARE) or self.label.startswith(f"{self.unit}/")
+        return self.label if is_said else f"{self.label} ({self.unit})"
 
 
 def _seconds(key: str, label: str, formula: str) -> Metric:
@@ -56,7 +65,11 @@ METRICS: Mapping[str, Metric] = {
         _seconds("busy", "busy", "the time in which at least one of the step's operations ran on the GPU"),
         _seconds("span", "span", "from the start of the step's first operation on the GPU to the end of its last"),
         _seconds("gap", "gap", "span − busy: the time within a step in which the GPU waited"),
-        _seconds("launch_overhead", "launch overhead", "step time − span: what the host adds to a step"),
+        _seconds(
+            "launch_overhead",
+            "launch overhead",
+            "step time − busy: the part of an unprofiled step in which the GPU ran nothing, as it waited for launches",
+        ),
         _seconds("tpot", "TPOT", "(E2E − TTFT) / (output tokens − 1), per request"),
         _seconds("itl", "ITL", "the gap between two consecutive tokens of a request"),
         _seconds("ttft", "TTFT", "from sending a request to its first token"),
@@ -65,13 +78,38 @@ METRICS: Mapping[str, Metric] = {
             "bytes_per_s",
             "achieved bandwidth",
             "B/s",
-            "the bytes a step must move at least / its step time (under a profiler: / its span)",
+            "the bytes a step must move at least / its step time (under a profiler: / busy)",
         ),
         _rate(
             "flop_per_s",
             "achieved FLOP rate",
             "FLOP/s",
-            "the floating-point operations a step must do at least / its step time (under a profiler: / its span)",
+            "the floating-point operations a step must do at least / its step time (under a profiler: / busy)",
+        ),
+        Metric(
+            "roofline",
+            "roofline",
+            SHARE,
+            higher_is_better=True,
+            formula="the time that the step's bytes take at the GPU's copy bandwidth, or its FLOP at its matmul rate, "
+            "whichever is longer, / step time (under a profiler: / busy); both rates were measured in the same run",
+        ),
+        Metric(
+            "tax",
+            "profiler's tax",
+            FACTOR,
+            higher_is_better=False,
+            formula="the same step under the profiler, from the opening of its range to the end of its last operation "
+            "on the GPU, / step time; kernel times pay none of it",
+        ),
+        Metric(
+            "profiled_step",
+            "profiled step",
+            "s",
+            higher_is_better=False,
+            formula="under the profiler, from the opening of the step's range on the host to the end of its last "
+            "operation on the GPU: only for the tax, and no timing of a step",
+            is_reported=False,
         ),
     ]
 }
@@ -113,10 +151,12 @@ _PREFIXED: Mapping[str, range] = {
     "Hz": range(6),
 }
 """The units that take a prefix, and which ones: a thousand seconds are not a kilosecond."""
+_GLUED: Mapping[str, tuple[int, str]] = {SHARE: (100, "%"), FACTOR: (1, "×")}
+"""The units that are a sign right behind the number, and what the number is multiplied by for it."""
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """A value to three significant digits, with an SI prefix where its unit takes one: `18.3 µs`, `812 tok/s`.
+    """A value to three significant digits, with an SI prefix where its unit takes one: `18.3 µs`, `812 tok/s`, `93.1%`.
 
     None and NaN are an en dash.
     """
@@ -124,6 +164,10 @@ def format_value(value: float | None, unit: str) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    if unit in _GLUED:
+        scale, sign = _GLUED[unit]
+        scaled = value * scale
+        return _digits(float(f"{scaled:.3g}") if abs(scaled) < 1000 else scaled) + sign
     rounded = float(f"{value:.3g}")
     exponents = _PREFIXED.get(unit)
     if exponents is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.breakdown import kernel_frame, range_frame
 from gpubench.analysis.frames import NOT_RUN, cell_frame, samples_frame, series_metrics, wide_frame
 from gpubench.analysis.frontier import frontier
 from gpubench.analysis.merge import CellResult, merge_cells
@@ -52,7 +53,7 @@ class Run:
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        return cell_frame(self.run_id, self.cells)
+        return cell_frame(self.run_id, self.cells, self.stored.ceilings)
 
     def frame(self) -> pd.DataFrame:
         """A row per cell and figure; see `frames.cell_frame`."""
@@ -65,6 +66,14 @@ class Run:
     def wide(self) -> pd.DataFrame:
         """A row per cell; see `frames.wide_frame`."""
         return wide_frame(self._frame)
+
+    def kernels(self) -> pd.DataFrame:
+        """A row per cell and kernel of the profiled pass; see `breakdown.kernel_frame`."""
+        return kernel_frame(self.run_id, self.cells)
+
+    def ranges(self) -> pd.DataFrame:
+        """A row per cell and inner range of the profiled pass; see `breakdown.range_frame`."""
+        return range_frame(self._frame, self.cells)
 
     def metrics(self) -> dict[str, Metric]:
         """The definition of each series of `wide()`, by its key."""
@@ -91,9 +100,15 @@ class Run:
         names = {record.gpu.split(" ", 1)[-1] for record in self.stored.records if record.gpu}
         return sorted(names)
 
+    def profilers(self) -> list[str]:
+        """What the profiled pass was made with: `nsys 2025.3.1.0`."""
+        said = (record.details.get("profiler") for record in self.stored.records)
+        return sorted({name for name in said if isinstance(name, str)})
+
     def timers(self) -> list[str]:
         """Who produced this run's figures."""
-        return sorted(timer for timer in self._frame[c.TIMER].unique() if timer)
+        names = {timer for timers in self._frame[c.TIMER].unique() for timer in timers.split(", ")}
+        return sorted(names - {""})
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes().items())

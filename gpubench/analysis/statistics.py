@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from gpubench.analysis import columns as c
 
-__all__ = ["Interval", "Ratio", "SampleWarning", "Summary", "ratio", "summarise", "summarise_all"]
+__all__ = ["Interval", "Ratio", "SampleWarning", "Summary", "difference", "ratio", "summarise", "summarise_all"]
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.intp]
@@ -178,6 +178,14 @@ def ratio(numerator: Interval | Summary, denominator: Interval | Summary) -> Rat
     down = math.hypot(_log_ratio(numerator.median, numerator.low), _log_ratio(denominator.high, denominator.median))
     up = math.hypot(_log_ratio(numerator.high, numerator.median), _log_ratio(denominator.median, denominator.low))
     return Ratio(value, value * math.exp(-down), value * math.exp(up))
+
+
+def difference(minuend: Interval | Summary, subtrahend: Interval | Summary) -> Interval:
+    """minuend − subtrahend of two medians measured apart, by the same method on a linear scale."""
+    value = minuend.median - subtrahend.median
+    down = math.hypot(minuend.median - minuend.low, subtrahend.high - subtrahend.median)
+    up = math.hypot(minuend.high - minuend.median, subtrahend.median - subtrahend.low)
+    return Interval(value, value - down, value + up)
 
 
 def _log_ratio(upper: float, lower: float) -> float:

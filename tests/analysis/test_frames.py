@@ -78,21 +78,6 @@ def test_axes_of_mixed_kinds_keep_their_values(tmp_path):
     assert values[4] == 0.5
 
 
-def test_declared_work_gives_rates_over_step_time_and_under_a_profiler_over_span(tmp_path):
-    cell = MadeCell({}, {"step_time": [[2.0] * 6]}, profile={"span": [1.0] * 6}, work={"bytes": 8e9, "flop": 4e12})
-    frame = run_of(tmp_path, cell).frame()
-    rates = frame[frame["metric"].isin(["bytes_per_s", "flop_per_s"])].set_index(["metric", "timer"])["median"]
-    assert rates["bytes_per_s", "cuda_event"] == 4e9
-    assert rates["bytes_per_s", "nsys"] == 8e9
-    assert rates["flop_per_s", "nsys"] == 4e12
-
-
-def test_a_rate_that_was_measured_is_not_derived_again(tmp_path):
-    cell = MadeCell({}, {"step_time": [[2.0] * 6], "bytes_per_s": [[7.0] * 6]}, work={"bytes": 8e9})
-    frame = run_of(tmp_path, cell).frame()
-    assert frame[frame["metric"] == "bytes_per_s"]["median"].tolist() == [7.0]
-
-
 def test_the_samples_frame_has_every_sample_of_failed_cells_too(tmp_path):
     bad = MadeCell({"batch": 1}, {"step_time": TIMES}, outcome=Outcome.MISMATCH)
     samples = run_of(tmp_path, bad).samples()
@@ -100,6 +85,7 @@ def test_the_samples_frame_has_every_sample_of_failed_cells_too(tmp_path):
     assert samples["trial"].tolist() == [0, 0, 0, 1, 1, 1]
     assert samples["position"].tolist() == [0, 1, 2, 0, 1, 2]
     assert (samples["outcome"] == "mismatch").all()
+    assert not samples["throttled"].any()
 
 
 def test_the_wide_frame_has_a_row_per_cell_and_no_inner_ranges(tmp_path):
@@ -114,7 +100,7 @@ def test_the_wide_frame_has_a_row_per_cell_and_no_inner_ranges(tmp_path):
 
 
 def test_a_metric_of_two_timers_is_two_series_and_the_unprofiled_one_has_the_plain_name(tmp_path):
-    cell = MadeCell({}, {"step_time": [[2.0] * 6]}, profile={"span": [1.0] * 6}, work={"bytes": 8e9})
+    cell = MadeCell({}, {"step_time": [[2.0] * 6]}, profile={"busy": [1.0] * 6}, work={"bytes": 8e9})
     wide = run_of(tmp_path, cell).wide()
     assert wide.loc[0, "bytes_per_s"] == 4e9
     assert wide.loc[0, "bytes_per_s@nsys"] == 8e9

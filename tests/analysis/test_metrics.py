@@ -28,6 +28,12 @@ from gpubench.catalogue import MetricInfo, WorkloadInfo
         (12345.6, "1/s", "12.3 k/s"),
         (3.0, "1/s", "3.00 /s"),
         (1.5, "", "1.50"),
+        (0.9312, "share", "93.1%"),
+        (0.000183, "share", "0.0183%"),
+        (1.04, "share", "104%"),
+        (0.0, "share", "0%"),
+        (1.6538, "×", "1.65×"),
+        (1234.0, "×", "1,234×"),
         (-2.5e-3, "s", "-2.50 ms"),
         (1e-15, "s", "0.00100 ps"),
         (None, "s", "–"),
@@ -51,12 +57,14 @@ def test_every_metric_says_which_way_is_better_and_what_it_is():
     for key, metric in METRICS.items():
         assert metric.key == key
         assert metric.formula
-        assert metric.higher_is_better == metric.unit.endswith("/s")
+        assert metric.higher_is_better == (metric.unit.endswith("/s") or key == "roofline")
 
 
 def test_a_title_names_the_unit_unless_the_label_begins_with_it():
     assert METRICS["step_time"].title == "step time (s)"
     assert METRICS["tok_s_user"].title == "tok/s/user"
+    assert METRICS["roofline"].title == "roofline"
+    assert METRICS["tax"].title == "profiler's tax (×)"
 
 
 def test_what_nobody_declared_is_judged_by_its_unit():

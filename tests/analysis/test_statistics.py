@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.analysis.statistics import Interval, SampleWarning, ratio, summarise, summarise_all
+from gpubench.analysis.statistics import Interval, SampleWarning, difference, ratio, summarise, summarise_all
 
 positive = st.floats(min_value=1e-9, max_value=1e9)
 trials_of_samples = st.lists(st.lists(positive, min_size=1, max_size=20), min_size=1, max_size=5)
@@ -169,3 +169,16 @@ def test_a_ratio_is_clear_only_when_its_interval_leaves_one_out():
     assert ratio(Interval(1, 0.9, 1.1), Interval(2, 1.9, 2.1)).is_clear
     assert not ratio(Interval(1.05, 0.9, 1.2), Interval(1, 0.9, 1.1)).is_clear
     assert not ratio(Interval(0.0, 0.0, 0.0), Interval(1, 1, 1)).is_clear
+
+
+intervals = st.tuples(positive, positive, positive).map(lambda ends: Interval(*(sorted(ends)[i] for i in (1, 0, 2))))
+
+
+@given(intervals, intervals)
+def test_a_difference_is_as_uncertain_as_both_its_terms_and_turns_with_them(one, other):
+    found, turned = difference(one, other), difference(other, one)
+    assert found.low <= found.median <= found.high
+    assert (turned.median, turned.low, turned.high) == pytest.approx((-found.median, -found.high, -found.low))
+    assert found.high - found.median >= (one.high - one.median) * (1 - 1e-12) - 1e-6
+    exact = difference(one, Interval(other.median, other.median, other.median))
+    assert (exact.low, exact.high) == pytest.approx((one.low - other.median, one.high - other.median), abs=1e-6)
