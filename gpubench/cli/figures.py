@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.markup import escape
 
 from gpubench.analysis.merge import merge_cells
-from gpubench.analysis.metrics import format_value
-from gpubench.records import CellRecord, Measurement, Outcome
+from gpubench.analysis.metrics import define, format_value
+from gpubench.records import CellRecord, Measurement, Outcome, Pass
 from gpubench.store import ARTIFACTS, read_run
 
-__all__ = ["OUTCOME_STYLES", "failure_lines", "headline"]
+__all__ = ["OUTCOME_STYLES", "PROFILED", "failure_lines", "headline"]
 
 OUTCOME_STYLES = {
     Outcome.OK: "green",
@@ -28,21 +28,31 @@ OUTCOME_STYLES = {
 }
 
 
+PROFILED = ("kernel_sum", "span")
+"""Of a profiled repetition, what tells most: how long its kernels ran, and how long they took with the gaps."""
+
+
 def headline(records: Sequence[CellRecord]) -> str:
-    """`step_time 93.1 µs (cuda_event)`: the median over all trials of the first metric, and of one it derives."""
+    """`step_time 93.1 µs  tok_s_user 10,741 tok/s (cuda_event)`: medians over all trials of a cell's pass.
+
+    Those of the step time and of one metric that follows from it; of the profiled pass, `PROFILED`.
+    """
     pooled: dict[str, list[Measurement]] = defaultdict(list)
     for record in records:
         for measurement in record.measurements:
             if measurement.samples and not measurement.range:
                 pooled[measurement.metric].append(measurement)
-    shown = list(pooled.items())[:2]
-    parts = [f"{metric} {format_value(_median(trials), trials[0].unit)}" for metric, trials in shown]
-    timers = {str(trials[0].timer) for _, trials in shown if trials[0].timer}
+    is_profiled = any(record.pass_ is Pass.PROFILE for record in records)
+    names = [name for name in PROFILED if name in pooled] if is_profiled else list(pooled)[:2]
+    shown = {name: pooled[name] for name in names}
+    parts = [f"{name} {_median(trials)}" for name, trials in shown.items()]
+    timers = {str(trials[0].timer) for trials in shown.values() if trials[0].timer}
     return "  ".join(parts) + (f" ({', '.join(sorted(timers))})" if timers else "")
 
 
-def _median(trials: Sequence[Measurement]) -> float:
-    return statistics.median(sample for trial in trials for sample in trial.samples)
+def _median(trials: Sequence[Measurement]) -> str:
+    value = statistics.median(sample for trial in trials for sample in trial.samples)
+    return format_value(value, define(trials[0].metric, trials[0].unit).unit)
 
 
 def failure_lines(path: Path, most: int) -> Iterator[str]:
