@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.conditions import Caution, group_cautions, warnings_of
 from gpubench.analysis.frames import axes_of, wide_frame
 from gpubench.analysis.frontier import frontier
-from gpubench.analysis.metrics import Metric
+from gpubench.analysis.merge import CellResult
+from gpubench.analysis.metrics import Metric, format_value
 from gpubench.analysis.run import Run, define_series
 from gpubench.errors import UsageError
 from gpubench.records import Outcome
@@ -43,7 +45,7 @@ class Content:
     wide: pd.DataFrame
     """A row per cell, of all runs."""
     series: dict[str, Metric]
-    """The definition of each series of `wide`; its key is the series'."""
+    """The definition of each series of `wide` that is reported; its key is the series'."""
     choice: Choice
 
     @property
@@ -81,6 +83,27 @@ class Content:
     def timers(self) -> list[str]:
         return list(dict.fromkeys(timer for run in self.runs for timer in run.timers()))
 
+    def cells(self) -> list[CellResult]:
+        """The cells of all runs, in the order of the wide frame's rows."""
+        return [cell for run in self.runs for cell in run.cells]
+
+    def warnings(self) -> list[list[str]]:
+        """What to beware of, by row of the wide frame; see `conditions.warnings_of`."""
+        return [texts for run in self.runs for texts in warnings_of(run.cells)]
+
+    def cautions(self) -> list[Caution]:
+        """The same by warning, with the rows that have it; warnings that differ in numbers alone are one."""
+        return group_cautions(self.warnings())
+
+    def ceilings(self) -> dict[tuple[str, str], str]:
+        """What the GPUs can do at best, in words, by run and GPU: `copy 4.30 TB/s, bfloat16 matmul 780 TFLOP/s`."""
+        return {
+            (run.run_id, gpu): f"copy {format_value(found.copy_bytes_per_s, 'B/s')}, {found.dtype} matmul "
+            f"{format_value(found.matmul_flop_per_s, 'FLOP/s')}"
+            for run in self.runs
+            for gpu, found in run.stored.ceilings.items()
+        }
+
     def dates(self) -> list[str]:
         """The days on which the runs were made: `21 November 2026`."""
         return list(dict.fromkeys(_day(run.header.created_at) for run in self.runs))
@@ -96,7 +119,8 @@ def read_content(runs: Sequence[Run]) -> Content:
         raise UsageError(f"{twice}: given twice; name each run once")
     frame = pd.concat([run.frame() for run in runs], ignore_index=True) if len(runs) > 1 else runs[0].frame()
     wide = wide_frame(frame)
-    series = define_series(frame, [run.header.workload for run in runs])
+    defined = define_series(frame, [run.header.workload for run in runs])
+    series = {key: metric for key, metric in defined.items() if metric.is_reported}
     content = Content(tuple(runs), frame, wide, series, Choice("", "", ()))
     return replace(content, choice=_choose(content))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -22,6 +22,7 @@ __all__ = ["markdown_report"]
 MAX_ROWS = 60
 """Per table. GitHub refuses a comment of more than 65,536 characters; what is left out is counted and in the CSV."""
 MAX_TEXT = 200
+MAX_WARNINGS = 12
 
 
 def markdown_report(content: Content) -> str:
@@ -33,6 +34,7 @@ def markdown_report(content: Content) -> str:
         *_comparison(content),
         *_frontier(content),
         *_not_ok(content),
+        *_warnings(content),
         _environment(content),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -51,53 +53,81 @@ def _summary(content: Content) -> str:
     return f"**{escape(said.headline)}** {escape(said.rest)}".strip()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One shape and backend against the baseline at the same shape."""
+COMPARED = ("step_time", "kernel_sum")
+"""What a user waits for, and what the GPU works for it: a backend can win one and lose the other."""
 
-    shape: tuple[str, ...]
+GRAIN_SHARE, GRAIN_S = 0.02, 64e-9
+"""Kernel times closer than either are the same: nsys ticks in 32 ns, and one profiled pass doesn't show what drifts."""
+
+
+@dataclass(frozen=True)
+class _Versus:
+    """One metric of a backend beside the baseline's."""
+
     baseline: str
-    backend: str
     figure: str
     speedup: Ratio | None
-    """None where one of the two is not ok: `figure` then says what became of it."""
+    """None where one of the two is not ok or was not measured: its figure then says what became of it."""
+    is_clear: bool = False
+    """One is faster than the other beyond what the intervals, and for a profiler's figures its grain, can tell."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One shape and backend against the baseline at the same shape, by metric."""
+
+    shape: tuple[str, ...]
+    backend: str
+    versus: tuple[_Versus, ...]
 
 
 def _comparison(content: Content) -> list[str]:
     """Every backend against the baseline, shape by shape: losses are counted and shown as wins are."""
-    baseline = content.runs[0].header.workload.baseline
-    metric = content.series.get("step_time")
+    baseline = str(content.runs[0].header.workload.baseline)
+    metrics = [content.series[key] for key in COMPARED if key in content.series]
     backends = [str(name) for name in content.wide[c.BACKEND].unique()]
-    if metric is None or baseline not in backends or len(backends) < 2:
+    if not metrics or baseline not in backends or len(backends) < 2:
         return []
     shape_axes = [name for name in content.axes if name != c.BACKEND]
-    rows = _compare(content.wide, shape_axes, str(baseline), metric)
-    lines = [f"### Step time against {escape(baseline)}", _tally(rows, str(baseline))]
-    head = [*shape_axes, str(baseline), "backend", "step time", "speed-up (95% interval)"]
-    body = [[*row.shape, row.baseline, row.backend, row.figure, _speedup(row.speedup)] for row in rows]
-    return [*lines, _table(head, body, right=range(len(shape_axes)))]
+    rows = _compare(content.wide, shape_axes, baseline, metrics)
+    words = " and ".join(metric.label for metric in metrics)
+    tallies = [line for place, metric in enumerate(metrics) for line in _tally(rows, place, metric)]
+    head = [*shape_axes, "backend"]
+    for metric in metrics:
+        head += [f"{metric.label} of {baseline}", metric.label, "speed-up (95% interval)"]
+    body = [[*row.shape, row.backend, *(text for found in row.versus for text in _texts(found))] for row in rows]
+    table = _table(head, body, right=range(len(shape_axes)))
+    return [f"### Against {escape(baseline)}: {escape(words)}", "\n".join(tallies), table]
 
 
-def _compare(wide: pd.DataFrame, shape_axes: list[str], baseline: str, metric: Metric) -> list[_Row]:
+def _texts(versus: _Versus) -> list[str]:
+    return [versus.baseline, versus.figure, _speedup(versus)]
+
+
+def _compare(wide: pd.DataFrame, shape_axes: list[str], baseline: str, metrics: Sequence[Metric]) -> list[_Row]:
     rows = []
     shapes = wide[shape_axes].map(_text).agg(tuple, axis=1) if shape_axes else pd.Series([()] * len(wide), wide.index)
     for shape, members in wide.groupby(shapes, sort=False):
         reference = members[members[c.BACKEND] == baseline].head(1)
         base = reference.iloc[0] if len(reference) else None
         for _, other in members[members[c.BACKEND] != baseline].iterrows():
-            speedup = ratio(_interval(base, metric), _interval(other, metric)) if base is not None else None
-            is_known = speedup is not None and not math.isnan(speedup.value)
-            base_text = _figure(base, metric) if base is not None else "–"
-            rows.append(
-                _Row(
-                    tuple(shape),
-                    base_text,
-                    str(other[c.BACKEND]),
-                    _figure(other, metric),
-                    speedup if is_known else None,
-                )
-            )
+            versus = tuple(_against(base, other, metric) for metric in metrics)
+            rows.append(_Row(tuple(shape), str(other[c.BACKEND]), versus))
     return rows
+
+
+def _against(base: pd.Series | None, other: pd.Series, metric: Metric) -> _Versus:
+    figure = _figure(other, metric)
+    if base is None:
+        return _Versus("–", figure, None)
+    before, after = _interval(base, metric), _interval(other, metric)
+    speedup = ratio(before, after)
+    if math.isnan(speedup.value):
+        return _Versus(_figure(base, metric), figure, None)
+    is_grain = metric.key != "step_time" and (
+        abs(speedup.value - 1) <= GRAIN_SHARE or abs(before.median - after.median) <= GRAIN_S
+    )
+    return _Versus(_figure(base, metric), figure, speedup, speedup.is_clear and not is_grain)
 
 
 def _interval(row: pd.Series, metric: Metric) -> Interval:
@@ -111,38 +141,36 @@ def _figure(row: pd.Series, metric: Metric) -> str:
     return format_value(float(row[metric.key]), metric.unit)
 
 
-def _speedup(speedup: Ratio | None) -> str:
+def _speedup(versus: _Versus) -> str:
+    speedup = versus.speedup
     if speedup is None:
         return "–"
-    sign = "≈" if not speedup.is_clear else "▲" if speedup.value > 1 else "▼"
+    sign = "≈" if not versus.is_clear else "▲" if speedup.value > 1 else "▼"
     decimals = 3 if 0.99 < speedup.value < 1.01 else 2
     value, low, high = (f"{number:.{decimals}f}" for number in (speedup.value, speedup.low, speedup.high))
     return f"{sign} {value}× ({low}–{high})"
 
 
-def _tally(rows: list[_Row], baseline: str) -> str:
+def _tally(rows: list[_Row], place: int, metric: Metric) -> Iterator[str]:
     """A line per backend: how often it is faster, slower, and neither, with the best, the worst and the mean."""
-    lines = []
     for backend in dict.fromkeys(row.backend for row in rows):
-        of_backend = [row for row in rows if row.backend == backend]
-        known = [row for row in of_backend if row.speedup]
-        ratios = [row.speedup for row in known if row.speedup]
-        faster = [item.value for item in ratios if item.low > 1]
-        slower = [item.value for item in ratios if item.high < 1]
+        of_backend = [row.versus[place] for row in rows if row.backend == backend]
+        ratios = [versus.speedup.value for versus in of_backend if versus.speedup]
+        clear = [versus.speedup.value for versus in of_backend if versus.speedup and versus.is_clear]
+        faster, slower = [value for value in clear if value > 1], [value for value in clear if value < 1]
         words = [
             f"faster in {len(faster)}" + (f" (at best {max(faster):.2f}×)" if faster else ""),
             f"slower in {len(slower)}" + (f" (at worst {min(slower):.2f}×)" if slower else ""),
             f"no clear difference in {len(ratios) - len(faster) - len(slower)}",
         ]
-        if len(of_backend) > len(known):
-            words.append(f"not comparable in {len(of_backend) - len(known)}")
+        if len(of_backend) > len(ratios):
+            words.append(f"not comparable in {len(of_backend) - len(ratios)}")
         mean = f"; geometric mean {_geometric_mean(ratios):.2f}×" if ratios else ""
-        lines.append(f"- **{escape(backend)}**: {', '.join(words)} of {len(of_backend)} shapes{mean}")
-    return "\n".join(lines)
+        yield f"- **{escape(backend)}**, {escape(metric.label)}: {', '.join(words)} of {len(of_backend)} shapes{mean}"
 
 
-def _geometric_mean(ratios: Sequence[Ratio]) -> float:
-    return math.exp(sum(math.log(item.value) for item in ratios) / len(ratios))
+def _geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def _frontier(content: Content) -> list[str]:
@@ -181,13 +209,31 @@ def _not_ok(content: Content) -> list[str]:
     return ["### Cells that are not ok", _table(["outcome", "cell", *axes, "stage", "reason"], body)]
 
 
+def _warnings(content: Content) -> list[str]:
+    """What to beware of, with the number of cells: a reader of speed-ups must know which ran throttled."""
+    found = content.cautions()
+    if not found:
+        return []
+    lines = [f"- {escape(caution.text)} ({_count(len(caution.places))})" for caution in found[:MAX_WARNINGS]]
+    if len(found) > MAX_WARNINGS:
+        lines.append(f"- and {len(found) - MAX_WARNINGS} more, in the page")
+    return ["### Warnings", "\n".join(lines)]
+
+
+def _count(cells: int) -> str:
+    return f"{cells} cell" if cells == 1 else f"{cells} cells"
+
+
 def _environment(content: Content) -> str:
     versions = content.runs[0].header.fingerprint
     named = [f"{name} {versions[name]}" for name in ("driver", "cuda", "torch", "triton") if versions.get(name)]
+    profilers = list(dict.fromkeys(name for run in content.runs for name in run.profilers()))
     facts = [
         ", ".join(content.devices()),
         *named,
         f"timed by {', '.join(content.timers())}" if content.timers() else "",
+        f"profiled by {', '.join(profilers)}" if profilers else "",
+        *content.ceilings().values(),
         ", ".join(content.dates()),
         ", ".join(run.run_id for run in content.runs),
     ]

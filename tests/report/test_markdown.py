@@ -5,7 +5,7 @@ from __future__ import annotations
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis.run import load_run
-from gpubench.records import Outcome
+from gpubench.records import Ceilings, Outcome
 from gpubench.report.content import read_content
 from gpubench.report.markdown import MAX_ROWS, escape, markdown_report
 
@@ -29,16 +29,56 @@ def test_wins_and_losses_against_the_baseline_are_counted_alike(tmp_path):
     text = report(tmp_path, [*pair(1, 2e-5, 1e-5), *pair(2, 1e-5, 4e-5), *pair(3, 1e-5, 1e-5)])
     assert "faster in 1 (at best 2.00×), slower in 1 (at worst 0.25×), no clear difference in 1 of 3 shapes" in text
     assert "geometric mean 0.79×" in text
-    assert "| 1 | 20.1 µs | triton | 10.0 µs | ▲ 2.00× (1.99–2.01) |" in text
-    assert "| 2 | 10.0 µs | triton | 40.2 µs | ▼ 0.25× (0.25–0.25) |" in text
-    assert "| 3 | 10.0 µs | triton | 10.0 µs | ≈ 1.000× (" in text
+    assert "| 1 | triton | 20.1 µs | 10.0 µs | ▲ 2.00× (1.99–2.01) |" in text
+    assert "| 2 | triton | 10.0 µs | 40.2 µs | ▼ 0.25× (0.25–0.25) |" in text
+    assert "| 3 | triton | 10.0 µs | 10.0 µs | ≈ 1.000× (" in text
 
 
 def test_a_backend_that_failed_at_a_shape_is_in_the_table_with_its_outcome(tmp_path):
     text = report(tmp_path, [*pair(1, 1e-5, 1e-5), *pair(2, 1e-5, 1e-5, outcome=Outcome.CRASH, reason="signal 11")])
-    assert "| 2 | 10.0 µs | triton | crash | – |" in text
+    assert "| 2 | triton | 10.0 µs | crash | – |" in text
     assert "not comparable in 1 of 2 shapes" in text
     assert "| crash | cell\\_003 | triton | 2 | measure | signal 11 |" in text
+
+
+def profiled(seconds: float) -> dict[str, list[float]]:
+    return {"kernel_sum": [seconds * (1 + 0.0001 * n) for n in range(10)]}
+
+
+def test_a_backend_can_win_in_kernel_time_and_lose_in_step_time(tmp_path):
+    cells = [
+        MadeCell({"backend": "torch", "batch": 1}, steady(1e-5), profile=profiled(8e-6)),
+        MadeCell({"backend": "triton", "batch": 1}, steady(2e-5), profile=profiled(2e-6)),
+    ]
+    text = report(tmp_path, cells)
+    assert "### Against torch: step time and kernel sum" in text
+    assert "**triton**, step time: faster in 0, slower in 1 (at worst 0.50×)" in text
+    assert "**triton**, kernel sum: faster in 1 (at best 4.00×), slower in 0" in text
+    assert "| 1 | triton | 10.0 µs | 20.1 µs | ▼ 0.50× (0.50–0.50) | 8.00 µs | 2.00 µs | ▲ 4.00× (4.00–4.00) |" in text
+
+
+def test_kernel_times_within_a_profilers_grain_are_no_win(tmp_path):
+    def versus(torch: float, triton: float) -> str:
+        cells = [
+            MadeCell({"backend": "torch"}, steady(1e-3), profile=profiled(torch)),
+            MadeCell({"backend": "triton"}, steady(1e-3), profile=profiled(triton)),
+        ]
+        return next(line for line in report(tmp_path, cells).splitlines() if line.startswith("| triton"))
+
+    assert "≈ 1.02× (" in versus(1.019e-3, 1e-3)
+    assert "▲ 1.03× (" in versus(1.03e-3, 1e-3)
+    assert "≈ 1.06× (" in versus(1.06e-6, 1e-6)
+    assert "▲ 1.10× (" in versus(1.10e-6, 1e-6)
+
+
+def test_what_a_profiler_could_not_see_is_not_compared(tmp_path):
+    cells = [
+        MadeCell({"backend": "torch", "batch": 1}, steady(1e-5), profile=profiled(8e-6)),
+        MadeCell({"backend": "triton", "batch": 1}, steady(1e-5)),
+    ]
+    text = report(tmp_path, cells)
+    assert "kernel sum: faster in 0, slower in 0, no clear difference in 0, not comparable in 1 of 1 shapes" in text
+    assert "| 8.00 µs | – | – |" in text
 
 
 def test_each_run_is_compared_with_its_own_baseline(tmp_path):
@@ -62,6 +102,20 @@ def test_environment_timer_gpu_and_date_stand_in_one_line(tmp_path):
     last = report(tmp_path, pair(1, 1e-5, 1e-5)).strip().splitlines()[-1]
     for word in ("NVIDIA H200", "torch 2.11.0", "timed by cuda\\_event", "21 November 2026"):
         assert word in last
+
+
+def test_profiler_and_ceilings_stand_in_that_line_too(tmp_path):
+    cell = MadeCell({}, steady(1e-5), profile=profiled(8e-6), profile_details={"profiler": "nsys 2025.3.1.0"})
+    last = report(tmp_path, [cell], ceilings=Ceilings(4.3e12, 780e12)).strip().splitlines()[-1]
+    assert "timed by cuda\\_event, nsys · profiled by nsys 2025.3.1.0" in last
+    assert "copy 4.30 TB/s, bfloat16 matmul 780 TFLOP/s" in last
+
+
+def test_warnings_are_listed_once_with_the_number_of_cells(tmp_path):
+    cells = [MadeCell({"n": n}, steady(1e-5), warnings=[f"{n + 3} of 10 samples ran throttled"]) for n in range(3)]
+    assert "### Warnings\n\n- 3 of 10 samples ran throttled (3 cells)" in report(tmp_path, cells)
+    many = [MadeCell({"n": n}, steady(1e-5), warnings=["too hot by " + "x" * n]) for n in range(20)]
+    assert "- and 8 more, in the page" in report(tmp_path / "many", many)
 
 
 def test_a_run_without_cells_or_without_ok_ones_still_makes_a_report(tmp_path):
