@@ -27,7 +27,11 @@ from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, Work
 __all__ = ["Backend", "Metric", "OwnMeasurement", "Step", "Workload", "get_workload", "registered", "workload"]
 
 Step = Callable[[], Any]
-"""What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None."""
+"""What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None.
+
+A step that replays a CUDA graph may have an attribute `eager`, a function without parameters that runs the same without
+the graph: then the profiled pass compares the kernels of both.
+"""
 
 F = TypeVar("F", bound=Callable[..., Any])
 MetricFunction = Callable[..., float]

@@ -7,12 +7,13 @@ outputs are read from where the capture put them, and whatever else the step rea
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedStep", "capture_step"]
+__all__ = ["BoundStep", "CapturedStep", "capture_step"]
 
 T = TypeVar("T")
 
@@ -21,7 +22,8 @@ class CapturedStep(Generic[T]):
     """A captured step. Calling it replays the graph and returns the same output tensors every time."""
 
     def __init__(self, step: Callable[..., T], graph: torch.cuda.CUDAGraph, inputs: tuple[Tensor, ...], outputs: T):
-        self._step = step
+        self.eager = step
+        """The step as it was given, which runs without the graph."""
         self._graph: torch.cuda.CUDAGraph | None = graph
         self._inputs = inputs
         self._outputs = outputs
@@ -35,12 +37,32 @@ class CapturedStep(Generic[T]):
         self._graph.replay()
         return self._outputs
 
+    def bind(self, *inputs: Tensor) -> BoundStep[T]:
+        """The step for these inputs, as a backend's set-up returns it."""
+        return BoundStep(self, inputs)
+
     def close(self) -> None:
         """Drop the graph, and with it the memory it owns: outputs that were handed out are no longer to be read."""
         if self._graph is not None:
             torch.cuda.synchronize()  # a replay may still be running
             self._graph.reset()
             self._graph = None
+
+
+@dataclass(frozen=True)
+class BoundStep(Generic[T]):
+    """A captured step with its inputs. A benchmark that finds `eager` on a step compares what the two run."""
+
+    captured: CapturedStep[T]
+    inputs: tuple[Tensor, ...]
+
+    def __call__(self) -> T:
+        """Replay the graph on the inputs."""
+        return self.captured(*self.inputs)
+
+    def eager(self) -> T:
+        """Run the step on the inputs without the graph."""
+        return self.captured.eager(*self.inputs)
 
 
 def capture_step(step: Callable[..., T], *inputs: Tensor, warmups: int = 3, pool: Any = None) -> CapturedStep[T]:

@@ -1,8 +1,9 @@
 """From a projection to a cell's figures, joined by the names of its ranges.
 
-The worker opens `cell=<cell_id>` around a cell, `cell=<cell_id>/capture` around what it captures and
-`cell=<cell_id>/rep` around each repetition; timings come from the repetitions alone. What a workload annotates lies
-inside them, or, if the repetition replays a graph, inside the capture.
+The worker opens `cell=<cell_id>` around a cell, `cell=<cell_id>/capture` around what it captures,
+`cell=<cell_id>/rep` around each repetition and, if those replay a graph, `cell=<cell_id>/eager` around one run of what
+the graph should hold; timings come from the repetitions alone. What a workload annotates lies inside them, or, of a
+replay, inside the capture.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gpubench.profilers.export import Ints
-from gpubench.profilers.names import DOMAIN, cell_range, repetition_range
+from gpubench.profilers.names import DOMAIN, cell_range, eager_range, repetition_range
 from gpubench.profilers.projection import Projection
 from gpubench.records import KernelShare, Measurement, Timer
 
@@ -21,6 +22,10 @@ __all__ = ["MAX_UNATTRIBUTED_SHARE", "CellProfile", "join_cell", "join_program"]
 
 MAX_UNATTRIBUTED_SHARE = 0.01
 """More GPU time than this launched from outside of the ranges, and a cell's figures are refused."""
+
+LISTED = 4
+NAME_LENGTH = 80
+"""A template's full name runs to hundreds of characters."""
 
 _METRICS = {"kernel_sum": "kernel_sum_ns", "busy": "busy_ns", "span": "span_ns", "gap": "gap_ns"}
 _NS_PER_S = 1e9
@@ -36,6 +41,10 @@ class CellProfile:
     warnings: list[str] = field(default_factory=list)
     nested_ranges: list[str] = field(default_factory=list)
     """Inner ranges that were opened within other inner ranges: their times are part of those."""
+    has_eager: bool = False
+    """The cell replays a graph, its step was also run eagerly, and the kernels of both are known."""
+    replay_difference: str = ""
+    """What kernels a replay runs more or less often than the eager step; "" where they are the same."""
 
 
 def join_cell(projection: Projection, cell_id: str) -> CellProfile:
@@ -51,7 +60,10 @@ def join_cell(projection: Projection, cell_id: str) -> CellProfile:
         measurements += _measurements(figures.groupby("repetition")[_known(figures)].sum(), str(name))
     kernels = _kernels(projection.kernels, cell_id, len(repetitions))
     nested = _nested(instances, cell_id, set(inner["range"]))
-    return CellProfile(measurements, kernels, _warnings(projection, repetitions), nested)
+    eager = instances[instances["range"] == eager_range(cell_id)]
+    has_eager = _is_known(repetitions) and _is_known(eager)
+    difference = _compare(projection.kernels, cell_id, len(repetitions), len(eager)) if has_eager else ""
+    return CellProfile(measurements, kernels, _warnings(projection, repetitions), nested, has_eager, difference)
 
 
 def join_program(projection: Projection) -> CellProfile:
@@ -159,6 +171,43 @@ def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame
     return _inner(found, found["captured"], found["instance"].to_numpy(np.int64))
 
 
+def _is_known(runs: pd.DataFrame) -> bool:
+    """Whether the ranges saw every kernel: none is of another thread, or within a graph that was traced as a whole."""
+    ran = runs[runs["span_ns"].notna()]
+    is_whole = ran.empty or ran["kernel_sum_ns"].isna().any()
+    return not is_whole and bool(runs["unattributed_share"].max() <= MAX_UNATTRIBUTED_SHARE)
+
+
+def _compare(kernels: pd.DataFrame, cell_id: str, repetitions: int, eager_runs: int) -> str:
+    """In words, by how many kernels of which name a repetition differs from an eager run."""
+    replayed = _counts(kernels, repetition_range(cell_id), repetitions)
+    eager = _counts(kernels, eager_range(cell_id), eager_runs)
+    difference = replayed.sub(eager, fill_value=0.0).round(6)
+    clauses = [
+        f"lacks {_listed(-difference[difference < 0])}" if (difference < 0).any() else "",
+        f"has {_listed(difference[difference > 0])} more than eager" if (difference > 0).any() else "",
+    ]
+    told = ", ".join(filter(None, clauses))
+    return f"replay {told}" if told else ""
+
+
+def _counts(kernels: pd.DataFrame, name: str, runs: int) -> pd.Series:
+    """How often a run of this range executes each kernel."""
+    found = kernels[(kernels["range"] == name) & (kernels["kind"] == "kernel")]
+    counts: pd.Series = found.groupby("kernel")["count"].sum() / runs
+    return counts
+
+
+def _listed(counts: pd.Series) -> str:
+    shown = [f"{count:g} × {_shorten(str(name))}" for name, count in counts.iloc[:LISTED].items()]
+    others = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {others} other kernels" if others else "")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+
+
 def _inner(figures: pd.DataFrame, names: pd.Series, repetition: Ints) -> pd.DataFrame:
     return figures[list(_METRICS.values())].assign(range=names.str.removeprefix(DOMAIN), repetition=repetition)
 
@@ -170,10 +219,10 @@ def _kernels(kernels: pd.DataFrame, cell_id: str, repetitions: int) -> list[Kern
         KernelShare(
             name=row["kernel"],
             kind=row["kind"],
-            count=row["count"] / repetitions,
-            total_s=row["total_ns"] / repetitions / _NS_PER_S,
-            median_s=row["median_ns"] / _NS_PER_S,
-            share=row["total_ns"] / total,
+            count=round(row["count"] / repetitions, 6),
+            total_s=round(row["total_ns"] / repetitions / _NS_PER_S, 12),
+            median_s=round(row["median_ns"] / _NS_PER_S, 12),
+            share=round(row["total_ns"] / total, 6),
         )
         for row in found.to_dict("records")
     ]

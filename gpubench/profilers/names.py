@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DOMAIN", "cell_range", "repetition_range"]
+__all__ = ["DOMAIN", "cell_range", "eager_range", "repetition_range"]
 
 DOMAIN = "gpubench:"
 """How nsys prefixes the names of gpubench's own ranges."""
@@ -16,3 +16,8 @@ def cell_range(cell_id: str) -> str:
 def repetition_range(cell_id: str) -> str:
     """The name that a projection gives each of a cell's profiled repetitions."""
     return f"{cell_range(cell_id)}/rep"
+
+
+def eager_range(cell_id: str) -> str:
+    """The name that a projection gives the one eager run of a cell's step, if it otherwise replays a graph."""
+    return f"{cell_range(cell_id)}/eager"

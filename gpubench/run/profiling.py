@@ -162,13 +162,15 @@ class NsysLauncher:
 
 
 def _add_profile(record: CellRecord, profile: CellProfile, source: Mapping[str, str]) -> CellRecord:
-    nested = {"nested_ranges": profile.nested_ranges} if profile.nested_ranges else {}
+    details, warnings = {**record.details, **source}, [*record.warnings, *profile.warnings]
+    if profile.nested_ranges:
+        details["nested_ranges"] = profile.nested_ranges
+    if profile.has_eager:
+        details["replay_kernels"] = profile.replay_difference or "as eager"
+    if profile.replay_difference:
+        warnings.append(f"the graph doesn't hold what its step runs eagerly: {profile.replay_difference}")
     return replace(
-        record,
-        measurements=profile.measurements,
-        kernels=profile.kernels,
-        details={**record.details, **source, **nested},
-        warnings=[*record.warnings, *profile.warnings],
+        record, measurements=profile.measurements, kernels=profile.kernels, details=details, warnings=warnings
     )
 
 

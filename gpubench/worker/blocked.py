@@ -203,11 +203,6 @@ def graph_size(step_s: float, turns: int, most: int) -> int:
 
 def capture_steps(step: Step, count: int) -> Step:
     """One CUDA graph of so many calls of a step; UsageError, with the first thing that went wrong, if it can't be."""
-    if hasattr(step, "eager"):
-        raise UsageError(
-            "measure.launch: graph: this step replays a graph of its own, and a graph can't be captured into another; "
-            "use launch: blocked"
-        )
 
     def run() -> None:
         for _ in range(count):

@@ -19,7 +19,7 @@ from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet, uses_interpreter
 from gpubench.worker.rotation import rotate
 from gpubench.worker.subject import Prepared, Subject, find_subject
-from gpubench.worker.timer_choice import choose_timer
+from gpubench.worker.timer_choice import explain_choice
 
 __all__ = ["run_task"]
 
@@ -116,7 +116,7 @@ class _TaskRun:
                 return self._take_turns(subject.set_up(subject.backend, subject.make_inputs()))
         if subject.workload.measures_itself:
             return subject.set_up(subject.backend, subject.make_inputs())
-        choose_timer(self.task.measure, self.device)  # a timer that can't be had is said before any work
+        explain_choice(self.task.measure, self.device)  # a timer that can't be had is said before any work
         self._enter(Stage.CHECK)
         reference = make_reference(subject, self.task.check.against)
         self._enter(Stage.SETUP)

@@ -103,7 +103,7 @@ class _Sampled:
 def measure_trial(prepared: Prepared, settings: MeasureSettings, enter: Enter) -> Trial:
     """Warm up and sample the step; every sample starts from a restored state and, if asked for, a cold L2."""
     device = prepared.subject.device
-    chosen = choose_timer(settings, device, prepared.turns, prepared.can_restore)
+    chosen = choose_timer(settings, prepared)
     flush = L2Flush(device, settings.l2)
     watch = watch_clocks(device)
     if watch is not None:

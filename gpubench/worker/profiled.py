@@ -13,6 +13,7 @@ import torch
 
 from gpubench.ranges import annotate
 from gpubench.records import Stage
+from gpubench.registry import Step
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.cupti import BETWEEN, CuptiRecorder, measurements, open_recorder
@@ -53,7 +54,8 @@ def capture_range(device: Device, cell_id: str) -> Iterator[None]:
 def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, enter: Callable[[Stage], None]) -> Trial:
     """Warm up, then run `cell=ID/rep` up to ten times inside `cell=ID`, each from an idle device.
 
-    Under `timer: cupti` the process records itself and the trial has measurements; else they are the profiler's.
+    A step that replays a graph and says what it holds is then run without it, once, in `cell=ID/eager`. Under
+    `timer: cupti` the process records itself and the trial has measurements; else they are the profiler's.
     """
     device = prepared.subject.device
     recorder = open_recorder() if settings.timer == "cupti" else None
@@ -71,6 +73,8 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
             with annotate(f"cell={cell_id}/rep"), _tagged(recorder, number):
                 prepared.step()
             device.synchronize()
+        if prepared.eager is not None and recorder is None:
+            _run_eagerly(prepared, prepared.eager, cell_id)
     found = [] if recorder is None else recorder.repetitions()
     is_short = recorder is not None and len(found) < repetitions
     return Trial(
@@ -80,6 +84,15 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
         details={"l2": flush.state, "repetitions": repetitions, **warmed.details},
         warnings=[f"CUPTI saw GPU work in {len(found)} of {repetitions} repetitions"] if is_short else [],
     )
+
+
+def _run_eagerly(prepared: Prepared, eager: Step, cell_id: str) -> None:
+    """Once what the repetitions replay, so that a join can tell whether the graph still holds the same kernels."""
+    prepared.restore()
+    prepared.subject.device.synchronize()
+    with annotate(f"cell={cell_id}/eager"):
+        eager()
+    prepared.subject.device.synchronize()
 
 
 def _tagged(recorder: CuptiRecorder | None, tag: int) -> AbstractContextManager[None]:

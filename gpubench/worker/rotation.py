@@ -35,6 +35,10 @@ class Rotation(Prepared):
     def turns(self) -> int:
         return len(self.sets)
 
+    @property
+    def eager(self) -> Step | None:
+        return self.sets[0].eager
+
     def restore(self) -> None:
         """Restore every set, the next one first, so that those after it push it out of the L2 again."""
         assert isinstance(self.step, _Turns), "it was made by rotate"

@@ -86,6 +86,12 @@ class Prepared:
         return 1
 
     @property
+    def eager(self) -> Step | None:
+        """The step without the CUDA graph that it replays, if it says what that is."""
+        found: Step | None = getattr(self.step, "eager", None)
+        return found
+
+    @property
     def can_restore(self) -> bool:
         return self.subject.workload.reset_function is not None
 

@@ -8,9 +8,10 @@ from gpubench.errors import UsageError
 from gpubench.settings import MeasureSettings
 from gpubench.worker.blocked import BlockedTimer, CudaQueue, GraphTimer, capture_steps
 from gpubench.worker.device import Device
+from gpubench.worker.subject import Prepared
 from gpubench.worker.timers import CudaEventTimer, StepTimer, WallTimer
 
-__all__ = ["ChosenTimer", "choose_timer"]
+__all__ = ["ChosenTimer", "choose_timer", "explain_choice"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,27 @@ class ChosenTimer:
     why: str
 
 
-def choose_timer(settings: MeasureSettings, device: Device, turns: int = 1, is_restored: bool = False) -> ChosenTimer:
-    """The timer for `measure.timer` and `measure.launch`; UsageError where they ask for what can't be had.
+def choose_timer(settings: MeasureSettings, prepared: Prepared) -> ChosenTimer:
+    """The timer for `measure.timer` and `measure.launch`; UsageError where they ask for what can't be had."""
+    device = prepared.subject.device
+    why = explain_choice(settings, device)
+    if settings.timer == "wall" or not device.is_cuda:
+        return ChosenTimer(WallTimer(device.synchronize), why)
+    if settings.launch == "idle":
+        return ChosenTimer(CudaEventTimer(device), why)
+    if settings.launch == "blocked":
+        return ChosenTimer(BlockedTimer(CudaQueue(device)), why)
+    if prepared.eager is not None:
+        raise UsageError(
+            "measure.launch: graph: this step replays a graph of its own, and a graph can't be captured into another; "
+            "use launch: blocked"
+        )
+    blocked = BlockedTimer(CudaQueue(device))
+    return ChosenTimer(GraphTimer(blocked, capture_steps, prepared.turns, prepared.can_restore), why)
 
-    `turns` and `is_restored` say of the step what a GraphTimer wants to know.
-    """
+
+def explain_choice(settings: MeasureSettings, device: Device) -> str:
+    """Why the timer will be what it will be; UsageError where the device hasn't what is asked for."""
     wanted = settings.timer
     if wanted == "wall":
         if device.is_cuda and settings.launch != "idle":
@@ -33,19 +50,11 @@ def choose_timer(settings: MeasureSettings, device: Device, turns: int = 1, is_r
                 f"measure.launch: {settings.launch} is timed by CUDA events, and measure.timer is wall; "
                 "use timer: cuda_event, or launch: idle"
             )
-        return ChosenTimer(WallTimer(device.synchronize), "wall was asked for")
+        return "wall was asked for"
     if device.is_cuda:
         why = {"auto": "auto, on a GPU", "cuda_event": "cuda_event was asked for"}
-        profiled = f"{wanted} times the profile pass; the timing pass runs without a profiler"
-        return ChosenTimer(_event_timer(settings, device, turns, is_restored), why.get(wanted, profiled))
-    if wanted in ("auto", "nsys"):
-        why = {"auto": "auto, on a CPU", "nsys": "nsys times the profile pass; the timing pass is a CPU's"}
-        return ChosenTimer(WallTimer(device.synchronize), why[wanted])
+        return why.get(wanted, f"{wanted} times the profile pass; the timing pass runs without a profiler")
+    why = {"auto": "auto, on a CPU", "nsys": "nsys times the profile pass; the timing pass is a CPU's"}
+    if wanted in why:
+        return why[wanted]
     raise UsageError(f"measure.timer: {wanted} needs a CUDA GPU, and this is {device.name}; use wall or auto")
-
-
-def _event_timer(settings: MeasureSettings, device: Device, turns: int, is_restored: bool) -> StepTimer:
-    if settings.launch == "idle":
-        return CudaEventTimer(device)
-    blocked = BlockedTimer(CudaQueue(device))
-    return blocked if settings.launch == "blocked" else GraphTimer(blocked, capture_steps, turns, is_restored)

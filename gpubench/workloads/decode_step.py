@@ -75,8 +75,7 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
 def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
     from gpubench.graphs.whole import capture_step
 
-    captured = capture_step(lambda tokens: next_tokens(decoder, cache, tokens), tokens)
-    return lambda: captured(tokens)
+    return capture_step(lambda tokens: next_tokens(decoder, cache, tokens), tokens).bind(tokens)
 
 
 @decode_step.compare

@@ -27,6 +27,22 @@ def test_a_replay_computes_from_the_inputs_it_is_given():
         assert captured(torch.full((4,), value)).tolist() == [value * 2 + 1] * 4
 
 
+def test_a_step_bound_to_its_inputs_replays_on_them_and_can_run_without_the_graph():
+    runs = []
+
+    def step(x):
+        runs.append(torch.cuda.is_current_stream_capturing())
+        return x * 2 + 1
+
+    x = torch.full((4,), 3.0)
+    bound = capture_step(step, x).bind(x)
+    runs.clear()
+    assert bound().tolist() == [7.0] * 4
+    assert runs == []
+    assert bound.eager().tolist() == [7.0] * 4
+    assert runs == [False]
+
+
 def test_what_the_step_reads_is_kept_alive_by_the_captured_step():
     def capture_with_a_weight_of_its_own():
         weight = torch.full((1 << 20,), 3.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from nsys_traces import Call, Given, Node, Operation, Range, write_trace
+from nsys_traces import GRAPH, KERNEL, Call, Given, Node, Operation, Range, write_trace
 
 from gpubench.profilers.join import CellProfile, join_cell, join_program
 from gpubench.profilers.projection import project
@@ -121,6 +121,63 @@ def test_layers_nest_alike_when_they_are_launched_and_when_they_are_replayed(cel
     profile = join_cell(project(NSYS / "nested.sqlite"), cell_id)
     assert {m.range for m in profile.measurements} == {"", "layer", "attention", "mlp"}
     assert profile.nested_ranges == ["attention", "mlp"]
+
+
+def replay_and_eager(tmp_path: Path, replayed: list[str], eager: list[str], kind: str = KERNEL) -> CellProfile:
+    """Two repetitions that replay these kernels, and one eager run."""
+    calls = [Call(11, 12, 1), Call(21, 22, 2)]
+    operations = [
+        Operation(100 * call + 10 * n, 100 * call + 10 * n + 5, call, name=name, node=n, kind=kind)
+        for call in (1, 2)
+        for n, name in enumerate(replayed)
+    ]
+    for number, name in enumerate(eager):
+        calls.append(Call(31 + number, 32 + number, 3 + number))
+        operations.append(Operation(500 + 10 * number, 505 + 10 * number, 3 + number, name=name))
+    ranges = [Range("cell=a", 0, 90), *(Range("cell=a/rep", start, start + 5) for start in (10, 20))]
+    ranges += [Range("cell=a/eager", 30, 80)] if eager else []
+    return joined(tmp_path, ranges=ranges, calls=calls, operations=operations)
+
+
+@pytest.mark.parametrize(
+    ("replayed", "eager", "difference"),
+    [
+        (["gemm", "norm", "gemm"], ["norm", "gemm", "gemm"], ""),
+        (["gemm"], ["gemm", "norm"], "replay lacks 1 × norm"),
+        (["gemm", "gemm", "copy"], ["gemm"], "replay has 1 × copy, 1 × gemm more than eager"),
+        (["gemm", "x" * 100], ["gemm"] * 3, f"replay lacks 2 × gemm, has 1 × {'x' * 79}… more than eager"),
+        (["gemm"], ["gemm", *"abcdef"], "replay lacks 1 × a, 1 × b, 1 × c, 1 × d and 2 other kernels"),
+    ],
+)
+def test_the_kernels_of_a_replay_are_held_against_the_eager_steps(
+    tmp_path: Path, replayed: list[str], eager: list[str], difference: str
+) -> None:
+    profile = replay_and_eager(tmp_path, replayed, eager)
+
+    assert (profile.has_eager, profile.replay_difference) == (True, difference)
+    assert len(samples(profile)["kernel_sum"]) == 2, "the eager run is no repetition"
+    assert sum(kernel.count for kernel in profile.kernels) == len(replayed)
+
+
+def test_without_an_eager_run_or_of_a_graph_traced_as_a_whole_nothing_is_compared(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    profiles = [
+        replay_and_eager(tmp_path, ["gemm"], []),
+        replay_and_eager(tmp_path / "whole", ["graph"], ["gemm"], kind=GRAPH),
+    ]
+
+    assert [(profile.has_eager, profile.replay_difference) for profile in profiles] == [(False, "")] * 2
+
+
+def test_an_eager_run_that_launched_from_another_thread_is_not_compared(tmp_path: Path) -> None:
+    profile = joined(
+        tmp_path,
+        ranges=[Range("cell=a/rep", 0, 10), Range("cell=a/eager", 20, 30)],
+        calls=[Call(1, 2, 1), Call(21, 22, 2), Call(23, 24, 3, tid=2)],
+        operations=[Operation(10, 20, 1), Operation(40, 45, 2), Operation(50, 60, 3)],
+    )
+
+    assert not profile.has_eager
 
 
 def test_a_cell_whose_work_was_launched_from_elsewhere_gets_no_figures(tmp_path: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worker_cells import prepare
 
 from gpubench.errors import UsageError
 from gpubench.records import Timer
 from gpubench.registry import Step
 from gpubench.settings import MeasureSettings
-from gpubench.worker.blocked import BlockedTimer, GraphTimer, capture_steps, graph_size
+from gpubench.worker.blocked import BlockedTimer, GraphTimer, graph_size
 from gpubench.worker.device import Device
-from gpubench.worker.timer_choice import choose_timer
+from gpubench.worker.timer_choice import choose_timer, explain_choice
 
 CYCLES_PER_S = 2e9
 LAUNCH_S = 5e-6
@@ -178,19 +180,23 @@ def test_a_graph_holds_whole_turns_and_no_more_than_it_may_or_needs(step_s: floa
         assert (steps - turns) * step_s < 100e-6, "one turn less would not last long enough"
 
 
-def test_a_replay_in_a_replay_is_refused_with_the_way_out() -> None:
+PRETENDED = Device("cuda:0 pretended", 1 << 30, 1 << 20, (9, 0))
+
+
+def test_a_step_that_replays_a_graph_cannot_be_captured_into_another() -> None:
     def step() -> None:
         raise AssertionError("it is refused before anything runs")
 
     step.eager = step
+    prepared = prepare(step)
+    on_gpu = replace(prepared, subject=replace(prepared.subject, device=PRETENDED))
 
     with pytest.raises(UsageError, match=r"a graph of its own.*use launch: blocked"):
-        capture_steps(step, 2)
+        choose_timer(MeasureSettings(launch="graph"), on_gpu)
 
 
 def test_the_wall_clock_cannot_leave_the_host_out() -> None:
-    gpu = Device("cuda:0 pretended", 1 << 30, 1 << 20, (9, 0))
     settings = MeasureSettings(timer="wall", launch="blocked")
 
     with pytest.raises(UsageError, match=r"measure\.launch: blocked is timed by CUDA events.*measure\.timer is wall"):
-        choose_timer(settings, gpu)
+        explain_choice(settings, PRETENDED)

@@ -458,6 +458,32 @@ def test_the_profile_pass_repeats_the_step_and_reports_no_times_of_its_own() -> 
     assert [stage for _, stage in ran.stages] == [Stage.SETUP, Stage.WARMUP, Stage.PROFILE, Stage.DONE]
 
 
+def test_a_step_that_replays_is_run_eagerly_once_after_its_profiled_repetitions() -> None:
+    trace: list[str] = []
+
+    class Replay:
+        def __call__(self) -> None:
+            trace.append("replay")
+
+        def eager(self) -> None:
+            trace.append("eager")
+
+    workload = bare(lambda: None)
+
+    @workload.backend("replay")
+    def _() -> Step:
+        return Replay()
+
+    profiled = run_cell(workload.name, "replay", pass_=Pass.PROFILE).record
+    assert profiled.outcome is Outcome.OK, profiled.reason
+    assert trace[-11:] == ["replay"] * 10 + ["eager"]
+
+    trace.clear()
+    timed = run_cell(workload.name, "replay").record
+    assert timed.outcome is Outcome.OK, timed.reason
+    assert set(trace) == {"replay"}
+
+
 def test_a_check_setting_reaches_the_comparison() -> None:
     name = doubling(lambda x: 2.1 * x)
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worker_cells import prepare
 
 from gpubench.errors import UsageError
 from gpubench.records import Outcome, Timer
 from gpubench.settings import MeasureSettings
-from gpubench.worker.device import open_device
 from gpubench.worker.failure import CellStopped
 from gpubench.worker.sampling import StoppingRule, median_interval, take_samples
 from gpubench.worker.timer_choice import choose_timer
@@ -176,10 +176,10 @@ def test_the_wall_clock_waits_for_the_device_on_both_sides() -> None:
 
 def test_a_cpu_is_timed_by_the_wall_clock() -> None:
     for wanted in ("auto", "wall", "nsys"):
-        assert choose_timer(MeasureSettings(timer=wanted), open_device()).timer.kind is Timer.WALL
+        assert choose_timer(MeasureSettings(timer=wanted), prepare(nothing)).timer.kind is Timer.WALL
 
 
 @pytest.mark.parametrize("wanted", ["cuda_event", "cupti"])
 def test_what_needs_a_gpu_is_refused_on_a_cpu_with_the_way_out(wanted: Any) -> None:
     with pytest.raises(UsageError, match=rf"{wanted} needs a CUDA GPU, and this is cpu; use wall or auto"):
-        choose_timer(MeasureSettings(timer=wanted), open_device())
+        choose_timer(MeasureSettings(timer=wanted), prepare(nothing))
