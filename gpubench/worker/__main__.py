@@ -70,6 +70,7 @@ def main() -> None:
 
 def serve(job: Job, events: BinaryIO) -> None:
     """Run every task that comes, until the input ends or a cell leaves nothing to run in; the parent knows which."""
+    from gpubench.worker.ceilings import measure_ceilings
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
     from gpubench.worker.plugins import load_all
@@ -82,7 +83,8 @@ def serve(job: Job, events: BinaryIO) -> None:
         events.write(dump_line(event))
         events.flush()
 
-    tell(WorkerReady(os.getpid(), job.gpu or device.name))
+    ceilings = measure_ceilings(device) if job.measure_ceilings else None
+    tell(WorkerReady(os.getpid(), job.gpu or device.name, ceilings))
     for task in inbox:
         logs = CellLogs(Path(task.artifacts))
 

@@ -19,6 +19,7 @@ from gpubench.records import CellRecord, Outcome, Pass, Stage, Timer, parse_reco
 from gpubench.registry import Step
 from gpubench.settings import CheckSettings, MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
+from gpubench.worker.ceilings import measure_ceilings
 from gpubench.worker.device import open_device
 from gpubench.worker.failure import is_context_lost
 
@@ -355,6 +356,23 @@ def test_a_step_that_cannot_be_captured_is_told_why_and_what_to_do(tmp_path: Pat
 
 def test_a_healthy_process_is_not_spoiled() -> None:
     assert not open_device().is_spoiled()
+
+
+def test_the_ceilings_are_what_large_operations_reach_and_leave_nothing_behind() -> None:
+    device = open_device()
+    torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")  # cuBLAS keeps its workspace
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+
+    measured = [measure_ceilings(device) for _ in range(2)]
+
+    first, second = measured
+    assert 1e11 < first.copy_bytes_per_s < 1e14
+    assert 1e12 < first.matmul_flop_per_s < 1e16
+    assert second.copy_bytes_per_s == pytest.approx(first.copy_bytes_per_s, rel=0.1)
+    assert second.matmul_flop_per_s == pytest.approx(first.matmul_flop_per_s, rel=0.2)
+    kept = torch.cuda.memory_reserved() - before
+    assert kept <= 64 << 20, f"{kept / 2**20:.1f} MiB are still taken from the device"
 
 
 def test_sampling_on_a_gpu_ends_when_the_median_is_known() -> None:
