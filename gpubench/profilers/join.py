@@ -222,7 +222,7 @@ def _kernels(kernels: pd.DataFrame, cell_id: str, repetitions: int) -> list[Kern
             count=round(row["count"] / repetitions, 6),
             total_s=round(row["total_ns"] / repetitions / _NS_PER_S, 12),
             median_s=round(row["median_ns"] / _NS_PER_S, 12),
-            share=round(row["total_ns"] / total, 6),
+            share=round(row["total_ns"] / total, 9),
         )
         for row in found.to_dict("records")
     ]

@@ -165,4 +165,4 @@ def measurements(repetitions: list[Repetition]) -> list[Measurement]:
         "span": [repetition.span_ns for repetition in repetitions],
         "gap": [repetition.span_ns - repetition.busy_ns for repetition in repetitions],
     }
-    return [Measurement(metric, "s", Timer.CUPTI, [ns * 1e-9 for ns in column]) for metric, column in columns.items()]
+    return [Measurement(metric, "s", Timer.CUPTI, [ns / 1e9 for ns in column]) for metric, column in columns.items()]

@@ -26,6 +26,10 @@ __all__ = ["Trial", "WarmUp", "measure_own", "measure_trial", "warm_up"]
 Enter = Callable[[Stage], None]
 STEP_TIME = "step_time"
 
+SECONDS_DECIMALS = 12
+"""A thousandth of a nanosecond, beyond which a sample's decimals are its arithmetic's."""
+DERIVED_DIGITS = 9
+
 SLOW_FIRST_STEP_RATIO = 10
 SLOW_FIRST_STEP_S = 0.01
 """A first step that took so many times as long as those after it, and so long, was busy with something else."""
@@ -169,7 +173,7 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
     for own in reported:
         by_metric.setdefault((own.metric, own.unit), []).append(own.value)
     own_metrics = [Measurement(metric, unit, None, values) for (metric, unit), values in by_metric.items()]
-    step_time = Measurement(STEP_TIME, "s", Timer.WALL, [seconds])
+    step_time = Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)])
     stopped = "it measures itself; one run is one trial"
     return Trial([step_time, *own_metrics], stopped, seconds, {"stopped": stopped})
 
@@ -184,11 +188,16 @@ def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:
 
 def _measurements(prepared: Prepared, seconds: list[float], timer: Timer) -> list[Measurement]:
     cell = prepared.subject.namespace
-    found = [Measurement(STEP_TIME, "s", timer, seconds)]
+    found = [Measurement(STEP_TIME, "s", timer, [round(sample, SECONDS_DECIMALS) for sample in seconds])]
     for metric in prepared.subject.workload.metrics.values():
         values = [float(metric.function(cell, sample)) for sample in seconds]
         wrong = next((value for value in values if not math.isfinite(value)), None)
         if wrong is not None:
             raise CellStopped(Outcome.INVALID, f"metric {metric.name} of {prepared.subject.workload.name} is {wrong}")
-        found.append(Measurement(metric.name, metric.unit, timer, values))
+        found.append(Measurement(metric.name, metric.unit, timer, [_shorten(value) for value in values]))
     return found
+
+
+def _shorten(value: float) -> float:
+    """A derived figure to as many digits as its sample can have meant; whole numbers stay as they are."""
+    return value if value.is_integer() else float(f"{value:.{DERIVED_DIGITS}g}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from itertools import chain, repeat
+from types import SimpleNamespace
 
 import pytest
 from worker_cells import QUICK, bare, prepare, run_cell
@@ -56,3 +58,22 @@ def test_a_slow_first_step_costs_the_profile_pass_no_repetitions() -> None:
 
     assert record.details["repetitions"] == 10
     assert record.details["first_step_s"] >= 0.11
+
+
+def test_figures_have_no_digits_that_mean_nothing() -> None:
+    workload = bare(lambda: time.sleep(1e-4))
+
+    @workload.metric("rate", unit="1/s")
+    def _(cell: SimpleNamespace, seconds: float) -> float:
+        return 1 / seconds
+
+    @workload.metric("tokens", unit="")
+    def _(cell: SimpleNamespace, seconds: float) -> float:
+        return 123_456_789_012
+
+    step_time, rate, tokens = run_cell(workload.name, "tested").record.measurements
+
+    assert all(seconds >= 1e-4 and len(f"{Decimal(repr(seconds)):f}") <= 14 for seconds in step_time.samples)
+    assert rate.samples == pytest.approx([1 / seconds for seconds in step_time.samples], rel=1e-7)
+    assert all(len(Decimal(repr(value)).as_tuple().digits) <= 9 for value in rate.samples)
+    assert set(tokens.samples) == {123_456_789_012}
