@@ -190,6 +190,7 @@ def _add_figures(record: CellRecord, trial: Trial) -> CellRecord:
     return replace(
         record,
         measurements=trial.measurements,
+        kernels=trial.kernels,
         details={**record.details, **trial.details},
         warnings=[*record.warnings, *trial.warnings],
         measured_s=round(trial.measured_s, 6),

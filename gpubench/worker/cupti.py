@@ -11,12 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from statistics import median
 from typing import Any
 
-from gpubench.errors import ProfilerError
-from gpubench.records import Measurement, Timer
+import torch
 
-__all__ = ["BETWEEN", "CuptiRecorder", "Operation", "Repetition", "measurements", "open_recorder", "summarise"]
+from gpubench.errors import ProfilerError
+from gpubench.records import KernelShare, Measurement, Timer
+
+__all__ = [
+    "BETWEEN",
+    "CuptiRecorder",
+    "Operation",
+    "Repetition",
+    "kernel_shares",
+    "measurements",
+    "open_recorder",
+    "summarise",
+]
 
 BUFFER_BYTES = 8 << 20
 FLUSH_FORCED = 1
@@ -24,6 +36,11 @@ BETWEEN = 0
 """The tag of what runs between repetitions; they are numbered from 1."""
 MAX_UNATTRIBUTED_SHARE = 0.01
 """More GPU time than this without a tag, as from a thread of the step's own, and the figures are refused."""
+
+
+KERNEL = "kernel"
+_DIRECTIONS = {1: "Host-to-Device", 2: "Device-to-Host", 8: "Device-to-Device", 9: "Host-to-Host", 10: "Peer-to-Peer"}
+"""`CUpti_ActivityMemcpyKind`, in nsys's words."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,14 @@ class Operation:
     end_ns: int
     correlation_id: int
     """Of the call that launched it."""
-    is_kernel: bool
+    kind: str = KERNEL
+    """As `KernelShare.kind` has it: `kernel`, `memcpy` or `memset`."""
+    name: str = ""
+    """A kernel's as the compiler mangled it; what copies and fills are, in brackets."""
+
+    @property
+    def duration_ns(self) -> int:
+        return self.end_ns - self.start_ns
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class Repetition:
     """The length of the union of the operations' intervals."""
     kernel_sum_ns: int
     """Σ durations of the kernels alone; overlapping ones count twice."""
+    operations: list[Operation]
 
 
 class CuptiRecorder:
@@ -110,8 +135,8 @@ class CuptiRecorder:
         return [summarise(by_tag[tag]) for tag in sorted(tag for tag in by_tag if tag is not None)]
 
     def _refuse_unattributed(self, untagged: list[Operation]) -> None:
-        missed = sum(operation.end_ns - operation.start_ns for operation in untagged)
-        total = sum(operation.end_ns - operation.start_ns for operation in self._operations)
+        missed = sum(operation.duration_ns for operation in untagged)
+        total = sum(operation.duration_ns for operation in self._operations)
         if missed > MAX_UNATTRIBUTED_SHARE * total:
             raise ProfilerError(
                 f"kernel times refused: {missed / total:.0%} of the GPU time was launched by threads other than the "
@@ -124,9 +149,16 @@ class CuptiRecorder:
             if activity.kind == kinds.EXTERNAL_CORRELATION:
                 if activity.external_kind == self._api.ExternalCorrelationKind.CUSTOM2:
                     self._tags[activity.correlation_id] = activity.external_id
-            elif activity.kind in (kinds.CONCURRENT_KERNEL, kinds.MEMCPY, kinds.MEMSET):
-                is_kernel = activity.kind == kinds.CONCURRENT_KERNEL
-                self._operations.append(Operation(activity.start, activity.end, activity.correlation_id, is_kernel))
+            elif activity.kind == kinds.CONCURRENT_KERNEL:
+                self._add(activity, KERNEL, activity.name)
+            elif activity.kind == kinds.MEMCPY:
+                direction = _DIRECTIONS.get(activity.copy_kind, "")
+                self._add(activity, "memcpy", f"[memcpy {direction}]" if direction else "[memcpy]")
+            elif activity.kind == kinds.MEMSET:
+                self._add(activity, "memset", "[memset]")
+
+    def _add(self, activity: Any, kind: str, name: str) -> None:
+        self._operations.append(Operation(activity.start, activity.end, activity.correlation_id, kind, name))
 
 
 @cache
@@ -151,7 +183,8 @@ def summarise(operations: list[Operation]) -> Repetition:
     return Repetition(
         span_ns=reached - ordered[0].start_ns,
         busy_ns=busy_ns,
-        kernel_sum_ns=sum(operation.end_ns - operation.start_ns for operation in ordered if operation.is_kernel),
+        kernel_sum_ns=sum(operation.duration_ns for operation in ordered if operation.kind == KERNEL),
+        operations=ordered,
     )
 
 
@@ -166,3 +199,24 @@ def measurements(repetitions: list[Repetition]) -> list[Measurement]:
         "gap": [repetition.span_ns - repetition.busy_ns for repetition in repetitions],
     }
     return [Measurement(metric, "s", Timer.CUPTI, [ns / 1e9 for ns in column]) for metric, column in columns.items()]
+
+
+def kernel_shares(repetitions: list[Repetition]) -> list[KernelShare]:
+    """What the repetitions ran, by kind and name, most time first."""
+    durations: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for repetition in repetitions:
+        for operation in repetition.operations:
+            durations[operation.kind, operation.name].append(operation.duration_ns)
+    total_ns = sum(map(sum, durations.values()))
+    count = len(repetitions)
+    return [
+        KernelShare(
+            name=torch._C._demangle(name),
+            kind=kind,
+            count=round(len(each) / count, 6),
+            total_s=round(sum(each) / count / 1e9, 12),
+            median_s=median(each) / 1e9,
+            share=round(sum(each) / max(total_ns, 1), 9),
+        )
+        for (kind, name), each in sorted(durations.items(), key=lambda item: -sum(item[1]))
+    ]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpubench.errors import UsageError
-from gpubench.records import Measurement, Outcome, Stage, Timer
+from gpubench.records import KernelShare, Measurement, Outcome, Stage, Timer
 from gpubench.registry import OwnMeasurement
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
@@ -46,6 +46,7 @@ class Trial:
     """Warm-up and sampling together."""
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    kernels: list[KernelShare] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

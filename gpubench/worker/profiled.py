@@ -16,7 +16,7 @@ from gpubench.records import Stage
 from gpubench.registry import Step
 from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
-from gpubench.worker.cupti import BETWEEN, CuptiRecorder, measurements, open_recorder
+from gpubench.worker.cupti import BETWEEN, CuptiRecorder, kernel_shares, measurements, open_recorder
 from gpubench.worker.device import Device
 from gpubench.worker.measure import Trial, warm_up
 from gpubench.worker.subject import Prepared
@@ -55,7 +55,7 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
     """Warm up, then run `cell=ID/rep` up to ten times inside `cell=ID`, each from an idle device.
 
     A step that replays a graph and says what it holds is then run without it, once, in `cell=ID/eager`. Under
-    `timer: cupti` the process records itself and the trial has measurements; else they are the profiler's.
+    `timer: cupti` the process records itself and the trial has measurements and kernels; else the profiler has them.
     """
     device = prepared.subject.device
     recorder = open_recorder() if settings.timer == "cupti" else None
@@ -83,6 +83,7 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
         measured_s=warmed.elapsed_s,
         details={"l2": flush.state, "repetitions": repetitions, **warmed.details},
         warnings=[f"CUPTI saw GPU work in {len(found)} of {repetitions} repetitions"] if is_short else [],
+        kernels=kernel_shares(found),
     )
 
 

@@ -15,7 +15,15 @@ from worker_cells import QUICK, doubling, run_cell
 
 from gpubench.errors import ProfilerError
 from gpubench.records import Outcome, Pass, Timer
-from gpubench.worker.cupti import BETWEEN, CuptiRecorder, Operation, measurements, open_recorder, summarise
+from gpubench.worker.cupti import (
+    BETWEEN,
+    CuptiRecorder,
+    Operation,
+    kernel_shares,
+    measurements,
+    open_recorder,
+    summarise,
+)
 
 
 class ActivityKind(IntEnum):
@@ -68,7 +76,13 @@ class FakeCupti:
         records, self.pending = self.pending, []
         self.deliver(records)
 
-    def launch(self, *intervals: tuple[int, int], kind: ActivityKind = ActivityKind.CONCURRENT_KERNEL) -> None:
+    def launch(
+        self,
+        *intervals: tuple[int, int],
+        kind: ActivityKind = ActivityKind.CONCURRENT_KERNEL,
+        name: str = "kernel",
+        copy_kind: int = 8,
+    ) -> None:
         """One call that runs an operation per interval, as a graph's replay does."""
         self.correlation_id += 1
         if kind not in self.enabled:
@@ -85,7 +99,14 @@ class FakeCupti:
             )
         for start, end in intervals:
             self.pending.append(
-                SimpleNamespace(kind=kind, start=start, end=end, correlation_id=self.correlation_id, name="kernel")
+                SimpleNamespace(
+                    kind=kind,
+                    start=start,
+                    end=end,
+                    correlation_id=self.correlation_id,
+                    name=name,
+                    copy_kind=copy_kind,
+                )
             )
 
 
@@ -168,22 +189,57 @@ def test_recording_ends_when_the_step_fails() -> None:
     assert (cupti.enabled, cupti.stack) == (set(), [])
 
 
-intervals = st.lists(
-    st.tuples(st.integers(1, 60), st.integers(0, 20), st.booleans()).map(
-        lambda t: Operation(t[0], t[0] + t[1], 1, t[2])
-    ),
-    min_size=1,
+operations = st.builds(
+    lambda start, duration, kind, name: Operation(start, start + duration, 1, kind, name),
+    st.integers(1, 60),
+    st.integers(0, 20),
+    st.sampled_from(["kernel", "memcpy"]),
+    st.sampled_from("abc"),
 )
 
 
-@given(intervals)
+@given(st.lists(operations, min_size=1))
 def test_the_figures_are_those_of_the_definition(operations: list[Operation]) -> None:
     figures = summarise(operations)
 
     covered = {ns for operation in operations for ns in range(operation.start_ns, operation.end_ns)}
     assert figures.busy_ns == len(covered)
     assert figures.span_ns == max(o.end_ns for o in operations) - min(o.start_ns for o in operations)
-    assert figures.kernel_sum_ns == sum(o.end_ns - o.start_ns for o in operations if o.is_kernel)
+    assert figures.kernel_sum_ns == sum(o.end_ns - o.start_ns for o in operations if o.kind == "kernel")
+
+
+@given(st.lists(st.lists(operations, min_size=1), min_size=1, max_size=5))
+def test_the_kernels_add_up_to_all_that_ran(runs: list[list[Operation]]) -> None:
+    shares = kernel_shares([summarise(run) for run in runs])
+
+    total_ns = sum(operation.duration_ns for run in runs for operation in run)
+    assert sum(share.total_s for share in shares) * len(runs) == pytest.approx(total_ns / 1e9, abs=1e-10)
+    assert sum(share.count for share in shares) * len(runs) == pytest.approx(sum(map(len, runs)), rel=1e-3)
+    assert sum(share.share for share in shares) == pytest.approx(1 if total_ns else 0)
+    assert [share.total_s for share in shares] == sorted((share.total_s for share in shares), reverse=True)
+
+
+def test_kernels_copies_and_fills_are_told_apart_by_name() -> None:
+    cupti = FakeCupti()
+    recorder = CuptiRecorder(cupti)
+    with recorder.recording():
+        for tag in (1, 2):
+            with recorder.tagged(tag):
+                cupti.launch((100, 150), (200, 230), name="_Z4gemmPKfi")
+                cupti.launch((300, 310), kind=ActivityKind.MEMCPY)
+                cupti.launch((320, 325), kind=ActivityKind.MEMCPY, copy_kind=7)
+                cupti.launch((330, 331), kind=ActivityKind.MEMSET)
+                cupti.launch((340, 344 + tag), name="triton_norm")
+
+    shares = kernel_shares(recorder.repetitions())
+
+    assert [(s.name, s.kind, s.count, round(s.total_s * 1e9, 3), round(s.median_s * 1e9, 3)) for s in shares] == [
+        ("gemm(float const*, int)", "kernel", 2, 80, 40),
+        ("[memcpy Device-to-Device]", "memcpy", 1, 10, 10),
+        ("triton_norm", "kernel", 1, 5.5, 5.5),
+        ("[memcpy]", "memcpy", 1, 5, 5),
+        ("[memset]", "memset", 1, 1, 1),
+    ]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupti") is not None, reason="cupti-python is installed here")

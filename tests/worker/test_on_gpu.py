@@ -255,6 +255,9 @@ def test_cupti_gives_kernel_times_of_every_repetition_and_replays_too() -> None:
         assert all(len(samples) == 10 for samples in found.values())
         assert all(0 < busy <= span for busy, span in zip(found["busy"], found["span"], strict=True))
         assert found["kernel_sum"] == pytest.approx(found["busy"]), "two kernels on one stream don't overlap"
+        assert [(kernel.kind, kernel.count) for kernel in record.kernels] == [("kernel", 1)] * 2
+        assert all("elementwise_kernel" in kernel.name for kernel in record.kernels)
+        assert all("(" in kernel.name for kernel in record.kernels), "names are as in the source"
 
 
 FAULTS = """
