@@ -156,7 +156,7 @@ class GraphTimer:
     """Many steps in one CUDA graph, replayed behind a spinning kernel: for kernels too short to be timed alone.
 
     A graph holds a whole number of `turns`, so that steps which take turns are all in it alike; one turn where
-    `is_restored`, for then a step must not run twice without its state being restored.
+    `is_restored`, so that no sample runs a step twice between two restorings.
     """
 
     kind = Timer.CUDA_EVENT

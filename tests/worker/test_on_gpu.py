@@ -351,7 +351,7 @@ def test_a_step_that_cannot_be_captured_is_told_why_and_what_to_do(tmp_path: Pat
 
     assert (record.outcome, record.stage) == (Outcome.ERROR, Stage.WARMUP), record.reason
     assert record.reason.startswith("measure.launch: graph: the step can't be captured: ")
-    assert record.reason.endswith("; use blocked or idle")
+    assert record.reason.endswith("; use launch: blocked or idle")
     assert record.crash is not None
     assert record.crash.cuda_error == "cudaErrorStreamCaptureUnsupported"
     assert Path(record.crash.frames[0].file).name == "faults.py"
