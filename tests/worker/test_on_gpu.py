@@ -103,7 +103,7 @@ def test_many_steps_in_a_graph_do_not_pass_for_cold() -> None:
 
 
 def test_in_rotation_a_step_finds_its_inputs_as_cold_as_after_a_flush() -> None:
-    name = doubling(lambda x: x.sum() + x)  # 16 MB: read from the L2 if it is there
+    name = doubling(lambda x: x.sum())  # 16 MB: read from the L2 if it is there
     medians, records = {}, {}
     for l2, launch in (("hot", "blocked"), ("cold", "blocked"), ("rotate", "blocked"), ("rotate", "graph")):
         measure = QUICK.model_copy(update={"launch": launch, "l2": l2, "warmup_time_s": 0.05, "max_samples": 50})
@@ -116,7 +116,7 @@ def test_in_rotation_a_step_finds_its_inputs_as_cold_as_after_a_flush() -> None:
     sets = int(records["rotate", "graph"].details["l2_rotation"].split()[0])
     assert sets >= 2
     assert records["rotate", "graph"].details.get("inner_repeats", 1) % sets == 0
-    assert medians["rotate", "blocked"] > 1.1 * medians["hot", "blocked"], medians
+    assert medians["rotate", "blocked"] > 1.05 * medians["hot", "blocked"], medians
     assert medians["rotate", "graph"] > 0.7 * medians["cold", "blocked"], medians
 
 
