@@ -20,6 +20,7 @@ __all__ = [
     "Clocks",
     "clocks_of",
     "group_cautions",
+    "launch_of",
     "replay_of",
     "throttled_spans",
     "warnings_of",
@@ -74,6 +75,13 @@ def clocks_of(cell: CellResult) -> Clocks | None:
         samples=sum(_step_samples(record) for record, _ in trials),
         throttled_by=tuple(sorted({reason for clocks in found for reason in clocks.throttled_by})),
     )
+
+
+def launch_of(cell: CellResult) -> str:
+    """What kind of launching its step times hold: `idle` (all of it), `blocked` or `graph` (none); "" if unknown."""
+    said = (record.details.get("launch") for record in cell.of(Pass.TIMING))
+    kinds = [re.split("[:,]", text)[0] for text in said if isinstance(text, str)]
+    return next((kind for kind in kinds if kind != "idle"), kinds[0] if kinds else "")
 
 
 def throttled_spans(record: CellRecord) -> list[tuple[int, int]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.conditions import launch_of
+from gpubench.analysis.merge import CellResult
 from gpubench.analysis.metrics import METRICS
 from gpubench.analysis.statistics import Interval, difference, ratio
 from gpubench.records import Ceilings, CellRecord, Measurement, Pass
@@ -58,13 +60,16 @@ def shortest_time(bytes_: float, flop: float, ceilings: Ceilings) -> float:
     return max(bytes_ / ceilings.copy_bytes_per_s, flop / ceilings.matmul_flop_per_s)
 
 
-def across_passes(frame: pd.DataFrame) -> pd.DataFrame:
+def across_passes(frame: pd.DataFrame, cells: Iterable[CellResult]) -> pd.DataFrame:
     """What takes both passes of a cell, in rows like those of its run's cell frame: `ACROSS_PASSES`.
 
-    They are made of medians and their intervals. Percentiles and extremes are null, `n` and `trials` those of the pass
-    that has fewer, and `timer` names both. A launch overhead below 0 stays as it is: the passes ran apart, so that a
-    difference within the noise has either sign. A metric that the workload measures itself isn't derived again.
+    A cell has them if its step times hold the launches, as the profiled pass does: not under `launch: blocked` or
+    `graph`. They are made of medians and their intervals. Percentiles and extremes are null, `n` and `trials` those of
+    the pass that has fewer, and `timer` names both. A launch overhead below 0 stays as it is: the passes ran apart, so
+    that a difference within the noise has either sign. A metric that the workload measures itself isn't derived again.
     """
+    with_launches = [cell.cell.cell_id for cell in cells if launch_of(cell) in ("", "idle")]
+    frame = frame[frame[c.CELL_ID].isin(with_launches)]
     step = _figure(frame, "step_time", Pass.TIMING)
     busy = _figure(frame, "busy", Pass.PROFILE)
     profiled = _figure(frame, "profiled_step", Pass.PROFILE)

@@ -70,13 +70,13 @@ def cell_frame(
     stats.loc[stats[c.N] == 0, c.WARNINGS] = ""
     described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
     frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)
-    return _with_both_passes(frame, described)
+    return _with_both_passes(frame, across_passes(frame, cells), described)
 
 
-def _with_both_passes(frame: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
+def _with_both_passes(frame: pd.DataFrame, both: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
     """The same with what takes both passes: where any cell has such a metric, a row of it for every cell."""
     parts = [frame]
-    for metric, rows in across_passes(frame).groupby(c.METRIC, sort=False):
+    for metric, rows in both.groupby(c.METRIC, sort=False):
         absent = described[~described[c.CELL_ID].isin(rows[c.CELL_ID])]
         labels = _describe_figures([_Figure(str(metric), rows[c.UNIT].iloc[0], "", "", "")] * len(absent))
         nothing = summarise_all([[]] * len(absent))

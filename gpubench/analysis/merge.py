@@ -37,11 +37,11 @@ class CellResult:
     attempt: int
     """The attempt that counts: the last one."""
     records: list[CellRecord]
-    """That attempt's records, one per pass and trial."""
+    """That attempt's records, one per pass and trial, the timing pass first."""
 
     @property
     def decisive(self) -> CellRecord | None:
-        """The record that gave the cell its outcome."""
+        """The record that gave the cell its outcome: of several that did, the first."""
         return max(self.records, key=lambda record: _SEVERITY[record.outcome], default=None)
 
     @property
@@ -76,5 +76,6 @@ def merge_cells(run: StoredRun) -> list[CellResult]:
 
 def _merge(cell: Cell, records: dict[tuple[int, Pass, int], CellRecord]) -> CellResult:
     attempt = max((number for number, _, _ in records), default=0)
-    latest = [record for (number, _, _), record in sorted(records.items()) if number == attempt]
+    ordered = sorted(records.items(), key=lambda item: (item[0][1] is not Pass.TIMING, item[0][2]))
+    latest = [record for (number, _, _), record in ordered if number == attempt]
     return CellResult(cell, worst(record.outcome for record in latest), attempt, latest)

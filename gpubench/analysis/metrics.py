@@ -60,7 +60,11 @@ METRICS: Mapping[str, Metric] = {
             "tok/s",
             "output tokens per second over all GPUs that the cell stands for, simulated ranks included",
         ),
-        _seconds("step_time", "step time", "one step from start to end, without a profiler"),
+        _seconds(
+            "step_time",
+            "step time",
+            "one step from start to end, without a profiler; with the host's launching, unless measure.launch leaves it out",
+        ),
         _seconds("kernel_sum", "kernel sum", "the durations of a step's kernels, added; overlapping ones count twice"),
         _seconds("busy", "busy", "the time in which at least one of the step's operations ran on the GPU"),
         _seconds("span", "span", "from the start of the step's first operation on the GPU to the end of its last"),

@@ -25,7 +25,17 @@ from gpubench.report.verdict import verdict
 __all__ = ["render_html"]
 
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("format.js", "model.js", "frontier.js", "plot.js", "detail.js", "table.js", "report.js")
+SCRIPTS = (
+    "format.js",
+    "model.js",
+    "frontier.js",
+    "plot.js",
+    "roofline.js",
+    "breakdown.js",
+    "detail.js",
+    "table.js",
+    "report.js",
+)
 """In the order in which they are joined into one script."""
 
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -62,7 +72,7 @@ def render_html(content: Content) -> str:
         verdict=verdict(content),
         facts=_facts(content),
         metrics=_metric_rows(content),
-        environments=[_environment(run) for run in content.runs],
+        environments=[_environment(run, content.ceilings()) for run in content.runs],
         version=gpubench.__version__,
         css=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
         data=Markup(script_json(page_data(content))),  # noqa: S704 (escaped for where it stands)
@@ -101,9 +111,10 @@ def _metric_rows(content: Content) -> list[_MetricRow]:
     return list(rows.values())
 
 
-def _environment(run: Run) -> _Environment:
+def _environment(run: Run, ceilings: Mapping[tuple[str, str], str]) -> _Environment:
     header = run.header
     pairs = [_Pair(name, value) for name, value in _flatten(header.environment)]
+    pairs += [_Pair(f"ceilings of {gpu}", words) for (run_id, gpu), words in ceilings.items() if run_id == run.run_id]
     sweep = json.dumps(header.sweep, indent=2, ensure_ascii=False, default=str)
     return _Environment(header.run_id, header.sweep_file, sweep, pairs)
 

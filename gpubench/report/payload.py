@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.breakdown import kernels_of, nested_ranges
 from gpubench.analysis.frames import field
-from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import SampleWarning
-from gpubench.records import Outcome, Pass
+from gpubench.records import Ceilings, Outcome
 from gpubench.report import theme
+from gpubench.report.coded import coded
+from gpubench.report.conditions import conditions
 from gpubench.report.content import Content
 from gpubench.run.logs import read_tail
 
@@ -47,16 +49,19 @@ def page_data(content: Content) -> dict[str, Any]:
             "run": [places[run_id] for run_id in wide[c.RUN_ID]],
             "id": wide[c.CELL_ID].tolist(),
             "index": wide[c.INDEX].tolist(),
-            "outcome": _coded(wide[c.OUTCOME]),
-            "stage": _coded(wide[c.STAGE]),
-            "reason": _coded(wide[c.REASON]),
+            "outcome": coded(wide[c.OUTCOME]),
+            "stage": coded(wide[c.STAGE]),
+            "reason": coded(wide[c.REASON]),
         },
         "values": {key: _values(wide, key) for key in content.series},
         "ranges": _ranges(content),
         "kernels": _kernels(content),
         "checks": _checks(content),
         "tails": _tails(content),
-        "recorded": _recorded_warnings(content),
+        "conditions": conditions(content),
+        "ceilings": _ceilings(content),
+        "recorded": {row: texts for row, texts in enumerate(content.warnings()) if texts},
+        "cautions": [[caution.text, list(caution.places)] for caution in content.cautions()],
         "warnings": {warning: warning.explanation for warning in SampleWarning},
         "theme": {
             "symbols": theme.SYMBOLS,
@@ -93,29 +98,14 @@ def _axis(content: Content, name: str) -> dict[str, Any]:
         "key": name,
         "label": labels.get(name, name),
         "numeric": name in content.numeric_axes,
-        "values": _coded(content.wide[name]),
+        "values": coded(content.wide[name]),
     }
-
-
-def _coded(values: pd.Series) -> dict[str, list[Any]]:
-    """Each distinct value once, in order of appearance, and its number per row. 1, 1.0 and True stay apart."""
-    numbers: dict[tuple[type, Any], int] = {}
-    codes = []
-    for value in values.tolist():
-        known = None if value is None or value != value else value  # noqa: PLR0124 (NaN is not itself)
-        codes.append(numbers.setdefault((type(known), known), len(numbers)))
-    return {"values": [_whole(value) for _, value in numbers], "codes": codes}
-
-
-def _whole(value: Any) -> Any:
-    """An integer that a frame had to keep as a float, because some row has none."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _values(wide: pd.DataFrame, key: str) -> dict[str, Any]:
     numbers = {c.MEDIAN: _floats(wide[key])} | {name: _floats(wide[field(key, name)]) for name in _STATISTICS}
     count = wide[field(key, c.N)].fillna(0).astype(int).tolist()
-    texts = {name: _coded(wide[field(key, name)].fillna("")) for name in (c.TIMER, c.WARNINGS)}
+    texts = {name: coded(wide[field(key, name)].fillna("")) for name in (c.TIMER, c.WARNINGS)}
     return {**numbers, c.N: count, **texts}
 
 
@@ -125,47 +115,77 @@ def _floats(values: pd.Series) -> list[float | None]:
 
 
 def _ranges(content: Content) -> dict[str, Any]:
-    """What inner ranges took, by row of `cells`: [metric, timer, range, median, low, high] each."""
+    """What inner ranges took: by row of `cells`, [name's number, metric's number, median, low, high] each."""
     inner = content.frame[content.frame[c.RANGE] != ""]
     rows: dict[int, list[list[Any]]] = {}
     if len(inner) > MAX_RANGES:
-        return {"rows": rows, "left_out": len(inner)}
+        return {"names": [], "metrics": [], "rows": rows, "nested": {}, "left_out": len(inner)}
     place = {key: row for row, key in enumerate(_row_keys(content.wide))}
-    names = [c.METRIC, c.TIMER, c.RANGE, c.UNIT, c.MEDIAN, c.LOW, c.HIGH]
-    for key, figures in zip(_row_keys(inner), inner[names].itertuples(index=False), strict=True):
-        rows.setdefault(place[key], []).append(list(figures))
-    return {"rows": rows, "left_out": 0}
+    names: dict[str, int] = {}
+    metrics: dict[tuple[str, str, str], int] = {}
+    columns = [c.RANGE, c.METRIC, c.TIMER, c.UNIT, c.MEDIAN, c.LOW, c.HIGH]
+    for key, (name, *metric, median, low, high) in zip(
+        _row_keys(inner), inner[columns].itertuples(index=False), strict=True
+    ):
+        number = metrics.setdefault((metric[0], metric[1], metric[2]), len(metrics))
+        figures = [_short(value) for value in (median, low, high)]
+        rows.setdefault(place[key], []).append([names.setdefault(name, len(names)), number, *figures])
+    cells = content.cells()
+    nested = {row: sorted(names[name] for name in nested_ranges(cells[row]) if name in names) for row in rows}
+    return {
+        "names": list(names),
+        "metrics": [list(metric) for metric in metrics],
+        "rows": rows,
+        "nested": {row: found for row, found in nested.items() if found},
+        "left_out": 0,
+    }
+
+
+def _short(value: float) -> float:
+    """To six digits: more of them only make the page large."""
+    return float(f"{value:.6g}")
 
 
 def _kernels(content: Content) -> dict[str, Any]:
     """What a profiled repetition ran, by row of `cells`: [name's number, count, seconds, share] each, longest first."""
     names: dict[str, int] = {}
     rows: dict[int, list[list[Any]]] = {}
-    for row, cell in enumerate(_cells(content)):
-        found = [kernel for record in cell.of(Pass.PROFILE) for kernel in record.kernels]
-        if found and cell.outcome is Outcome.OK:
+    for row, cell in enumerate(content.cells()):
+        found = kernels_of(cell)[:MAX_KERNELS]
+        if found:
             rows[row] = [
                 [names.setdefault(kernel.name, len(names)), kernel.count, kernel.total_s, kernel.share]
-                for kernel in found[:MAX_KERNELS]
+                for kernel in found
             ]
     return {"names": list(names), "rows": rows, "most": MAX_KERNELS}
+
+
+def _ceilings(content: Content) -> dict[str, Any]:
+    """What the GPUs can do at best, each kind once, and its number by row of `cells`: null where there is none."""
+    numbers: dict[tuple[str, Ceilings], int] = {}
+    codes: list[int | None] = []
+    for run in content.runs:
+        for cell in run.cells:
+            gpu = next((record.gpu for record in cell.records), "")
+            found = run.stored.ceilings.get(gpu)
+            name = gpu.split(" ", 1)[-1]
+            codes.append(numbers.setdefault((name, found), len(numbers)) if found else None)
+    kinds = [
+        {"gpu": gpu, "bytes_per_s": each.copy_bytes_per_s, "flop_per_s": each.matmul_flop_per_s, "dtype": each.dtype}
+        for gpu, each in numbers
+    ]
+    return {"kinds": kinds, "codes": codes}
 
 
 def _checks(content: Content) -> dict[int, list[Any]]:
     """What outputs were compared with, by row of `cells`: [against, passed, relative error, the worst element]."""
     found: dict[int, list[Any]] = {}
-    for row, cell in enumerate(_cells(content)):
+    for row, cell in enumerate(content.cells()):
         checks = [check for record in cell.records for check in record.checks if check.against != "none"]
         if checks:
             check = min(checks, key=lambda check: check.passed)
             found[row] = [check.against, check.passed, check.relative_error, check.worst]
     return found
-
-
-def _cells(content: Content) -> Iterator[CellResult]:
-    """The cells of all runs, in the order of the wide frame's rows."""
-    for run in content.runs:
-        yield from run.cells
 
 
 def _row_keys(frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
@@ -191,13 +211,3 @@ def _tails(content: Content) -> dict[str, Any]:
                 texts[row] = text
                 size += len(text)
     return {"rows": texts, "left_out": left_out}
-
-
-def _recorded_warnings(content: Content) -> dict[int, list[str]]:
-    """What cells' own records warn of, by row of `cells`."""
-    found: dict[int, list[str]] = {}
-    for row, cell in enumerate(_cells(content)):
-        texts = list(dict.fromkeys(text for record in cell.records for text in record.warnings))
-        if texts:
-            found[row] = texts
-    return found

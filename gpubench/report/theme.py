@@ -27,6 +27,10 @@ class Surface:
     paper: str
     colours: tuple[str, ...]
     """Of groups, in their order."""
+    parts: tuple[str, ...]
+    """Of the ranges within a step, most time first: other colours than the groups', and darker to lighter."""
+    rest: str
+    """Of what ran in none of these ranges."""
 
 
 LIGHT = Surface(
@@ -35,6 +39,8 @@ LIGHT = Surface(
     grid="#eceef2",
     paper="#ffffff",
     colours=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6bb3", "#8c8c8c"),
+    parts=("#1f4e79", "#3f86b8", "#2a9d8f", "#93b87f", "#e2c065", "#ef9d6b"),
+    rest="#a9b4c2",
 )
 DARK = Surface(
     ink="#e6e9ef",
@@ -42,6 +48,8 @@ DARK = Surface(
     grid="#262c36",
     paper="#14181f",
     colours=("#4ba8e0", "#f2854a", "#2fc496", "#e0a0c6", "#f0b840", "#9ad6f7", "#ab9ce0", "#b4b8be"),
+    parts=("#4d86c0", "#74aedb", "#37b3a3", "#a3ca92", "#ead088", "#f4b48d"),
+    rest="#6d7889",
 )
 
 

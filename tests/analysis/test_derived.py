@@ -81,6 +81,20 @@ def test_a_launch_overhead_below_nothing_is_shown_as_it_is(tmp_path):
     assert figures(tmp_path, cell)["median"]["launch_overhead"].tolist() == [-0.25]
 
 
+@pytest.mark.parametrize(
+    ("launch", "has_both"),
+    [
+        ("idle: the step is called when the GPU has nothing to do", True),
+        ("idle, for it can't be blocked: the step waits", True),
+        ("blocked: queued behind a kernel", False),
+        ("graph: a sample is one replay of 9 steps; blocked: queued", False),
+    ],
+)
+def test_a_step_timed_without_its_launches_has_no_launch_overhead_and_no_tax(tmp_path, launch, has_both):
+    metrics = figures(tmp_path, two_passes(details={"launch": launch})).index.get_level_values(0)
+    assert ("launch_overhead" in metrics, "tax" in metrics) == (has_both, has_both)
+
+
 def test_the_tax_is_how_much_longer_a_step_takes_under_the_profiler(tmp_path):
     row = figures(tmp_path, two_passes()).loc[("tax", "cuda_event, nsys")]
     assert row["median"] == pytest.approx(1.5)

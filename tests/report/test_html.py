@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis.run import load_run
-from gpubench.records import CheckResult, KernelShare, Outcome
+from gpubench.records import Ceilings, CheckResult, KernelShare, Outcome
 from gpubench.report.content import read_content
 from gpubench.report.html import render_html
 from gpubench.report.payload import ALL_TAILS_BYTES, page_data, script_json
@@ -77,7 +78,7 @@ def test_the_verdict_counts_what_became_of_the_cells(tmp_path, outcomes, words):
 
 def test_the_page_says_what_every_metric_is_and_which_timer_made_it(tmp_path):
     page = render(tmp_path, [MadeCell({}, TIMES, profile={"span": [1e-6] * 6})])
-    assert 'one step from start to end, without a profiler</td><td class="nowrap">cuda_event' in page
+    assert 'unless measure.launch leaves it out</td><td class="nowrap">cuda_event' in page
     assert 'to the end of its last</td><td class="nowrap">nsys' in page
 
 
@@ -120,7 +121,68 @@ def test_whole_numbers_stay_whole_where_a_cell_lacks_the_axis(tmp_path):
 def test_inner_ranges_are_with_their_cell(tmp_path):
     cells = [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES, profile={"span|mlp": [2.0] * 6})]
     data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
-    assert data["ranges"]["rows"] == {1: [["span", "nsys", "mlp", "s", 2.0, 2.0, 2.0]]}
+    assert data["ranges"] == {
+        "names": ["mlp"],
+        "metrics": [["span", "nsys", "s"]],
+        "rows": {1: [[0, 0, 2.0, 2.0, 2.0]]},
+        "nested": {},
+        "left_out": 0,
+    }
+
+
+def test_ranges_that_lie_in_others_are_named(tmp_path):
+    cell = MadeCell({}, TIMES, profile={"busy|layer": [2.0] * 6, "busy|mlp": [1.0] * 6})
+    nested = dataclasses.replace(cell, profile_details={"nested_ranges": ["mlp"]})
+    data = page_data(read_content([load_run(make_run(tmp_path, [cell, nested]))]))
+    assert data["ranges"]["nested"] == {1: [1]}
+
+
+def test_conditions_and_warnings_are_with_their_cell_and_warnings_are_grouped(tmp_path):
+    clocks = {
+        "sm_hz": [1410e6, 1980e6],
+        "memory_hz": [3201e6, 3201e6],
+        "temperature_c": [35, 42.5],
+        "throttled_by": ["power cap"],
+        "throttled_samples": [[0, 2]],
+    }
+    details = {"clocks": clocks, "l2": "cold", "launch": "idle: all of it"}
+    cells = [
+        MadeCell({"n": 1}, TIMES, details=details, warnings=["2 of 6 samples ran throttled"]),
+        MadeCell({"n": 2}, TIMES, profile_details={"replay_kernels": "as eager"}, profile={"busy": [1.0]}),
+        MadeCell({"n": 3}, TIMES, warnings=["4 of 6 samples ran throttled"]),
+    ]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells))]))
+    told = {column["label"]: column["values"]["values"] for column in data["conditions"]}
+    assert told == {
+        "L2 cache": ["cold", ""],
+        "launch": ["idle", ""],
+        "SM clock": ["1,410–1,980 MHz", ""],
+        "memory clock": ["3,201 MHz", ""],
+        "temperature": ["35–42.5 °C", ""],
+        "throttled": ["2 of 6 samples (power cap)", ""],
+        "replay's kernels": ["", "as eager"],
+    }
+    assert data["cautions"] == [["2 of 6 samples ran throttled", [0, 2]]]
+    assert data["recorded"] == {0: ["2 of 6 samples ran throttled"], 2: ["4 of 6 samples ran throttled"]}
+
+
+def test_ceilings_are_with_the_cells_of_their_gpu(tmp_path):
+    cells = [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, outcome=None)]
+    data = page_data(read_content([load_run(make_run(tmp_path, cells, ceilings=Ceilings(4.3e12, 780e12)))]))
+    (kind,) = data["ceilings"]["kinds"]
+    assert kind == {"gpu": "NVIDIA H200", "bytes_per_s": 4.3e12, "flop_per_s": 780e12, "dtype": "bfloat16"}
+    assert data["ceilings"]["codes"] == [0, None]
+    assert "copy 4.30 TB/s, bfloat16 matmul 780 TFLOP/s" in render(
+        tmp_path / "page", cells, ceilings=Ceilings(4.3e12, 780e12)
+    )
+
+
+def test_what_only_serves_another_figure_is_on_no_axis_and_in_no_table(tmp_path):
+    profile = {"busy": [5e-6] * 6, "profiled_step": [3e-5] * 6}
+    cell = MadeCell({}, TIMES, profile=profile)
+    data = page_data(read_content([load_run(make_run(tmp_path, [cell]))]))
+    assert [metric["key"] for metric in data["series"]] == ["step_time", "busy", "launch_overhead", "tax"]
+    assert data["values"].keys() == {"step_time", "busy", "launch_overhead", "tax"}
 
 
 def test_kernels_and_checks_are_with_their_cell(tmp_path):

@@ -5,10 +5,14 @@ function outcomeNode(outcome) {
   return h("span", { class: "outcome", style: `--light: ${style.colour}; --dark: ${style.dark}` }, h("span", { class: "glyph", "aria-hidden": "true" }, style.glyph), ` ${outcome}`);
 }
 
+// What a point tells only when it is opened, unless it is on an axis.
+const IN_DETAIL = new Set(["busy", "span", "gap", "bytes_per_s", "flop_per_s", "tax"]);
+
 function showTooltip(row, event) {
   const tooltip = document.getElementById("tooltip");
   const pairs = axisPairs(row).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
-  const figures = [...series.values()].filter((metric) => metric.median[row] !== null).flatMap((metric) => [
+  const isShown = (metric) => metric.median[row] !== null && ([state.x, state.y].includes(metric.key) || !IN_DETAIL.has(metric.key.split("@")[0]));
+  const figures = [...series.values()].filter(isShown).flatMap((metric) => [
     h("dt", {}, metric.label),
     h("dd", {}, `${formatValue(metric.median[row], metric.unit)} ${formatSpread(metric.median[row], metric.low[row], metric.high[row])}`),
   ]);
@@ -42,9 +46,11 @@ function openDetail(row, frontier) {
     standingNode(row, frontier),
     h("dl", { class: "pairs" }, axisPairs(row).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     figuresNode(row),
-    kernelsNode(row),
+    timeNode(row),
     rangesNode(row),
+    kernelsNode(row),
     checkNode(row),
+    conditionsNode(row),
     warningsNode(row),
     logNode(row, true),
     h("h3", {}, "Run it again, alone"),
@@ -91,7 +97,7 @@ function kernelsNode(row) {
     h("div", { class: "scroll" }, h("table", { class: "plain kernels" },
       h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { class: kind }, text)))),
       h("tbody", {}, kernels.map(([name, runs, seconds, share]) => h("tr", {},
-        h("td", { class: "text" }, h("code", {}, data.kernels.names[name])),
+        h("td", { class: "text" }, h("code", { title: visible(data.kernels.names[name]) }, data.kernels.names[name])),
         h("td", { class: "nowrap" }, h("span", { class: "bar", style: `--share: ${share}` }), ` ${(100 * share).toFixed(1)}%`),
         h("td", { class: "number nowrap" }, formatValue(seconds, "s")),
         h("td", { class: "number" }, runs.toLocaleString("en-US", { maximumFractionDigits: 1 }))))))),
@@ -107,15 +113,46 @@ function checkNode(row) {
   return [h("h3", {}, "Check"), h("p", {}, `${passed ? "Agrees" : "Does not agree"} with ${against}${much}. ${worst}`)];
 }
 
+function conditionsNode(row) {
+  const found = conditionsOf(row);
+  return found.length ? [h("h3", {}, "Measured under"),
+    h("dl", { class: "pairs" }, found.map(([label, text]) => h("div", {}, h("dt", {}, label), h("dd", {}, text))))] : "";
+}
+
+function timeNode(row) {
+  if (!hasTimes(row)) return "";
+  return [h("h3", {}, "Where the time goes"), h("div", { class: "legend" }, timeLegend([row])),
+    timeBar(row, Math.max(stepSeries.median[row], busySeries.median[row]))];
+}
+
+// A line per range that was opened within the step, a column per metric, and the range's share of the busy time.
 function rangesNode(row) {
   const inner = data.ranges.rows[row];
   if (!inner) return data.ranges.left_out ? h("p", { class: "small" }, "Inner ranges are too many for a page: they are in the CSV.") : "";
-  return h("details", {}, h("summary", {}, `Inner ranges (${inner.length})`),
+  const nested = new Set(data.ranges.nested[row] ?? []);
+  const lines = groupBy(inner, ([name]) => name);
+  const present = data.ranges.metrics.map((metric, code) => [code, metric]).filter(([code]) => inner.some(([, metric]) => metric === code));
+  const busy = busySeries?.median[row] ?? null;
+  const shareNode = (figures) => {
+    const seconds = figures.find(([, metric]) => metric === busyCode)?.[2];
+    return busy && seconds !== undefined ? [h("span", { class: "bar", style: `--share: ${Math.min(1, seconds / busy)}` }), ` ${((100 * seconds) / busy).toFixed(1)}%`] : "–";
+  };
+  const figureOf = (figures, code, unit) => {
+    const found = figures.find(([, metric]) => metric === code);
+    return found ? [formatValue(found[2], unit), h("span", { class: "spread" }, formatSpread(found[2], found[3], found[4]))] : "–";
+  };
+  return [
+    h("h3", {}, "Ranges within the step"),
     h("div", { class: "scroll" }, h("table", { class: "plain" },
-      h("thead", {}, h("tr", {}, h("th", {}, "range"), h("th", {}, "metric"), h("th", { class: "number" }, "median"), h("th", {}, "timer"))),
-      h("tbody", {}, inner.map(([metric, timer, range, unit, median, low, high]) => h("tr", {}, h("td", {}, range), h("td", {}, metric),
-        h("td", { class: "number" }, `${formatValue(median, unit)} ${formatSpread(median, low, high)}`), h("td", {}, timer)))))));
+      h("thead", {}, h("tr", {}, h("th", {}, "range"), h("th", {}, "share of busy"), present.map(([, [metric, timer]]) => h("th", { class: "number", title: timer }, METRIC_WORDS[metric] ?? metric)))),
+      h("tbody", {}, [...lines].map(([name, figures]) => h("tr", {},
+        h("td", { class: "text" }, rangeNames[name], nested.has(name) ? h("span", { class: "nothing" }, " within another") : ""),
+        h("td", { class: "nowrap" }, shareNode(figures)),
+        present.map(([code, [, , unit]]) => h("td", { class: "number nowrap" }, figureOf(figures, code, unit)))))))),
+  ];
 }
+
+const METRIC_WORDS = Object.fromEntries(data.series.map((metric) => [metric.key, metric.label]));
 
 function warningsNode(row) {
   const texts = [...warningsOf(row).map((kind) => `${kind}: ${data.warnings[kind] ?? ""}`), ...(data.recorded[row] ?? [])];

@@ -3,9 +3,16 @@
 const PREFIXES = { "-4": "p", "-3": "n", "-2": "µ", "-1": "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P" };
 const PREFIXED = { s: [-4, 0], B: [0, 5], "B/s": [0, 5], FLOP: [0, 5], "FLOP/s": [0, 5], "1/s": [0, 5], Hz: [0, 5] };
 
+const GLUED = { share: [100, "%"], "×": [1, "×"] };
+
 function formatValue(value, unit) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (unit in GLUED) {
+    const [scale, sign] = GLUED[unit];
+    const scaled = value * scale;
+    return digits(Math.abs(scaled) < 1000 ? Number(scaled.toPrecision(3)) : scaled) + sign;
+  }
   const rounded = Number(value.toPrecision(3));
   const exponents = PREFIXED[unit];
   if (!exponents) return `${digits(Math.abs(value) < 1000 ? rounded : value)} ${unit}`.trimEnd();

@@ -31,7 +31,8 @@ function statisticOf(metric, statistic) {
 function titleOf(key) {
   if (series.has(key)) {
     const metric = series.get(key);
-    return metric.unit && !metric.label.startsWith(`${metric.unit}/`) ? `${metric.label} (${metric.unit})` : metric.label;
+    const isSaid = ["", "share"].includes(metric.unit) || metric.label.startsWith(`${metric.unit}/`);
+    return isSaid ? metric.label : `${metric.label} (${metric.unit})`;
   }
   return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
 }
@@ -40,6 +41,10 @@ function titleOf(key) {
 const groupOf = (keys) => (row) => keys.map((key) => formatAxis(axes.get(key).of(row))).join(" · ");
 
 const axisPairs = (row) => [...axes.values()].map((axis) => [axis.label, formatAxis(axis.of(row))]);
+
+// Under what a cell was measured: [label, words] each.
+const conditions = data.conditions.map(({ label, values }) => ({ label, of: decode(values) }));
+const conditionsOf = (row) => conditions.map(({ label, of }) => [label, of(row)]).filter(([, text]) => text);
 
 const haystacks = [];
 function haystackOf(row) {

@@ -45,7 +45,8 @@ function makeView(state, shown) {
     return { group, points: frontier.points, failed, frontier, valuesX, valuesY, valueX: (row) => valuesX[0][row] };
   }
   const valueX = axes.has(state.x) ? axes.get(state.x).of : (row) => data.cells.index[row];
-  const points = shown.filter((row) => isOk(row) && valuesY[0][row] > 0 && valueX(row) !== null);
+  const canShow = (value) => value !== null && (value > 0 || !state.logY);
+  const points = shown.filter((row) => isOk(row) && canShow(valuesY[0][row]) && valueX(row) !== null);
   return { group, points, failed, frontier: null, valuesX: null, valuesY, valueX };
 }
 
@@ -219,6 +220,7 @@ function tickFormat(key, values, isLog) {
       return { tickmode: "array", tickvals: distinct, ticktext: distinct.map(formatAxis) };
     return {};
   }
+  if (metric.unit === "share") return { tickformat: "~%", ...logTicks(values, isLog) };
   const isPrefixed = isLog || metric.unit in PREFIXED;
   return { tickformat: isPrefixed ? "~s" : ",~r", ...logTicks(values, isLog) };
 }

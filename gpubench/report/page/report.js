@@ -16,6 +16,8 @@ let current = { frontier: null, shown: rows };
 function update() {
   current = drawPlot(state);
   updateTable(current.shown, current.frontier);
+  updateTimes(current.shown);
+  drawRoofline(state, current.shown);
   describeFrontier();
   describeAxes();
 }
@@ -133,11 +135,13 @@ function failedNode(row) {
 }
 
 function buildWarnings() {
-  const cellsOf = new Map();
-  const note = (text, row) => { if (!cellsOf.has(text)) cellsOf.set(text, []); cellsOf.get(text).push(row); };
+  const cellsOf = new Map(data.cautions);
   for (const row of rows) {
-    for (const kind of warningsOf(row)) note(`${kind}: ${data.warnings[kind]}`, row);
-    for (const text of data.recorded[row] ?? []) note(text, row);
+    for (const kind of warningsOf(row)) {
+      const text = `${kind}: ${data.warnings[kind]}`;
+      if (!cellsOf.has(text)) cellsOf.set(text, []);
+      cellsOf.get(text).push(row);
+    }
   }
   if (!cellsOf.size) return;
   const items = [...cellsOf].map(([text, found]) => h("li", {}, h("div", {}, h("b", {}, count(found.length, "cell")), ` ${text}`),
@@ -154,13 +158,17 @@ function setPrinting(isOn) {
   update();
 }
 
+// A plot's points tell of their cells; once per plot, for it keeps its listeners when it is drawn again.
+function listenTo(plot) {
+  if (!plot.on || plot.dataset.listens) return;
+  plot.dataset.listens = "true";
+  plot.on("plotly_hover", ({ points, event }) => { if (points[0].customdata !== undefined) showTooltip(points[0].customdata, event); });
+  plot.on("plotly_unhover", hideTooltip);
+  plot.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) openDetail(points[0].customdata, current.frontier); });
+}
+
 function listen() {
-  const plot = document.getElementById("plot");
-  if (plot.on) {
-    plot.on("plotly_hover", ({ points, event }) => { if (points[0].customdata !== undefined) showTooltip(points[0].customdata, event); });
-    plot.on("plotly_unhover", hideTooltip);
-    plot.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) openDetail(points[0].customdata, current.frontier); });
-  }
+  listenTo(document.getElementById("plot"));
   document.getElementById("detail").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
   darkMode.addEventListener("change", update);
   addEventListener("beforeprint", () => setPrinting(true));
