@@ -120,7 +120,7 @@ def _strip(outcome: str, members: pd.DataFrame) -> go.Scatter:
 def _hover(members: pd.DataFrame) -> Iterator[str]:
     """Every axis and figure of each cell; Plotly reads a little HTML here, so what users named is escaped."""
     axes = [name for name in axes_of(members) if name not in c.FRONTIER]
-    series = series_of(members)
+    series = [key for key in series_of(members) if define(key.partition("@")[0]).is_reported]
     for _, row in members.iterrows():
         lines = [f"<b>{html.escape(str(row[c.CELL_ID]))}</b>", f"{c.BACKEND}: {html.escape(str(row[c.BACKEND]))}"]
         lines += [f"{html.escape(name)}: {html.escape(_shown(row[name]))}" for name in axes]

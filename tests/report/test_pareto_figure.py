@@ -62,6 +62,13 @@ def test_hovering_tells_every_axis_and_figure(tmp_path):
         assert part in text
 
 
+def test_hovering_leaves_out_what_is_no_figure_of_its_own(tmp_path):
+    profiled = cell("torch", 1, 10, 10, profile={"busy": [1e-6] * 6, "profiled_step": [1e-3] * 6})
+    text = by_mode(figure_of(tmp_path, [profiled]), "markers")[0].hovertext[0]
+    assert "busy: 1.00 µs" in text
+    assert "profiled_step" not in text
+
+
 def test_values_that_span_much_are_on_a_log_scale(tmp_path):
     wide = figure_of(tmp_path / "a", [cell("torch", 1, 1, 1), cell("torch", 2, 100, 2)])
     assert (wide.layout.xaxis.type, wide.layout.yaxis.type) == ("log", "linear")
