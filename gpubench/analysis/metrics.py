@@ -63,8 +63,8 @@ METRICS: Mapping[str, Metric] = {
         _seconds(
             "step_time",
             "step time",
-            "one step from start to end, without a profiler; the host's launching is in it, unless measure.launch leaves "
-            "it out",
+            "one step from start to end, without a profiler; with the host's launching in it, unless measure.launch "
+            "leaves it out",
         ),
         _seconds("kernel_sum", "kernel sum", "the durations of a step's kernels, added; overlapping ones count twice"),
         _seconds("busy", "busy", "the time in which at least one of the step's operations ran on the GPU"),
