@@ -179,12 +179,13 @@ def _of_closed(members: Pairs, ranges: Ranges) -> Pairs:
 
 
 def _queued_behind(ranges: Ranges, found: Figures) -> npt.NDArray[np.bool_]:
-    """Whether a range's first operation started before the last one of an earlier range of its thread had ended.
+    """Whether a range's first operation was launched before the last one of an earlier range of its thread had ended.
 
     Such a range waited for the GPU: its launch delay is a queue's, not the launch's. Only ranges that were closed
     before it was opened, and that used the same device, count as earlier.
     """
     queued = np.zeros(len(ranges.start), np.bool_)
+    launched_at = found.start - found.launch_delay
     lane = pair_codes(ranges.thread[found.group], found.device)
     for code in np.unique(lane[found.device >= 0]):
         mine = np.flatnonzero(lane == code)
@@ -192,7 +193,7 @@ def _queued_behind(ranges: Ranges, found: Figures) -> npt.NDArray[np.bool_]:
         by_end = np.argsort(ranges.end[rows], kind="stable")
         done = np.maximum.accumulate((found.start + found.span)[mine][by_end])
         earlier = np.searchsorted(ranges.end[rows][by_end], ranges.start[rows], side="left")
-        queued[rows] = (earlier > 0) & (found.start[mine] < done[np.maximum(earlier - 1, 0)])
+        queued[rows] = (earlier > 0) & (launched_at[mine] < done[np.maximum(earlier - 1, 0)])
     return queued
 
 

@@ -18,6 +18,7 @@ from gpubench.profilers.tables import CAPTURED_COLUMNS, KERNEL_COLUMNS, RANGE_CO
 
 TRACES = Path(__file__).parents[1] / "data" / "nsys"
 NODE, GRAPH = str(TRACES / "node.sqlite"), str(TRACES / "graph.sqlite")
+QUEUED = "note: 4 range instances were queued behind an earlier one; synchronise first to time their launch\n"
 INSTANCE_COLUMNS = "range,start_ns,span_ns,busy_ns,kernel_sum_ns,gap_ns,operations,launches,host_ns"
 
 
@@ -91,7 +92,8 @@ def test_what_limits_the_figures_is_said_beside_them_not_among_them() -> None:
     assert "note: CUDA graphs were traced as a whole" in result.stderr
     assert "91% of the GPU time was launched outside of all ranges" in result.stderr
     assert "note" not in result.stdout
-    assert run(NODE).stderr == ""
+    assert run(NODE).stderr == QUEUED
+    assert run(str(TRACES / "nested.sqlite")).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_the_help_lists_every_column() -> None:
 
 def test_the_program_prints_tables_to_stdout_and_a_mistake_to_stderr(tmp_path: Path) -> None:
     done = gpubench(tmp_path, "nsys", NODE, "--instances", "--format", "csv")
-    assert (done.code, done.out.splitlines()[0], done.err) == (0, INSTANCE_COLUMNS, "")
+    assert (done.code, done.out.splitlines()[0], done.err) == (0, INSTANCE_COLUMNS, QUEUED)
     (tmp_path / "trace.sqlite").touch()
     failed = gpubench(tmp_path, "nsys", "trace.sqlite")
     assert (failed.code, failed.out) == (2, "")

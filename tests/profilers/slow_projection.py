@@ -97,7 +97,8 @@ class SlowProjection:
             and end_of(before) < item.start
             and self.device(other) == device
         ]
-        return bool(earlier) and min(self.operations[o].start for o in self.members(row)) < max(earlier)
+        first = min(self.members(row), key=lambda o: (self.operations[o].start, self.call_of[o].start))
+        return bool(earlier) and self.call_of[first].start < max(earlier)
 
     def device(self, row: int) -> int | None:
         devices = {self.operations[o].device for o in self.members(row)}

@@ -33,7 +33,14 @@ def test_every_repetition_is_a_sample_of_every_metric() -> None:
         "profiled_step": [88554, 37796, 40552, 48901, 38460],
     }
     assert {(m.unit, m.timer) for m in profile.measurements} == {("s", Timer.NSYS)}
-    assert profile.warnings == []
+
+
+def test_replays_that_nobody_waited_for_were_queued() -> None:
+    profile = join_cell(project(NSYS / "node.sqlite"), "graph")
+    assert profile.warnings == [
+        "4 of 5 profiled repetitions were queued behind the one before, so that their launch delay is a queue's"
+    ]
+    assert join_cell(project(NSYS / "node.sqlite"), "eager").warnings == []
 
 
 def test_the_kernels_of_a_cell_add_up_to_its_kernel_sum() -> None:
@@ -51,7 +58,7 @@ def test_of_graphs_traced_as_a_whole_the_span_alone_is_known() -> None:
         "span": [18784, 19040, 18912, 18912, 18912],
         "profiled_step": [74515, 35378, 37175, 43889, 54271],
     }
-    assert "traced as a whole" in profile.warnings[0]
+    assert "traced as a whole" in profile.warnings[-1]
 
 
 def test_inner_ranges_are_summed_per_repetition_and_parents_are_not_added_to_children(tmp_path: Path) -> None:

@@ -319,6 +319,16 @@ def test_a_range_that_waited_for_an_earlier_one_is_flagged(tmp_path: Path) -> No
     assert projection.ranges["queued_behind"].tolist() == [1]
 
 
+def test_on_one_stream_a_launch_before_the_earlier_range_has_finished_is_what_tells_a_queue(tmp_path: Path) -> None:
+    projection = one(
+        tmp_path,
+        ranges=[Range("rep", 0, 3), Range("rep", 4, 8)],
+        calls=[Call(1, 2, 1), Call(5, 6, 2)],
+        operations=[Operation(5, 50, 1), Operation(50, 60, 2)],
+    )
+    assert projection.instances["queued_behind"].tolist() == [False, True]
+
+
 def test_work_from_another_thread_is_missed_and_said_so(tmp_path: Path) -> None:
     projection = one(
         tmp_path,
