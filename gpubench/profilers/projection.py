@@ -146,7 +146,7 @@ def _instances(ranges: Ranges, launched: Launched, members: Pairs, ancestry: Pai
         "host_ns": nullable(ranges.end - ranges.start, ranges.end != OPEN_END),
         "launch_delay_ns": spread(found.group, found.launch_delay, count),
         "queued_behind": _queued_behind(ranges, found),
-        "unattributed_share": _unattributed_shares(ranges, launched, innermost, found),
+        "unattributed_share": _unattributed_shares(ranges, launched, found),
         **figure_columns(exclusive, count, "exclusive_"),
         "host_start_ns": ranges.start,
         "pid": ranges.thread >> THREAD_BITS & _ID_MASK,
@@ -197,24 +197,25 @@ def _queued_behind(ranges: Ranges, found: Figures) -> npt.NDArray[np.bool_]:
     return queued
 
 
-def _unattributed_shares(
-    ranges: Ranges, launched: Launched, innermost: Ints, found: Figures
-) -> npt.NDArray[np.float64]:
-    """Of the GPU time launched while a range was open, the share that lies in no range: other threads' work."""
-    lost = np.flatnonzero(innermost[: len(launched.calls)] < 0)
-    missed = np.zeros(len(ranges.start), np.int64)
-    for process in np.unique(launched.process[lost]):
-        mine = lost[launched.process[lost] == process]
+def _unattributed_shares(ranges: Ranges, launched: Launched, found: Figures) -> npt.NDArray[np.float64]:
+    """Of the GPU time that a range's process launched while it was open, the share that it doesn't see.
+
+    That is other threads' work, whether these have ranges of their own or not.
+    """
+    total = np.zeros(len(ranges.start), np.int64)
+    made = launched.process[: len(launched.calls)]
+    for process in np.unique(made):
+        mine = np.flatnonzero(made == process)
         mine = mine[np.argsort(launched.calls.start[mine], kind="stable")]
         starts = launched.calls.start[mine]
-        total = np.concatenate([[0], launched.duration[mine].cumsum()])
+        so_far = np.concatenate([[0], launched.duration[mine].cumsum()])
         rows = np.flatnonzero(ranges.thread >> THREAD_BITS == process)
         first = np.searchsorted(starts, ranges.start[rows], side="left")
         last = np.searchsorted(starts, ranges.end[rows], side="right")
-        missed[rows] = total[last] - total[first]
-    own = np.zeros(len(missed), np.int64)
+        total[rows] = so_far[last] - so_far[first]
+    own = np.zeros(len(total), np.int64)
     own[found.group] = found.duration
-    shares: npt.NDArray[np.float64] = missed / np.maximum(missed + own, 1)
+    shares: npt.NDArray[np.float64] = (total - own) / np.maximum(total, 1)
     return shares
 
 

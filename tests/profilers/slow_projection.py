@@ -109,7 +109,7 @@ class SlowProjection:
         missed = sum(
             o.end - o.start
             for o, call, chain in zip(self.operations, self.call_of, self.chain_of, strict=True)
-            if not chain and call and call.pid == item.pid and item.start <= call.start <= end_of(item)
+            if row not in chain and call and call.pid == item.pid and item.start <= call.start <= end_of(item)
         )
         own = sum(self.operations[o].end - self.operations[o].start for o in self.members(row))
         return missed / max(missed + own, 1)

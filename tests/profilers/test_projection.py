@@ -341,6 +341,17 @@ def test_work_from_another_thread_is_missed_and_said_so(tmp_path: Path) -> None:
     assert projection.unattributed_share == pytest.approx(0.6)
 
 
+def test_work_from_another_thread_is_missed_even_where_that_thread_has_ranges_of_its_own(tmp_path: Path) -> None:
+    projection = one(
+        tmp_path,
+        ranges=[Range("rep", 0, 10), Range("layer", 3, 6, tid=2)],
+        calls=[Call(1, 2, 1), Call(4, 5, 2, tid=2)],
+        operations=[Operation(10, 20, 1), Operation(20, 50, 2)],
+    )
+    assert projection.instances["unattributed_share"].tolist() == [0.75, 0.0]
+    assert projection.unattributed_share == 0
+
+
 def test_a_name_nested_in_itself_is_not_counted_twice(tmp_path: Path) -> None:
     projection = one(
         tmp_path,

@@ -11,7 +11,7 @@ from test_projection import NSYS, rows
 from gpubench.profilers.join import join_cell
 from gpubench.profilers.projection import Projection, project
 
-SCENES = ("eager", "streams", "queued", "threads", "graph")
+SCENES = ("eager", "streams", "queued", "graph")
 LAYERS = 3
 KERNELS_PER_STEP = 21
 
@@ -130,6 +130,12 @@ class TestThreads:
         assert other["parent"] is None, "a range of one thread never lies in one of another"
         assert outer["host_start_ns"] < other["host_start_ns"]
         assert outer["operations"] == other["operations"] == KERNELS_PER_STEP
+
+
+    def test_a_cell_that_does_not_see_all_of_its_work_gets_no_kernel_times(self, nested: Projection) -> None:
+        profile = join_cell(nested, "threads")
+        assert profile.measurements == []
+        assert "was launched from other threads, which its ranges don't see" in profile.warnings[0]
 
 
 class TestReplays:
