@@ -15,6 +15,7 @@ from gpubench.profilers.export import (
     ABOUT,
     CALLS,
     COPY_KINDS,
+    DETAILS,
     EVENTS,
     GRAPHS,
     KERNELS,
@@ -38,6 +39,7 @@ _KEPT = {
     GRAPHS: _OPERATION,
     NODES: ("start", "globalTid", "graphNodeId", "originalGraphNodeId"),
     COPY_KINDS: ("id", "label"),
+    DETAILS: ("duration",),
     ABOUT: ("name", "value"),
 }
 _ROWS = {

@@ -13,6 +13,7 @@ import pandas as pd
 from gpubench.profilers.export import (
     CALLS,
     COPY_KINDS,
+    DETAILS,
     EVENTS,
     GRAPHS,
     KERNELS,
@@ -163,11 +164,16 @@ def _read_ranges(export: Export, strings: dict[int, str]) -> Ranges:
     end = rows["end"][~is_domain]
     return Ranges(
         start=rows["start"][~is_domain],
-        end=np.where(end == NOTHING, OPEN_END, end),
+        end=np.where((end == NOTHING) | np.isin(end, _recording_ends(export)), OPEN_END, end),
         thread=rows["globalTid"][~is_domain],
         name=codes.astype(np.int64),
         names=[str(name) for name in unique],
     )
+
+
+def _recording_ends(export: Export) -> Ints:
+    """When recording ended: some versions of nsys let a range that was still open end at just that moment."""
+    return export.ints(DETAILS, ["duration"])["duration"] if export.has(DETAILS, "duration") else np.empty(0, np.int64)
 
 
 def _read_calls(export: Export) -> Calls:

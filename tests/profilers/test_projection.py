@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from nsys_traces import GRAPH, KERNEL, MEMCPY, MEMSET, Call, Given, Node, Operat
 from slow_projection import SlowProjection, label
 
 from gpubench.profilers.projection import Projection, project
+from gpubench.profilers.scrub import scrub
 from gpubench.profilers.tables import INSTANCE_COLUMNS, KERNEL_COLUMNS, RANGE_COLUMNS
 
 NSYS = Path(__file__).parents[1] / "data" / "nsys"
@@ -306,6 +309,23 @@ def test_a_range_that_was_never_closed_is_the_place_of_the_crash_and_not_timed(t
     assert projection.open_ranges["depth"].tolist() == [0, 1, 2]
     assert projection.open_ranges["operations"].tolist() == [2, 1, 1]
     assert projection.unattributed_share == 0
+
+
+@pytest.mark.parametrize("is_scrubbed", [False, True])
+def test_a_range_that_ends_with_the_recording_was_never_closed(tmp_path: Path, is_scrubbed: bool) -> None:
+    made = Given(
+        ranges=[Range("cell=a/rep", 5, 9), Range("cell=b", 10, 100), Range("cell=b/rep", 12, 100)],
+        calls=[Call(6, 7, 1), Call(13, 14, 2)],
+        operations=[Operation(8, 9, 1), Operation(20, 21, 2)],
+    )
+    path = write_trace(tmp_path / "made.sqlite", made)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE ANALYSIS_DETAILS (globalVid, duration, startTime, stopTime)")
+        database.execute("INSERT INTO ANALYSIS_DETAILS VALUES (1, 100, 1000, 1100)")
+        database.commit()
+    projection = project(scrub(path, tmp_path / "clean.sqlite") if is_scrubbed else path)
+    assert projection.instances["range"].tolist() == ["gpubench:cell=a/rep"]
+    assert projection.open_ranges["range"].tolist() == ["gpubench:cell=b", "gpubench:cell=b/rep"]
 
 
 def test_a_range_that_waited_for_an_earlier_one_is_flagged(tmp_path: Path) -> None:

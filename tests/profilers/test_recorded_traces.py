@@ -131,7 +131,6 @@ class TestThreads:
         assert outer["host_start_ns"] < other["host_start_ns"]
         assert outer["operations"] == other["operations"] == KERNELS_PER_STEP
 
-
     def test_a_cell_that_does_not_see_all_of_its_work_gets_no_kernel_times(self, nested: Projection) -> None:
         profile = join_cell(nested, "threads")
         assert profile.measurements == []
