@@ -119,13 +119,15 @@ class NsysLauncher:
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         """Add what the trace in a worker's folder says; where it says nothing, the reason as a warning."""
-        if not any(record.outcome is Outcome.OK for record in records):
-            return list(records)
         try:
+            if not any(record.outcome is Outcome.OK for record in records):
+                return list(records)
             export = self._export(folder)
             return self._join(export, records)
         except GpubenchError as error:
             return [_without_figures(record, str(error)) for record in records]
+        finally:
+            self._discard(folder)
 
     def _export(self, folder: Path) -> Path:
         from gpubench.profilers.scrub import scrub
@@ -135,9 +137,14 @@ class NsysLauncher:
         raw = export_report(self.nsys, report, folder / f"{TRACE}.raw.sqlite")
         clean = scrub(raw, folder / f"{TRACE}.sqlite")
         raw.unlink()
-        if not self.keep_traces:
-            report.unlink()
         return clean
+
+    def _discard(self, folder: Path) -> None:
+        """Remove nsys's own report, whatever became of the cells: it holds the worker's environment."""
+        if not self.keep_traces:
+            for left in folder.glob(f"{TRACE}.*"):
+                if left.name != f"{TRACE}.sqlite":
+                    left.unlink()
 
     def _join(self, export: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         from gpubench.profilers.projection import project

@@ -165,6 +165,7 @@ def test_what_is_kept_of_a_trace_has_no_environment_in_it(folder: Path, results:
     assert traces
     assert not [text for text in traces if os.environ["PATH"].encode() in text]
     assert not [name for name, text in kept.items() if SECRET.encode() in text]
+    assert not [name for name in kept if "/trace." in name and not name.endswith("/trace.sqlite")]
 
 
 def test_the_user_is_told_of_both_passes(finished: Finished, results: dict[str, CellResult]) -> None:
