@@ -112,7 +112,7 @@ def warnings_of(cells: Sequence[CellResult]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Caution:
-    """A warning and the cells that have it, by their place; it is worded as in the first of them."""
+    """A warning and the cells that have it, by their place; where numbers differ, it says that it has the first's."""
 
     text: str
     places: tuple[int, ...]
@@ -121,12 +121,15 @@ class Caution:
 def group_cautions(warnings: Sequence[Sequence[str]]) -> list[Caution]:
     """Warnings that differ in their numbers alone are one, in the order of their first cells."""
     texts: dict[str, str] = {}
+    varied: set[str] = set()
     places: defaultdict[str, list[int]] = defaultdict(list)
     for place, of_cell in enumerate(warnings):
         for kind, text in {_without_numbers(text): text for text in reversed(of_cell)}.items():
-            texts.setdefault(kind, text)
+            if texts.setdefault(kind, text) != text:
+                varied.add(kind)
             places[kind].append(place)
-    return [Caution(text, tuple(places[kind])) for kind, text in texts.items()]
+    note = {kind: " (the first cell's numbers)" for kind in varied}
+    return [Caution(text + note.get(kind, ""), tuple(places[kind])) for kind, text in texts.items()]
 
 
 def _without_numbers(text: str) -> str:

@@ -214,7 +214,7 @@ def _warnings(content: Content) -> list[str]:
     found = content.cautions()
     if not found:
         return []
-    lines = [f"- {escape(caution.text)} ({_count(len(caution.places))})" for caution in found[:MAX_WARNINGS]]
+    lines = [f"- **{_count(len(caution.places))}**: {escape(caution.text)}" for caution in found[:MAX_WARNINGS]]
     if len(found) > MAX_WARNINGS:
         lines.append(f"- and {len(found) - MAX_WARNINGS} more, in the page")
     return ["### Warnings", "\n".join(lines)]

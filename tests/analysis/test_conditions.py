@@ -88,6 +88,6 @@ def test_a_replay_of_other_kernels_is_warned_of_and_one_of_the_same_is_not(tmp_p
 def test_warnings_that_differ_in_numbers_alone_are_one_worded_as_in_the_first_cell(tmp_path):
     warnings = [["3 of 20 samples ran throttled"], [], ["12 of 20 samples ran throttled", "too hot"], ["too hot"]]
     assert group_cautions(warnings) == [
-        Caution("3 of 20 samples ran throttled", (0, 2)),
+        Caution("3 of 20 samples ran throttled (the first cell's numbers)", (0, 2)),
         Caution("too hot", (2, 3)),
     ]

@@ -162,7 +162,7 @@ def test_conditions_and_warnings_are_with_their_cell_and_warnings_are_grouped(tm
         "throttled": ["2 of 6 samples (power cap)", ""],
         "replay's kernels": ["", "as eager"],
     }
-    assert data["cautions"] == [["2 of 6 samples ran throttled", [0, 2]]]
+    assert data["cautions"] == [["2 of 6 samples ran throttled (the first cell's numbers)", [0, 2]]]
     assert data["recorded"] == {0: ["2 of 6 samples ran throttled"], 2: ["4 of 6 samples ran throttled"]}
 
 

@@ -113,7 +113,9 @@ def test_profiler_and_ceilings_stand_in_that_line_too(tmp_path):
 
 def test_warnings_are_listed_once_with_the_number_of_cells(tmp_path):
     cells = [MadeCell({"n": n}, steady(1e-5), warnings=[f"{n + 3} of 10 samples ran throttled"]) for n in range(3)]
-    assert "### Warnings\n\n- 3 of 10 samples ran throttled (3 cells)" in report(tmp_path, cells)
+    assert "### Warnings\n\n- **3 cells**: 3 of 10 samples ran throttled (the first cell's numbers)" in report(
+        tmp_path, cells
+    )
     many = [MadeCell({"n": n}, steady(1e-5), warnings=["too hot by " + "x" * n]) for n in range(20)]
     assert "- and 8 more, in the page" in report(tmp_path / "many", many)
 
