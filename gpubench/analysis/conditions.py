@@ -128,7 +128,7 @@ def group_cautions(warnings: Sequence[Sequence[str]]) -> list[Caution]:
             if texts.setdefault(kind, text) != text:
                 varied.add(kind)
             places[kind].append(place)
-    note = {kind: " (the first cell's numbers)" for kind in varied}
+    note = dict.fromkeys(varied, " (the first cell's numbers)")
     return [Caution(text + note.get(kind, ""), tuple(places[kind])) for kind, text in texts.items()]
 
 
