@@ -23,7 +23,9 @@ from gpubench.worker.subject import Prepared
 
 __all__ = ["capture_range", "profile_trial", "recording"]
 
-REPETITIONS = 10
+FEWEST_REPETITIONS, MOST_REPETITIONS = 10, 40
+ENOUGH_S = 0.01
+"""Short steps are repeated more often, as often as fits in this: of a few µs, the median of ten is still a few ticks off."""
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def capture_range(device: Device, cell_id: str) -> Iterator[None]:
 
 
 def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, enter: Callable[[Stage], None]) -> Trial:
-    """Warm up, then run `cell=ID/rep` up to ten times inside `cell=ID`, each from an idle device.
+    """Warm up, then run `cell=ID/rep` 10 to 40 times inside `cell=ID`, each from an idle device.
 
     A step that replays a graph and says what it holds is then run without it, once, in `cell=ID/eager`. Under
     `timer: cupti` the process records itself and the trial has measurements and kernels; else the profiler has them.
@@ -62,7 +64,7 @@ def profile_trial(prepared: Prepared, cell_id: str, settings: MeasureSettings, e
     flush = L2Flush(device, settings.l2)
     enter(Stage.WARMUP)
     warmed = warm_up(prepared, settings.warmup_time_s)
-    repetitions = max(1, min(REPETITIONS, int(settings.max_time_s / warmed.step_s)))
+    repetitions = count_repetitions(warmed.step_s, settings.max_time_s)
     enter(Stage.PROFILE)
     with recording(device) if recorder is None else recorder.recording(), annotate(f"cell={cell_id}"):
         for number in range(1, repetitions + 1):
@@ -98,3 +100,9 @@ def _run_eagerly(prepared: Prepared, eager: Step, cell_id: str) -> None:
 
 def _tagged(recorder: CuptiRecorder | None, tag: int) -> AbstractContextManager[None]:
     return contextlib.nullcontext() if recorder is None else recorder.tagged(tag)
+
+
+def count_repetitions(step_s: float, max_time_s: float) -> int:
+    """How often a step of that length is recorded: 10 to 40 times, fewer if these don't fit in `max_time_s`."""
+    wanted = min(MOST_REPETITIONS, max(FEWEST_REPETITIONS, int(ENOUGH_S / step_s)))
+    return max(1, min(wanted, int(max_time_s / step_s)))

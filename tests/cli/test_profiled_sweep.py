@@ -22,7 +22,7 @@ from gpubench.records import CellRecord, Outcome, Pass, Stage
 from gpubench.store import read_run
 
 INSTALLED = Path(__file__).parents[2] / ".nsys"
-REPETITIONS = 10
+REPETITIONS = 40
 SECRET = "hunter2-and-more"
 MEASURE = "measure: {trials: 1, warmup_time_s: 0, min_samples: 3, max_samples: 3}"
 SWEEP = f"""

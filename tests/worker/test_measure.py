@@ -13,6 +13,7 @@ from worker_cells import QUICK, bare, prepare, run_cell
 
 from gpubench.records import Pass
 from gpubench.worker.measure import warm_up
+from gpubench.worker.profiled import count_repetitions
 
 
 class SteppedClock:
@@ -56,7 +57,7 @@ def test_a_slow_first_step_costs_the_profile_pass_no_repetitions() -> None:
 
     record = run_cell(bare(slow_at_first(0.11)).name, "tested", measure=measure, pass_=Pass.PROFILE).record
 
-    assert record.details["repetitions"] == 10
+    assert record.details["repetitions"] == 40
     assert record.details["first_step_s"] >= 0.11
 
 
@@ -77,3 +78,7 @@ def test_figures_have_no_digits_that_mean_nothing() -> None:
     assert rate.samples == pytest.approx([1 / seconds for seconds in step_time.samples], rel=1e-7)
     assert all(len(Decimal(repr(value)).as_tuple().digits) <= 9 for value in rate.samples)
     assert set(tokens.samples) == {123_456_789_012}
+
+
+def test_short_steps_are_recorded_more_often_than_long_ones_and_within_the_time_there_is() -> None:
+    assert [count_repetitions(step_s, 5.0) for step_s in (1e-6, 5e-4, 1e-2, 0.1, 1.0, 60.0)] == [40, 20, 10, 10, 5, 1]

@@ -224,7 +224,7 @@ def test_the_profile_pass_runs_without_a_profiler_too() -> None:
     record = run_cell(doubling(lambda x: x + x), "tested", pass_=Pass.PROFILE).record
 
     assert (record.outcome, record.measurements) == (Outcome.OK, [])
-    assert record.details["repetitions"] == 10
+    assert record.details["repetitions"] == 40
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupti") is None, reason="needs cupti-python")
@@ -252,7 +252,7 @@ def test_cupti_gives_kernel_times_of_every_repetition_and_replays_too() -> None:
         assert record.warnings == []
         found = {measurement.metric: measurement.samples for measurement in record.measurements}
         assert set(found) == {"kernel_sum", "busy", "span", "gap"}
-        assert all(len(samples) == 10 for samples in found.values())
+        assert all(len(samples) == 40 for samples in found.values())
         assert all(0 < busy <= span for busy, span in zip(found["busy"], found["span"], strict=True))
         assert found["kernel_sum"] == pytest.approx(found["busy"]), "two kernels on one stream don't overlap"
         assert [(kernel.kind, kernel.count) for kernel in record.kernels] == [("kernel", 1)] * 2
