@@ -21,6 +21,11 @@ def nested() -> Projection:
     return project(NSYS / "nested.sqlite")
 
 
+@pytest.fixture(scope="module")
+def died() -> Projection:
+    return project(NSYS / "died.sqlite")
+
+
 def theirs(report: str) -> pd.DataFrame:
     """A report of `nsys stats`, with the names as they are: nsys puts a colon before one of the default domain."""
     table = pd.read_csv(NSYS / f"nested.{report}.csv")
@@ -118,8 +123,21 @@ class TestStreams:
         by_kind = ran.groupby("kind")["total_ns"].sum()
         assert by_kind["kernel"] == steps["kernel_sum_ns"].sum()
         assert ran[ran["kind"] == "memcpy"]["kernel"].tolist() == ["[memcpy Host-to-Device]"]
+        assert ran[ran["kind"] == "memset"]["count"].tolist() == [len(steps)], "a reduction's semaphores"
         assert by_kind.sum() >= steps["busy_ns"].sum(), "what overlaps is busy once"
         assert ran["count"].sum() == steps["operations"].sum()
+
+
+class TestQueue:
+    def test_repetitions_that_nobody_waited_for_are_flagged_and_others_are_not(self, nested: Projection) -> None:
+        assert instances_of(nested, "cell=queued/rep")["queued_behind"].tolist() == [False, True, True]
+        for scene in ("eager", "streams", "graph"):
+            assert not instances_of(nested, f"cell={scene}/rep")["queued_behind"].any()
+
+    def test_in_a_queue_the_launch_delay_is_the_time_spent_in_it(self, nested: Projection) -> None:
+        first, second, third = rows(instances_of(nested, "cell=queued/rep"))
+        assert second["launch_delay_ns"] > first["busy_ns"] / 2
+        assert third["launch_delay_ns"] > second["launch_delay_ns"]
 
 
 class TestThreads:
@@ -178,6 +196,23 @@ def test_every_scene_makes_a_cell(nested: Projection, scene: str) -> None:
     profile = join_cell(nested, scene)
     assert {"kernel_sum", "busy", "span", "gap"} <= {m.metric for m in profile.measurements if m.range == ""}
     assert sum(kernel.share for kernel in profile.kernels) == pytest.approx(1)
+
+
+class TestDeath:
+    """An illegal access while two ranges were open, and the process aborted."""
+
+    def test_the_cell_before_it_has_all_its_figures(self, died: Projection) -> None:
+        before = instances_of(died, "cell=eager/rep")
+        assert before["operations"].tolist() == [KERNELS_PER_STEP] * 4
+        assert (before["kernel_sum_ns"] > 0).all()
+        profile = join_cell(died, "eager")
+        assert len(profile.measurements[0].samples) == 4
+        assert profile.warnings == []
+
+    def test_the_ranges_that_were_open_are_where_it_happened(self, died: Projection) -> None:
+        assert died.open_ranges["range"].tolist() == ["gpubench:cell=died/rep", "gpubench:attention"]
+        assert died.open_ranges["depth"].tolist() == [0, 1]
+        assert "gpubench:cell=died/rep" not in set(died.instances["range"])
 
 
 def test_nothing_of_the_machine_is_in_what_is_kept() -> None:
