@@ -66,7 +66,7 @@ def markdown(readings: pd.DataFrame) -> str:
     lines = [" | ".join(header), " | ".join(["---"] * len(axes) + ["---:"] * (len(timers) + 1))]
     for row in readings.to_dict("records"):
         ratios = [row[name] / row[TRUTH] for name in timers]
-        cells = [*(str(row[axis]) for axis in axes), f"{row[TRUTH] * 1e6:,.2f}", *map(multiple, ratios)]
+        cells = [*(str(row[axis]) for axis in axes), micros(row[TRUTH]), *map(multiple, ratios)]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
@@ -75,13 +75,18 @@ def multiple(ratio: float) -> str:
     return "–" if pd.isna(ratio) else f"{ratio:.3g}" if ratio >= 10 else f"{ratio:.2f}"
 
 
+def micros(seconds: float) -> str:
+    return "–" if pd.isna(seconds) else f"{seconds * 1e6:,.2f}"
+
+
 def describe(out: Path) -> str:
     """What the run was made on."""
-    environment = read_run(list_runs(out / TRUTH)[-1]).header.environment
+    header = read_run(list_runs(out / TRUTH)[-1]).header
+    environment = header.environment
     gpus = ", ".join(sorted({gpu["name"] for gpu in environment.get("gpus", [])}))
     named = {name: environment.get(name) for name in ("driver", "cuda", "torch", "triton")}
     versions = [f"{name} {value}" for name, value in named.items() if value]
-    return f"{', '.join([gpus, *versions])}; {environment.get('profiler', '').partition(' at ')[0]}."
+    return f"{', '.join([gpus, *versions])}; {environment.get('profiler', '')}; {header.created_at[:10]}."
 
 
 def plot(readings: pd.DataFrame) -> go.Figure:

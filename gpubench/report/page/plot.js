@@ -5,7 +5,7 @@ const MANY = 2000; // points beyond which intervals and labels are noise, and We
 const MANY_LINES = 240;
 const MANY_GROUPS = 32; // beyond which a legend hides the plot; hovering still names the group
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
-const MARGIN = { left: 78, right: 20, top: 46, bottom: 56 };
+const MARGIN = { left: 78, right: 44, top: 46, bottom: 56 };
 
 // state: {x, y, group: [axis keys], statistic, logX, logY, intervals, label, filter: Map}
 // Gives {frontier, shown}: what the table marks; frontier is null when x is no metric.
@@ -178,7 +178,7 @@ function layoutOf(state, view) {
     font: { family: theme.font, size: 12, color: surface.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: "zoom",
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
     showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
     xaxis: {
