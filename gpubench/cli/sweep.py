@@ -138,6 +138,8 @@ def _plan(
 
     loaded = load_sweep(file, overlay=None if gpus else "cpu", overrides=overrides)
     catalogue = load_catalogue(loaded.plugins)
+    if not gpus and loaded.spec.overlay:
+        expand(load_sweep(file, overrides=overrides), catalogue)  # a mistake in what the overlay replaces is one too
     grid = select(expand(loaded, catalogue), only)
     return SweepRequest(
         sweep=loaded,

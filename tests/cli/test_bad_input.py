@@ -228,3 +228,11 @@ def test_a_plugin_that_hangs_is_ended_with_its_children_and_the_line_it_hung_in(
     with pytest.raises(PluginError, match=told):
         hung_import.result()
     assert not any(process.info["cmdline"] == ["sleep", "86399"] for process in psutil.process_iter(["cmdline"]))
+
+
+def test_a_mistake_in_what_the_overlay_replaces_is_told_without_a_gpu_too(tmp_path: Path) -> None:
+    text = "workload: matmul\naxes:\n  backend: [torch, tritn]\n  m: [8]\nparams: {n: 8, k: 8}\n"
+    sweep = write_sweep(tmp_path, text + "overlay: {cpu: {axes: {backend: [torch]}}}\n")
+    refused = gpubench(tmp_path, "sweep", str(sweep), "--dry-run")
+    assert refused.code == 2
+    assert "sweep.yaml:3: axes.backend[1]: unknown backend 'tritn' of matmul; did you mean 'triton'?" in refused.err
