@@ -257,6 +257,18 @@ class Task:
     artifacts: str
     """The cell's own folder: its stdout, its stderr, what a workload leaves."""
 
+    def record(self, trial: int, outcome: Outcome, stage: Stage, **found: Any) -> CellRecord:
+        """The record of one of its trials; `found` are the record's other fields."""
+        return CellRecord(
+            **vars(self.cell),
+            trial=trial,
+            pass_=self.pass_,
+            attempt=self.attempt,
+            outcome=outcome,
+            stage=stage,
+            **found,
+        )
+
 
 @dataclass(frozen=True, config=_FROZEN)
 class Ceilings:

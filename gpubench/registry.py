@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
@@ -37,6 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MetricFunction = Callable[..., float]
 
 _workloads: dict[str, Workload] = {}
+_INSTALLED_IN = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,10 @@ def registered() -> Mapping[str, Workload]:
 
 def _origin(function: Callable[..., Any]) -> str:
     code = inspect.unwrap(function).__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"
+    file = Path(code.co_filename)
+    if file.is_relative_to(_INSTALLED_IN):  # our own are the same everywhere, and runs that name them get published
+        file = file.relative_to(_INSTALLED_IN.parent)
+    return f"{file}:{code.co_firstlineno}"
 
 
 def _axes(make: Callable[..., Any]) -> list[AxisInfo]:

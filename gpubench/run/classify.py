@@ -40,23 +40,13 @@ class Death:
 
 def record_death(death: Death) -> CellRecord:
     """The record of a cell that could not write its own."""
-    cell = death.task.cell
     evidence = _evidence(death)
     outcome, reason = _judge(death, evidence)
     started = datetime.now(UTC).timestamp() - death.lived_s
-    return CellRecord(
-        cell_id=cell.cell_id,
-        index=cell.index,
-        key=cell.key,
-        workload=cell.workload,
-        backend=cell.backend,
-        axes=cell.axes,
-        params=cell.params,
-        trial=death.trial,
-        pass_=death.task.pass_,
-        attempt=death.task.attempt,
-        outcome=outcome,
-        stage=death.stage,
+    return death.task.record(
+        death.trial,
+        outcome,
+        death.stage,
         reason=reason,
         crash=evidence,
         gpu=death.gpu,

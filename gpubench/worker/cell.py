@@ -154,20 +154,11 @@ class _TaskRun:
         self.enter(self.trial, stage)
 
     def _record(self, outcome: Outcome, reason: str) -> CellRecord:
-        cell, facts = self.task.cell, self.facts
-        return CellRecord(
-            cell_id=cell.cell_id,
-            index=cell.index,
-            key=cell.key,
-            workload=cell.workload,
-            backend=cell.backend,
-            axes=cell.axes,
-            params=cell.params,
-            trial=self.trial,
-            pass_=self.task.pass_,
-            attempt=self.task.attempt,
-            outcome=outcome,
-            stage=self.stage,
+        facts = self.facts
+        return self.task.record(
+            self.trial,
+            outcome,
+            self.stage,
             reason=reason,
             checks=facts.checks,
             work=facts.work,

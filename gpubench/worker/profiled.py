@@ -25,7 +25,7 @@ __all__ = ["capture_range", "profile_trial", "recording"]
 
 FEWEST_REPETITIONS, MOST_REPETITIONS = 10, 40
 ENOUGH_S = 0.01
-"""Short steps are repeated more often, as often as fits in this: of a few µs, the median of ten is still a few ticks off."""
+"""Short steps are repeated more often, as often as fits in this: of a few µs, the median of ten is some ticks off."""
 
 
 @contextlib.contextmanager
