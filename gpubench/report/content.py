@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.caveats import Caveat, caveats_of
 from gpubench.analysis.conditions import Caution, group_cautions, warnings_of
 from gpubench.analysis.frames import axes_of, wide_frame
 from gpubench.analysis.frontier import frontier
@@ -86,6 +87,13 @@ class Content:
     def cells(self) -> list[CellResult]:
         """The cells of all runs, in the order of the wide frame's rows."""
         return [cell for run in self.runs for cell in run.cells]
+
+    def caveats(self) -> list[Caveat]:
+        """What to know of whole runs before reading their figures; where there are several, each says its run."""
+        found = [(run.run_id, caveat) for run in self.runs for caveat in caveats_of(run.stored)]
+        if len(self.runs) == 1:
+            return [caveat for _, caveat in found]
+        return [replace(caveat, text=f"{run_id}: {caveat.text}") for run_id, caveat in found]
 
     def warnings(self) -> list[list[str]]:
         """What to beware of, by row of the wide frame; see `conditions.warnings_of`."""

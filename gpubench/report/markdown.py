@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.caveats import Caveat
 from gpubench.analysis.frames import field
 from gpubench.analysis.metrics import Metric, format_value
 from gpubench.analysis.statistics import Interval, Ratio, ratio
@@ -30,6 +31,7 @@ def markdown_report(content: Content) -> str:
     parts = [
         f"## {escape(content.title)}",
         _summary(content),
+        *map(_caveat, content.caveats()),
         *[f"> {escape(note)}" for note in content.choice.notes],
         *_comparison(content),
         *_frontier(content),
@@ -51,6 +53,11 @@ def escape(text: object) -> str:
 def _summary(content: Content) -> str:
     said = verdict(content)
     return f"**{escape(said.headline)}** {escape(said.rest)}".strip()
+
+
+def _caveat(caveat: Caveat) -> str:
+    lines = ["[!WARNING]", escape(caveat.text), *(f"- {escape(detail)}" for detail in caveat.details)]
+    return "\n".join(f"> {line}" for line in lines)
 
 
 COMPARED = ("step_time", "kernel_sum")
