@@ -123,7 +123,8 @@ def fingerprint(environment: Mapping[str, Any], sweep_hash: str, plugin_files: I
         "driver": environment["driver"],
         "torch": environment["torch"],
         "triton": environment["triton"],
-        "code": _combine(hash_files([*_measuring_files(), *plugin_files])),
+        "code": _combine(hash_files(_measuring_files())),
+        **{f"plugin {Path(file).name}": digest[:16] for file, digest in hash_files(plugin_files).items()},
     }
 
 

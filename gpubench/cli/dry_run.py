@@ -12,7 +12,6 @@ from gpubench.run.sweep import SweepRequest
 __all__ = ["show_plan"]
 
 MOST_ROWS = 200
-WORKER_START_S = 5.0
 
 
 def show_plan(console: Console, request: SweepRequest) -> None:
@@ -29,7 +28,7 @@ def show_plan(console: Console, request: SweepRequest) -> None:
     if len(request.cells) > MOST_ROWS:
         console.print(f"… and {len(request.cells) - MOST_ROWS} more")
     for warning in request.warnings:
-        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+        console.print(f"[yellow]warning: {escape(warning)}[/]", soft_wrap=True)
     console.print(_estimate(request))
 
 
@@ -37,11 +36,12 @@ def _estimate(request: SweepRequest) -> str:
     measure = request.sweep.spec.measure
     lanes = max(1, len(request.gpus))
     per_trial = measure.warmup_time_s + measure.max_time_s
-    at_most = len(request.cells) * measure.trials * per_trial / lanes + WORKER_START_S
+    at_most = len(request.cells) * measure.trials * per_trial / lanes
     device = ", ".join(gpu.name for gpu in request.gpus) or "the CPU"
+    device += f" (overlay {request.overlay})" if request.overlay else ""
     return (
         f"{len(request.cells)} cells on {escape(device)}: at most {_duration(at_most)} of measuring "
-        f"({measure.trials} trials of up to {per_trial:g} s each), set-up and checks apart"
+        f"({measure.trials} × up to {per_trial:g} s a cell), apart from starting, set-up and checks"
     )
 
 

@@ -16,10 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpubench.cli.figures import OUTCOME_STYLES, headline
 from gpubench.records import CellRecord, Outcome
-from gpubench.run.events import CellRecorded, CellStarted, PassStarted, SweepEvent, SweepStarted, WorkerStarted
-from gpubench.run.scheduler import StopSignal
+from gpubench.run.events import (
+    CellRecorded,
+    CellStarted,
+    PassStarted,
+    StopNoticed,
+    SweepEvent,
+    SweepStarted,
+    WorkerStarted,
+)
 
 __all__ = ["JsonLines", "LiveBar", "PlainLines", "Quiet", "Renderer", "choose_renderer"]
+
+STOPPING = "[yellow]stopping after the running cell; Ctrl-C again stops now[/]"
 
 
 class Renderer(Protocol):
@@ -34,13 +43,13 @@ class Renderer(Protocol):
     ) -> None: ...
 
 
-def choose_renderer(console: Console, stop: StopSignal, *, quiet: bool, as_json: bool) -> Renderer:
+def choose_renderer(console: Console, *, quiet: bool, as_json: bool) -> Renderer:
     """What fits the flags and the terminal."""
     if as_json:
         return JsonLines()
     if quiet:
         return Quiet()
-    return LiveBar(console, stop) if console.is_terminal else PlainLines(console)
+    return LiveBar(console) if console.is_terminal else PlainLines(console)
 
 
 class Quiet:
@@ -82,6 +91,8 @@ class PlainLines(Quiet):
             case SweepStarted():
                 self._cells = CellCount(event.todo)
                 self._console.print(_opening(event))
+            case StopNoticed():
+                self._console.print(STOPPING)
             case PassStarted():
                 self._cells = CellCount(event.todo)
                 self._console.print(_next_pass(event))
@@ -97,12 +108,10 @@ class PlainLines(Quiet):
 
 
 class LiveBar(Quiet):
-    """A bar with the cell, its stage, the time left and the counts; failures scroll by above it."""
+    """A bar with the cell, its stage, the time left and the counts; what has ended scrolls by above it."""
 
-    def __init__(self, console: Console, stop: StopSignal) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._stop = stop
-        self._told_to_stop = False
         self._cells = CellCount()
         self._progress = Progress(
             SpinnerColumn(),
@@ -127,14 +136,13 @@ class LiveBar(Quiet):
         self._progress.stop()
 
     def show(self, event: SweepEvent) -> None:
-        if self._stop.is_requested and not self._told_to_stop:
-            self._told_to_stop = True
-            self._console.print("[yellow]stopping after the running cell; Ctrl-C again stops now[/]")
         match event:
             case SweepStarted():
                 self._cells = CellCount(event.todo)
                 self._progress.update(self._bar, total=event.todo)
                 self._console.print(_opening(event))
+            case StopNoticed():
+                self._console.print(STOPPING)
             case PassStarted():
                 self._cells = CellCount(event.todo)
                 self._progress.reset(self._bar, total=event.todo, completed=0, counts="")
@@ -143,8 +151,7 @@ class LiveBar(Quiet):
                 self._progress.update(self._bar, description=f"{escape(event.cell_id)} {event.stage}")
             case CellRecorded() if self._cells.add(event):
                 self._progress.update(self._bar, completed=self._cells.ended, counts=self._cells.text())
-                if event.record.outcome is not Outcome.OK:
-                    self._console.print(_line([event.record]), soft_wrap=True)
+                self._console.print(_line(self._cells.records_of(event.record)), soft_wrap=True)
 
 
 class CellCount:

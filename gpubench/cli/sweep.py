@@ -20,7 +20,10 @@ __all__ = ["sweep"]
 
 INTERRUPTED = 130
 SOME_FAILED = 3
+CPU_OVERLAY = "cpu"
+"""The name of the overlay for machines without a GPU."""
 SHOWN_FAILURES = 10
+SHOWN_CELLS = 20
 
 SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", show_default=False)]
 Results = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept.")]
@@ -70,6 +73,7 @@ def sweep(
     machine = read_machine()
     console = Console(highlight=False)
     request = _plan(file, machine, choose_gpus(machine, gpus), overrides, only or [])
+    retry = parse_outcomes(retry_failed)
     if dry_run:
         from gpubench.cli.dry_run import show_plan
 
@@ -77,7 +81,6 @@ def sweep(
         return
     from dataclasses import replace
 
-    retry = parse_outcomes(retry_failed)
     request = replace(
         request,
         results=out,
@@ -132,18 +135,27 @@ def parse_outcomes(text: str) -> frozenset[Outcome]:
 def _plan(
     file: Path, machine: Machine, gpus: Sequence[Gpu], overrides: Sequence[str], only: Sequence[str]
 ) -> SweepRequest:
+    from gpubench.errors import UsageError
     from gpubench.run.probe import load_catalogue
     from gpubench.run.sweep import SweepRequest
     from gpubench.sweep import expand, load_sweep, select
 
-    loaded = load_sweep(file, overlay=None if gpus else "cpu", overrides=overrides)
+    overlay = None if gpus else CPU_OVERLAY
+    loaded = load_sweep(file, overlay=overlay, overrides=overrides)
     catalogue = load_catalogue(loaded.plugins)
-    if not gpus and loaded.spec.overlay:
+    is_overlaid = overlay in loaded.spec.overlay
+    if is_overlaid:
         expand(load_sweep(file, overrides=overrides), catalogue)  # a mistake in what the overlay replaces is one too
-    grid = select(expand(loaded, catalogue), only)
+    try:
+        grid = select(expand(loaded, catalogue), only)
+    except UsageError as error:
+        if is_overlaid and only:
+            raise UsageError(f"{error} (there is no GPU, so the file's overlay {overlay!r} applies)") from None
+        raise
     return SweepRequest(
         sweep=loaded,
         cells=grid.cells,
+        overlay=CPU_OVERLAY if is_overlaid else "",
         warnings=grid.warnings,
         workload=catalogue.workloads[loaded.spec.workload],
         plugin_files=[plugin for plugin in loaded.plugins if plugin.endswith(".py")],
@@ -159,7 +171,7 @@ def _run(console: Console, request: SweepRequest, *, quiet: bool, as_json: bool)
     from gpubench.run.sweep import run_sweep
 
     ended: SweepEnded | None = None
-    with stop_on_interrupt() as stop, choose_renderer(console, stop, quiet=quiet, as_json=as_json) as renderer:
+    with stop_on_interrupt() as stop, choose_renderer(console, quiet=quiet, as_json=as_json) as renderer:
         for event in run_sweep(request, stop):
             renderer.show(event)
             if isinstance(event, SweepEnded):
@@ -186,16 +198,21 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], file
         f"[{OUTCOME_STYLES[Outcome(name)] if name != 'not run' else 'yellow'}]{count} {name}[/]"
         for name, count in ended.outcomes.items()
     ]
-    console.print(f"\n{sum(ended.outcomes.values())} cells: {', '.join(counts)}")
-    for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
-        console.print(line, soft_wrap=True)
+    warned = f" [yellow]({ended.warned} with warnings, in the report)[/]" if ended.warned else ""
+    cells = sum(ended.outcomes.values())
+    console.print(f"\n{cells} cells: {', '.join(counts)}{warned}")
+    if cells > SHOWN_CELLS:  # else they are still to be seen above
+        for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
+            console.print(line, soft_wrap=True)
     for report in reports:
         console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
     command = f"gpubench sweep {escape(str(file))}"
     if ended.outcomes.get("not run"):
         console.print(f"resume   {command} --resume", soft_wrap=True)
     elif _exit_code(ended) == SOME_FAILED:
-        console.print(f"retry    {command} --retry-failed all", soft_wrap=True)
+        console.print(
+            f"retry    {command} --retry-failed all   [dim](after a change: a new run, without it)[/]", soft_wrap=True
+        )
 
 
 def _exit_code(ended: SweepEnded) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gpubench.machine import PACKAGE
 from gpubench.records import CellRecord, Crash, Outcome, Stage, Task
 from gpubench.run.logs import read_tail
 
@@ -17,6 +19,10 @@ __all__ = ["Death", "OomKillCounter", "record_death"]
 _CUDA_ERROR = re.compile(
     r"\b(cudaError[A-Z]\w+|CUDA_ERROR_[A-Z_]+|CUBLAS_STATUS_[A-Z_]+|NCCL\w*Error)\b|CUDA error: ([^\n]+)"
 )
+
+
+_STACK_LINE = re.compile(r'File "([^"<]+)", line (\d+) in ')
+_LIBRARIES = ("site-packages", "dist-packages", f"lib/python{sys.version_info[0]}.", str(PACKAGE))
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,10 @@ def _evidence(death: Death) -> Crash:
 
 
 def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
-    where = f"during {death.stage}"
+    where = f"during {death.stage}{_place(evidence.stderr_tail)}"
     if death.timed_out:
-        return Outcome.TIMEOUT, f"still in {death.stage} {death.timed_out}; the worker was killed"
+        stuck = f"still in {death.stage}{_place(evidence.stderr_tail)}"
+        return Outcome.TIMEOUT, f"{stuck} {death.timed_out}; the worker was killed"
     if evidence.signal == "SIGKILL" and death.killed_by_host:
         return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker"
     if evidence.signal == "SIGKILL":
@@ -78,6 +85,14 @@ def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
     what = f"killed by {evidence.signal}" if evidence.signal else f"the worker exited with status {death.exit_status}"
     error = f": {evidence.cuda_error}" if evidence.cuda_error else ""
     return Outcome.CRASH, f"{what} {where}{error}"
+
+
+def _place(stderr: str) -> str:
+    """` (mine.py:12)`: the innermost line of the stack that faulthandler left which is neither a library's nor ours."""
+    for file, line in _STACK_LINE.findall(stderr):
+        if not any(part in file for part in _LIBRARIES):
+            return f" ({Path(file).name}:{line})"
+    return ""
 
 
 def _signal_name(exit_status: int) -> str:

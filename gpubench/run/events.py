@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from gpubench.records import CellRecord, Pass, Stage
 
-__all__ = ["CellRecorded", "CellStarted", "PassStarted", "SweepEnded", "SweepEvent", "SweepStarted", "WorkerStarted"]
+__all__ = [
+    "CellRecorded",
+    "CellStarted",
+    "PassStarted",
+    "StopNoticed",
+    "SweepEnded",
+    "SweepEvent",
+    "SweepStarted",
+    "WorkerStarted",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,11 @@ class WorkerStarted:
 
 
 @dataclass(frozen=True)
+class StopNoticed:
+    """The user has asked for an end; the running cells may still end by themselves."""
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """A cell entered a stage."""
 
@@ -65,8 +79,10 @@ class SweepEnded:
 
     outcomes: dict[str, int]
     """Cells by outcome over the whole run, `not run` among them."""
+    warned: int
+    """Cells whose records hold warnings."""
     is_interrupted: bool
     path: str
 
 
-SweepEvent = SweepStarted | PassStarted | WorkerStarted | CellStarted | CellRecorded | SweepEnded
+SweepEvent = SweepStarted | PassStarted | WorkerStarted | StopNoticed | CellStarted | CellRecorded | SweepEnded

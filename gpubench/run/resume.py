@@ -26,21 +26,35 @@ def question_hash(resolved: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(question(resolved), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def find_resumable(results: Path, header: RunHeader) -> StoredRun:
-    """The newest run of the sweep's name; StoreError when there is none."""
+def find_resumable(results: Path, header: RunHeader) -> tuple[StoredRun, list[str]]:
+    """The newest run of the sweep's name that nothing has changed since; if there is none, the newest, and what has.
+
+    StoreError when no run has that name.
+    """
+    newest: tuple[StoredRun, list[str]] | None = None
     for path in reversed(list_runs(results)):
         run = read_run(path)
-        if run.header.name == header.name:
-            return run
-    raise StoreError(f"{results}: no run of {header.name!r} to resume; start one without --resume")
+        if run.header.name != header.name:
+            continue
+        changed = differences(run.header, header)
+        if not changed:
+            return run, changed
+        newest = newest or (run, changed)
+    if newest is None:
+        raise StoreError(f"{results}: no run of {header.name!r} to resume; start one without --resume")
+    return newest
 
 
 def differences(old: RunHeader, new: RunHeader) -> list[str]:
     """What has changed since a run was begun, each in words; empty when its figures and new ones belong together."""
     changed = list(_leaves(question(old.sweep), question(new.sweep), "sweep"))
-    for name, before in old.fingerprint.items():
-        after = new.fingerprint.get(name, "")
-        if name != "sweep" and before != after:
+    for name in {**old.fingerprint, **new.fingerprint}:
+        before, after = old.fingerprint.get(name, ""), new.fingerprint.get(name, "")
+        if name == "sweep" or before == after:
+            continue
+        if name == "code" or name.startswith("plugin "):  # hashes, which tell a reader nothing
+            changed.append(f"{'gpubench itself' if name == 'code' else name} has changed")
+        else:
             changed.append(f"{name}: {before or 'none'} → {after or 'none'}")
     known = {cell.key for cell in old.cells}
     strangers = [cell.cell_id for cell in new.cells if cell.key not in known]

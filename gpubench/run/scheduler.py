@@ -12,7 +12,7 @@ from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
 from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Job, Outcome, Stage, StageEntered, Task, WorkerReady
 from gpubench.run.classify import Death, OomKillCounter, record_death
-from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
+from gpubench.run.events import CellRecorded, CellStarted, StopNoticed, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import settle
 from gpubench.run.worker import LOG_NAMES, WorkerProcess
@@ -35,6 +35,8 @@ class StopSignal:
 
     is_requested: bool = False
     """Begin no more cells; let the running ones end."""
+    is_told: bool = False
+    """The user has been told that it was noticed."""
     is_urgent: bool = False
     """End the running ones too."""
 
@@ -126,6 +128,9 @@ class Scheduler:
         lanes = [_Lane(gpu) for gpu in self.gpus]
         try:
             while any(self._is_busy(lane) for lane in lanes) and not self.stop.is_urgent:
+                if self.stop.is_requested and not self.stop.is_told:
+                    self.stop.is_told = True
+                    yield StopNoticed()
                 for lane in lanes:
                     yield from self._advance(lane)
                 self._bound_logs(lanes)

@@ -16,7 +16,7 @@ from gpubench.run.events import CellRecorded, PassStarted, SweepEnded, SweepEven
 from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.plan import TaskSettings, plan_tasks
 from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
-from gpubench.run.resume import differences, find_resumable, question_hash, refuse
+from gpubench.run.resume import find_resumable, question_hash, refuse
 from gpubench.run.scheduler import Scheduler, StopSignal, WorkerSettings
 from gpubench.store import (
     ARTIFACTS,
@@ -44,6 +44,8 @@ class SweepRequest:
     machine: Machine
     gpus: Sequence[Gpu]
     """One worker each; none: one worker on the CPU."""
+    overlay: str = ""
+    """The overlay that was merged into the sweep; "" for none."""
     warnings: Sequence[str] = ()
     """What planning noticed."""
     results: Path = Path("results")
@@ -66,7 +68,9 @@ def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
         yield passes.begin()
         yield from passes.timing()
         yield from passes.profile()
-    yield SweepEnded(count_outcomes(merge_cells(read_run(path))), stop.is_requested, str(path))
+    results = merge_cells(read_run(path))
+    warned = sum(any(record.warnings for record in result.records) for result in results)
+    yield SweepEnded(count_outcomes(results), warned, stop.is_requested, str(path))
 
 
 def count_outcomes(results: Sequence[CellResult]) -> dict[str, int]:
@@ -86,6 +90,8 @@ class _Passes:
     def begin(self) -> SweepEvent:
         tasks = self._timing_tasks()
         device = ", ".join(gpu.name for gpu in self.request.gpus) or "cpu"
+        if self.request.overlay:
+            device += f" (overlay {self.request.overlay})"
         todo = len({task.cell.cell_id for task in tasks})
         path = self.store.path
         return SweepStarted(path.name, str(path), len(self._results()), todo, device, self.profiler.why)
@@ -161,8 +167,7 @@ def _open_run(request: SweepRequest, profiler: Profiler) -> tuple[Path, Session]
     header = _header(request, profiler)
     forced: list[str] = []
     if request.resume:
-        run = find_resumable(request.results, header)
-        forced = differences(run.header, header)
+        run, forced = find_resumable(request.results, header)
         if forced and not request.force:
             raise refuse(run, forced)
         path = run.path

@@ -207,6 +207,7 @@ def test_json_events_are_one_object_a_line_and_quiet_is_quiet(tmp_path: Path) ->
     assert events[-1] == {
         "event": "sweep_ended",
         "outcomes": {"ok": 1},
+        "warned": 0,
         "is_interrupted": False,
         "path": events[0]["path"],
     }

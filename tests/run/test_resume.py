@@ -78,10 +78,16 @@ def test_a_longer_limit_or_another_plot_asks_the_same_question() -> None:
     assert question_hash(header().sweep) == question_hash(new.sweep)
 
 
-@pytest.mark.parametrize("name", [name for name in FINGERPRINT if name != "sweep"])
+@pytest.mark.parametrize("name", [name for name in FINGERPRINT if name not in ("sweep", "code")])
 def test_each_part_of_the_fingerprint_counts(name: str) -> None:
     new = replace(header(), fingerprint={**FINGERPRINT, name: ""})
     assert differences(header(), new) == [f"{name}: {FINGERPRINT[name]} → none"]
+
+
+def test_changed_code_is_told_by_whose_it_is_for_hashes_tell_nothing() -> None:
+    old = replace(header(), fingerprint={**FINGERPRINT, "plugin mine.py": "123"})
+    new = replace(header(), fingerprint={**FINGERPRINT, "code": "def", "plugin mine.py": "456"})
+    assert differences(old, new) == ["gpubench itself has changed", "plugin mine.py has changed"]
 
 
 def test_a_part_of_the_cells_may_be_asked_for_but_none_that_the_run_does_not_have() -> None:
@@ -106,9 +112,21 @@ def test_every_section_that_figures_depend_on_counts(section: str) -> None:
 def test_the_newest_run_of_the_same_sweep_is_gone_on_with(tmp_path: Path) -> None:
     for day, name in enumerate(["decode", "decode", "prefill"], start=1):
         create_run(tmp_path, header(f"run-{day}", name, f"2026-01-0{day}T00:00:00+00:00"))
-    assert find_resumable(tmp_path, header()).header.run_id == "run-2"
+    run, changed_since = find_resumable(tmp_path, header())
+    assert (run.header.run_id, changed_since) == ("run-2", [])
     with pytest.raises(StoreError, match="no run of 'spec-decode' to resume; start one without --resume"):
         find_resumable(tmp_path, header(name="spec-decode"))
+
+
+def test_an_older_run_that_fits_is_taken_before_a_newer_one_that_does_not(tmp_path: Path) -> None:
+    create_run(tmp_path, header("run-1", created_at="2026-01-01T00:00:00+00:00"))
+    other = replace(changed(params={}), run_id="run-2", created_at="2026-01-02T00:00:00+00:00")
+    create_run(tmp_path, other)
+    assert find_resumable(tmp_path, header())[0].header.run_id == "run-1"
+    neither = changed(axes={"backend": ["torch"]})
+    run, changed_since = find_resumable(tmp_path, neither)
+    assert run.header.run_id == "run-2"
+    assert changed_since
 
 
 def test_a_refusal_names_every_difference_and_both_ways_out(tmp_path: Path) -> None:
