@@ -22,7 +22,7 @@ TIMER = "timer"
 PASS = "pass"  # noqa: S105
 RANGE = "range"
 
-N = "n"
+NUM_SAMPLES = "num_samples"
 TRIALS = "trials"
 MEDIAN = "median"
 LOW = "low"
@@ -55,7 +55,7 @@ CELL = (RUN_ID, CELL_ID, INDEX, KEY, WORKLOAD, BACKEND, OUTCOME, STAGE, REASON)
 """What is true of a cell whatever was measured."""
 FIGURE = (METRIC, UNIT, TIMER, PASS, RANGE)
 """What a figure is of."""
-SUMMARY = (N, TRIALS, MEDIAN, LOW, HIGH, P10, P90, P99, MIN, MAX, IQR, WARNINGS)
+SUMMARY = (NUM_SAMPLES, TRIALS, MEDIAN, LOW, HIGH, P10, P90, P99, MIN, MAX, IQR, WARNINGS)
 """What is said of a figure's samples."""
 SAMPLE = (TRIAL, POSITION, VALUE, THROTTLED)
 KERNEL = (RUN_ID, CELL_ID, "kernel", "kind", "count", "total_s", "median_s", SHARE)

@@ -64,9 +64,10 @@ def across_passes(frame: pd.DataFrame, cells: Iterable[CellResult]) -> pd.DataFr
     """What takes both passes of a cell, in rows like those of its run's cell frame: `ACROSS_PASSES`.
 
     A cell has them if its step times hold the launches, as the profiled pass does: not under `launch: blocked` or
-    `graph`. They are made of medians and their intervals. Percentiles and extremes are null, `n` and `trials` those of
-    the pass that has fewer, and `timer` names both. A launch overhead below 0 stays as it is: the passes ran apart, so
-    that a difference within the noise has either sign. A metric that the workload measures itself isn't derived again.
+    `graph`. They are made of medians and their intervals. Percentiles and extremes are null, `num_samples` and `trials`
+    those of the pass that has fewer, and `timer` names both. A launch overhead below 0 stays as it is: the passes ran
+    apart, so that a difference within the noise has either sign. A metric that the workload measures itself isn't
+    derived again.
     """
     with_launches = [cell.cell.cell_id for cell in cells if launch_of(cell) in ("", "idle")]
     frame = frame[frame[c.CELL_ID].isin(with_launches)]
@@ -98,7 +99,7 @@ def _combine(
             c.LOW: [interval.low for interval in found],
             c.HIGH: [interval.high for interval in found],
             **dict.fromkeys((c.P10, c.P90, c.P99, c.MIN, c.MAX, c.IQR), math.nan),
-            **{name: np.minimum(left[name], right[name]) for name in (c.N, c.TRIALS)},
+            **{name: np.minimum(left[name], right[name]) for name in (c.NUM_SAMPLES, c.TRIALS)},
             c.PASS: f"{Pass.TIMING}, {Pass.PROFILE}",
             **{name: _joined(left[name], right[name]) for name in (c.TIMER, c.WARNINGS)},
         }

@@ -67,7 +67,7 @@ def cell_frame(
             labels.append(figure)
             samples.append(found.get(figure, []))
     stats = summarise_all(samples, is_time=[label.unit == "s" for label in labels])
-    stats.loc[stats[c.N] == 0, c.WARNINGS] = ""
+    stats.loc[stats[c.NUM_SAMPLES] == 0, c.WARNINGS] = ""
     described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
     frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)
     return _with_both_passes(frame, across_passes(frame, cells), described)
@@ -126,9 +126,9 @@ def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per cell of a cell frame (of one run or of several laid over one another), in its order.
 
     Columns `CELL` and the axes, and for each series `<series>` (its median) and `field(series, name)` for low, high,
-    p10, p90, p99, n, timer and warnings. A series is a metric of the whole step; where a cell has it from several
-    timers, the unprofiled one has the plain name and the others are `<metric>@<timer>`. (A metric named like a column
-    of cells is the series `<metric>_metric`.)
+    p10, p90, p99, num_samples, timer and warnings. A series is a metric of the whole step; where a cell has it from
+    several timers, the unprofiled one has the plain name and the others are `<metric>@<timer>`. (A metric named like a
+    column of cells is the series `<metric>_metric`.)
     """
     figures = {*c.FIGURE, *c.SUMMARY}
     of_cell = [name for name in frame.columns if name not in figures]
@@ -143,11 +143,11 @@ def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1)
 
 
-_FIELDS = (c.MEDIAN, c.LOW, c.HIGH, c.P10, c.P90, c.P99, c.N, c.TIMER, c.WARNINGS)
+_FIELDS = (c.MEDIAN, c.LOW, c.HIGH, c.P10, c.P90, c.P99, c.NUM_SAMPLES, c.TIMER, c.WARNINGS)
 
 
 def field(series: str, name: str) -> str:
-    """The wide frame's column of a series' low, high, p10, p90, p99, n, timer or warnings."""
+    """The wide frame's column of a series' low, high, p10, p90, p99, num_samples, timer or warnings."""
     return f"{series}.{name}"
 
 

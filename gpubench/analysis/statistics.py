@@ -80,7 +80,7 @@ _EXPLANATIONS = {
 class Summary:
     """What the samples of one figure say; the same names as the columns of a frame."""
 
-    n: int
+    num_samples: int
     trials: int
     median: float
     low: float
@@ -125,7 +125,7 @@ def summarise(trials: Sequence[Sequence[float]], *, is_time: bool = False) -> Su
     row = summarise_all([trials], is_time=[is_time]).iloc[0]
     warnings = tuple(SampleWarning(text) for text in row[c.WARNINGS].split(", ") if text)
     numbers = {name: float(row[name]) for name in c.SUMMARY[2:-1]}
-    return Summary(n=int(row[c.N]), trials=int(row[c.TRIALS]), warnings=warnings, **numbers)
+    return Summary(num_samples=int(row[c.NUM_SAMPLES]), trials=int(row[c.TRIALS]), warnings=warnings, **numbers)
 
 
 def summarise_all(figures: Sequence[Sequence[Sequence[float]]], is_time: Sequence[bool] | None = None) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def summarise_all(figures: Sequence[Sequence[Sequence[float]]], is_time: Sequenc
     low, high = _widen(whole, spread.half_width, spread.is_log)
     frame = pd.DataFrame(
         {
-            c.N: whole.n,
+            c.NUM_SAMPLES: whole.n,
             c.TRIALS: count,
             c.MEDIAN: whole.median,
             c.LOW: low,

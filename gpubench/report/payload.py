@@ -104,9 +104,9 @@ def _axis(content: Content, name: str) -> dict[str, Any]:
 
 def _values(wide: pd.DataFrame, key: str) -> dict[str, Any]:
     numbers = {c.MEDIAN: _floats(wide[key])} | {name: _floats(wide[field(key, name)]) for name in _STATISTICS}
-    count = wide[field(key, c.N)].fillna(0).astype(int).tolist()
+    count = wide[field(key, c.NUM_SAMPLES)].fillna(0).astype(int).tolist()
     texts = {name: coded(wide[field(key, name)].fillna("")) for name in (c.TIMER, c.WARNINGS)}
-    return {**numbers, c.N: count, **texts}
+    return {**numbers, c.NUM_SAMPLES: count, **texts}
 
 
 def _floats(values: pd.Series) -> list[float | None]:

@@ -52,7 +52,7 @@ def test_samples_that_ran_throttled_are_labelled_and_kept(tmp_path):
     timed = samples[samples["metric"] == "step_time"]
     assert timed[timed["throttled"]]["position"].tolist() == [2, 3, 4, 7, 2, 3, 4, 7]
     assert not samples[samples["metric"] == "busy"]["throttled"].any()
-    assert run.frame().query("metric == 'step_time'")["n"].tolist() == [20]
+    assert run.frame().query("metric == 'step_time'")["num_samples"].tolist() == [20]
 
 
 def backends(tmp_path, *details):

@@ -72,7 +72,7 @@ def test_launch_overhead_is_step_time_less_busy_with_the_noise_of_both(tmp_path)
     assert row["median"] == pytest.approx(1.0)
     assert row["low"] == pytest.approx(1.0 - math.hypot(0.1, 0.1))
     assert row["high"] == pytest.approx(1.0 + math.hypot(0.1, 0.1))
-    assert (row["unit"], row["pass"], row["n"], row["trials"]) == ("s", "timing, profile", 6, 1)
+    assert (row["unit"], row["pass"], row["num_samples"], row["trials"]) == ("s", "timing, profile", 6, 1)
     assert math.isnan(row["p90"])
 
 
@@ -115,7 +115,7 @@ def test_every_cell_has_a_row_of_what_any_cell_has_from_both_passes(tmp_path):
     rows = frame[frame["metric"] == "launch_overhead"]
     assert rows["cell_id"].tolist() == ["cell_000", "cell_001", "cell_002"]
     assert rows["median"].isna().tolist() == [True, False, True]
-    assert rows["n"].tolist() == [0, 6, 0]
+    assert rows["num_samples"].tolist() == [0, 6, 0]
     assert frame["cell_id"].is_monotonic_increasing
 
 

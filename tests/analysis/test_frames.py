@@ -9,7 +9,7 @@ import pytest
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis import columns
-from gpubench.analysis.frames import field, series_of
+from gpubench.analysis.frames import axes_of, field, series_of
 from gpubench.analysis.run import load_run
 from gpubench.records import Outcome
 
@@ -23,7 +23,7 @@ def run_of(tmp_path, *cells):
 def test_a_figure_is_over_the_samples_of_all_trials(tmp_path):
     frame = run_of(tmp_path, MadeCell({"batch": 1}, {"step_time": TIMES})).frame()
     row = frame[frame["metric"] == "step_time"].iloc[0]
-    assert (row["n"], row["trials"], row["median"], row["min"], row["max"]) == (6, 2, 3.5, 1.0, 6.0)
+    assert (row["num_samples"], row["trials"], row["median"], row["min"], row["max"]) == (6, 2, 3.5, 1.0, 6.0)
     assert (row["timer"], row["pass"], row["unit"], row["batch"]) == ("cuda_event", "timing", "s", 1)
 
 
@@ -35,7 +35,7 @@ def test_a_cell_that_is_not_ok_stays_under_every_metric_without_figures(tmp_path
     rows = frame[frame["batch"] == 2]
     assert sorted(rows["metric"]) == ["step_time", "tok_s_user"]
     assert rows["median"].isna().all()
-    assert (rows["n"] == 0).all()
+    assert (rows["num_samples"] == 0).all()
     assert (rows["outcome"] == (outcome or "not run")).all()
 
 
@@ -68,6 +68,12 @@ def test_an_axis_that_would_hide_a_column_is_renamed(tmp_path):
     assert row["median_axis"] == 2
     assert row["pass_axis"] == "x"
     assert row["median"] == 3.5
+
+
+def test_axes_of_a_matrix_product_keep_their_names(tmp_path):
+    run = run_of(tmp_path, MadeCell({"m": 1, "n": 2, "k": 3}, {"step_time": TIMES}))
+    assert run.frame()[["m", "n", "k", "num_samples"]].values.tolist() == [[1, 2, 3, 6]]
+    assert axes_of(run.wide()) == ["m", "n", "k"]
 
 
 def test_axes_of_mixed_kinds_keep_their_values(tmp_path):

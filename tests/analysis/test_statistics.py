@@ -19,7 +19,7 @@ trials_of_samples = st.lists(st.lists(positive, min_size=1, max_size=20), min_si
 def test_the_median_and_the_percentiles_are_those_of_all_trials_together(trials):
     pooled = np.concatenate(trials)
     summary = summarise(trials)
-    assert summary.n == pooled.size
+    assert summary.num_samples == pooled.size
     assert summary.trials == len(trials)
     assert summary.median == pytest.approx(np.median(pooled))
     assert (summary.min, summary.max) == (pooled.min(), pooled.max())
@@ -41,7 +41,7 @@ def test_many_figures_at_once_are_summarised_as_each_alone(figures):
     together = summarise_all(figures)
     for figure, row in zip(figures, together.to_dict("records"), strict=True):
         alone = summarise(figure)
-        assert row["n"] == alone.n
+        assert row["num_samples"] == alone.num_samples
         for name in ("median", "low", "high", "p90", "iqr"):
             assert row[name] == pytest.approx(getattr(alone, name), nan_ok=True)
 
@@ -133,7 +133,7 @@ def test_values_that_may_be_zero_or_negative_are_treated_on_a_linear_scale():
 
 def test_without_samples_every_figure_is_unknown():
     summary = summarise([[], []])
-    assert summary.n == summary.trials == 0
+    assert summary.num_samples == summary.trials == 0
     assert math.isnan(summary.median)
     assert math.isnan(summary.high)
     assert summary.warnings == ()

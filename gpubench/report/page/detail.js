@@ -80,7 +80,7 @@ function figuresNode(row) {
       h("tbody", {}, measured.map((metric) => {
         const shown = (value) => formatValue(value, metric.unit);
         const cells = [shown(metric.median[row]), formatInterval(metric.low[row], metric.high[row], metric.unit),
-          shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row]), metric.n[row].toLocaleString("en-US")];
+          shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row]), metric.num_samples[row].toLocaleString("en-US")];
         return h("tr", {}, h("td", { class: "nowrap" }, metric.label), cells.map((text) => h("td", { class: "number nowrap" }, text)),
           h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));
       })))),
