@@ -93,7 +93,9 @@ def test_what_limits_the_figures_is_said_beside_them_not_among_them() -> None:
     assert "91% of the GPU time was launched outside of all ranges" in result.stderr
     assert "note" not in result.stdout
     assert run(NODE).stderr == QUEUED
-    assert run(str(TRACES / "nested.sqlite")).stderr == ""
+    died = run(str(TRACES / "died.sqlite")).stderr
+    assert "not timed: gpubench:cell=died/rep > gpubench:layer > gpubench:attention" in died
+    assert "queued" not in died
 
 
 @pytest.mark.parametrize(
