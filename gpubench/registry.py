@@ -67,6 +67,7 @@ class Metric:
     higher_is_better: bool
     function: MetricFunction
     """`(cell, seconds) -> float`, where `cell` is a namespace of the cell's arguments."""
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,14 @@ class Workload:
         """Register `(cell, seconds) -> float`, evaluated for every sample of the step time."""
 
         def register(function: F) -> F:
-            self.metrics[name] = Metric(name, unit, higher_is_better, function)
+            signature = inspect.signature(function)
+            try:
+                signature.bind("cell", "seconds")
+            except TypeError:
+                raise TypeError(
+                    f"metric {name!r} of {self.name} is called with (cell, seconds), but takes {signature}"
+                ) from None
+            self.metrics[name] = Metric(name, unit, higher_is_better, function, _origin(function))
             return function
 
         return register
@@ -136,6 +144,12 @@ class Workload:
 
     def compare(self, function: F) -> F:
         """Register `(out, ref, **inputs) -> None | str` where allclose isn't the question: None, or what differs."""
+        signature = inspect.signature(function)
+        leading = list(signature.parameters.values())[:2]
+        if len(leading) < 2 or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in leading):
+            raise TypeError(
+                f".compare of {self.name} is called with (out, ref) before any input, but takes {signature}"
+            )
         self.compare_function = function
         return function
 
@@ -229,7 +243,9 @@ def registered() -> Mapping[str, Workload]:
 
 
 def _origin(function: Callable[..., Any]) -> str:
-    code = inspect.unwrap(function).__code__
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return f"a {type(function).__name__}"  # a partial, or an object with __call__: it has no line
     file = Path(code.co_filename)
     if file.is_relative_to(_INSTALLED_IN):  # our own are the same everywhere, and runs that name them get published
         file = file.relative_to(_INSTALLED_IN.parent)

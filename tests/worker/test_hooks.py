@@ -1,0 +1,88 @@
+"""Hooks that can't be called as they will be are refused where they are registered, not after a cell was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_cells import bare, run_cell
+
+from gpubench.errors import PluginError
+from gpubench.records import Outcome
+from gpubench.worker.plugins import load_all
+
+PLUGIN = """
+import gpubench
+
+@gpubench.workload("misspelt_hooks")
+def misspelt_hooks(n: int):
+    return {}
+
+@misspelt_hooks.metric("flop_per_s2", unit="FLOP/s")
+def _(seconds):
+    return 1 / seconds
+"""
+
+
+def needs_a_keyword(cell: Any, seconds: float, *, rows: int) -> float:
+    return rows / seconds
+
+
+@pytest.mark.parametrize(
+    ("function", "takes"),
+    [
+        (lambda seconds: 1 / seconds, "(seconds)"),
+        (lambda cell, seconds, rows: rows / seconds, "(cell, seconds, rows)"),
+        (lambda **everything: 1.0, "(**everything)"),
+        (needs_a_keyword, "*, rows: 'int'"),
+    ],
+)
+def test_a_metric_must_take_the_cell_and_the_seconds(function: Callable[..., float], takes: str) -> None:
+    workload = bare(lambda: None)
+
+    with pytest.raises(TypeError) as caught:
+        workload.metric("rate", unit="1/s")(function)
+
+    assert f"metric 'rate' of {workload.name} is called with (cell, seconds), but takes " in str(caught.value)
+    assert takes in str(caught.value)
+    assert not workload.metrics
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda *both: 1.0, lambda cell, seconds, per=2: per / seconds, partial(needs_a_keyword, rows=3)],
+)
+def test_a_metric_may_take_more_if_it_has_a_default(function: Callable[..., float]) -> None:
+    workload = bare(lambda: None)
+
+    workload.metric("rate", unit="1/s")(function)
+
+    assert run_cell(workload.name, "tested").record.outcome is Outcome.OK
+
+
+def test_a_compare_hook_must_take_both_outputs_before_any_input() -> None:
+    workload = bare(lambda: None)
+
+    for function in (lambda out: None, lambda *outputs: None, lambda out, *, ref: None, lambda: None):
+        with pytest.raises(TypeError, match=r"\.compare of bare_\d+ is called with \(out, ref\) before any input"):
+            workload.compare(function)
+    assert workload.compare_function is None
+
+    workload.compare(lambda got, want, **inputs: None)
+    assert workload.compare_function is not None
+
+
+def test_a_plugin_with_a_wrong_metric_is_told_at_its_own_line(tmp_path: Path) -> None:
+    file = tmp_path / "misspelt.py"
+    file.write_text(PLUGIN)
+
+    with pytest.raises(PluginError) as caught:
+        load_all([str(file)])
+
+    assert "metric 'flop_per_s2' of misspelt_hooks is called with (cell, seconds), but takes (seconds)" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith(f"(at {file}:8)")
