@@ -90,7 +90,7 @@ class Content:
 
     def caveats(self) -> list[Caveat]:
         """What to know of whole runs before reading their figures; where there are several, each says its run."""
-        found = [(run.run_id, caveat) for run in self.runs for caveat in caveats_of(run.stored)]
+        found = [(run.run_id, caveat) for run in self.runs for caveat in caveats_of(run.stored, run.cells)]
         if len(self.runs) == 1:
             return [caveat for _, caveat in found]
         return [replace(caveat, text=f"{run_id}: {caveat.text}") for run_id, caveat in found]
