@@ -74,11 +74,13 @@ class _TaskRun:
         """One record, whatever happens."""
         self.trial = trial
         started_at, began = datetime.now(UTC), time.perf_counter()
+        found: Trial | None = None
         try:
             found = self._measure()
+            if found.fault is not None:
+                raise found.fault
             self._enter(Stage.DONE)
             record = self._record(Outcome.OK, found.stopped)
-            record = _add_figures(record, found)
         except (Exception, SystemExit) as error:
             failure = describe_failure(error, self.device)
             record = replace(
@@ -89,6 +91,8 @@ class _TaskRun:
             self.prepared = None
             if failure.outcome is not Outcome.CRASH:
                 release(error, self.device)
+        if found is not None:
+            record = _add_figures(record, found)
         return replace(
             record,
             started_at=started_at.isoformat(timespec="milliseconds"),

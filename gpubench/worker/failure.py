@@ -13,12 +13,14 @@ import torch
 
 from gpubench.errors import GpubenchError
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
+from gpubench.registry import Metric
 from gpubench.worker.cuda_errors import find_cuda_error
 from gpubench.worker.device import Device
 
 __all__ = [
     "CellStopped",
     "Failure",
+    "MetricFailed",
     "clean",
     "describe_failure",
     "find_cause",
@@ -42,6 +44,14 @@ class CellStopped(Exception):
         super().__init__(reason)
 
 
+class MetricFailed(Exception):
+    """A metric raised, as its cause says; what was measured before is as good as ever."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.where = f"metric {metric.name!r} ({Path(metric.origin).name})"
+        super().__init__(self.where)
+
+
 @dataclass(frozen=True)
 class Failure:
     """How a cell that was not ok ended."""
@@ -61,9 +71,11 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
     """Turn what a cell raised into data; asks the device whether it can go on."""
     if isinstance(error, CellStopped):
         return Failure(error.outcome, clean(error.reason), checks=error.checks)
-    error = find_cause(error)
+    blamed = f"{error.where} raised " if isinstance(error, MetricFailed) else ""
+    error = find_cause(error.__cause__ if isinstance(error, MetricFailed) and error.__cause__ else error)
     evidence = _Evidence(error, device)
     outcome, reason = _judge(evidence)
+    reason = blamed + reason
     crash = Crash(
         exception=_qualified_name(error),
         message=clean(_shorten(evidence.message)),

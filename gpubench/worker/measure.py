@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,9 +15,9 @@ from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.clocks import ClockWatch, watch_clocks
 from gpubench.worker.device import Device
-from gpubench.worker.failure import CellStopped
+from gpubench.worker.failure import CellStopped, MetricFailed
 from gpubench.worker.sampling import Samples, take_samples
-from gpubench.worker.subject import Prepared
+from gpubench.worker.subject import Prepared, Subject
 from gpubench.worker.timer_choice import ChosenTimer, choose_timer
 from gpubench.worker.timers import WallTimer
 
@@ -47,6 +47,8 @@ class Trial:
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     kernels: list[KernelShare] = field(default_factory=list)
+    fault: Exception | None = None
+    """What a metric raised after the step time was taken: the cell has failed, its samples are as good as ever."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,15 @@ def measure_trial(prepared: Prepared, settings: MeasureSettings, enter: Enter) -
     if watch is not None:
         watch.look(len(samples.seconds), at_once=True)
         _note_clocks(watch, len(samples.seconds), details, warnings)
-    measurements = _measurements(prepared, samples.seconds, chosen.timer.kind)
-    return Trial(measurements, samples.stopped, measured_s, details, warnings)
+    step_time = Measurement(
+        STEP_TIME, "s", chosen.timer.kind, [round(seconds, SECONDS_DECIMALS) for seconds in samples.seconds]
+    )
+    measurements, fault = [step_time], None
+    try:
+        measurements.extend(_derive_metrics(prepared.subject, step_time))
+    except (CellStopped, MetricFailed) as error:
+        fault = error
+    return Trial(measurements, samples.stopped, measured_s, details, warnings, fault=fault)
 
 
 def _note_clocks(watch: ClockWatch, samples: int, details: dict[str, Any], warnings: list[str]) -> None:
@@ -187,16 +196,17 @@ def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:
     raise UsageError(f"{name} measures itself, so its step returns a list of OwnMeasurement, not {returned!r:.80}")
 
 
-def _measurements(prepared: Prepared, seconds: list[float], timer: Timer) -> list[Measurement]:
-    cell = prepared.subject.namespace
-    found = [Measurement(STEP_TIME, "s", timer, [round(sample, SECONDS_DECIMALS) for sample in seconds])]
-    for metric in prepared.subject.workload.metrics.values():
-        values = [float(metric.function(cell, sample)) for sample in seconds]
+def _derive_metrics(subject: Subject, step_time: Measurement) -> Iterator[Measurement]:
+    """The workload's own metrics of every sample; MetricFailed or CellStopped at the first that is no number."""
+    for metric in subject.workload.metrics.values():
+        try:
+            values = [float(metric.function(subject.namespace, seconds)) for seconds in step_time.samples]
+        except Exception as error:
+            raise MetricFailed(metric) from error
         wrong = next((value for value in values if not math.isfinite(value)), None)
         if wrong is not None:
-            raise CellStopped(Outcome.INVALID, f"metric {metric.name} of {prepared.subject.workload.name} is {wrong}")
-        found.append(Measurement(metric.name, metric.unit, timer, [_shorten(value) for value in values]))
-    return found
+            raise CellStopped(Outcome.INVALID, f"metric {metric.name} of {subject.workload.name} is {wrong}")
+        yield Measurement(metric.name, metric.unit, step_time.timer, [_shorten(value) for value in values])
 
 
 def _shorten(value: float) -> float:

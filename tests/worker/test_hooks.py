@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_cells import bare, run_cell
+from worker_cells import QUICK, bare, run_cell
 
 from gpubench.errors import PluginError
-from gpubench.records import Outcome
+from gpubench.records import Outcome, Stage
 from gpubench.worker.plugins import load_all
 
 PLUGIN = """
@@ -86,3 +86,39 @@ def test_a_plugin_with_a_wrong_metric_is_told_at_its_own_line(tmp_path: Path) ->
         caught.value
     )
     assert str(caught.value).endswith(f"(at {file}:8)")
+
+
+def test_a_metric_that_raises_is_named_with_its_line_and_costs_no_samples() -> None:
+    workload = bare(lambda: None)
+
+    @workload.metric("good", unit="1/s")
+    def _(cell: Any, seconds: float) -> float:
+        return 2.0
+
+    @workload.metric("rate", unit="1/s")
+    def _(cell: Any, seconds: float) -> float:
+        return float(cell.rows / seconds)
+
+    record = run_cell(workload.name, "tested", trials=(0, 1)).record
+
+    line = workload.metrics["rate"].origin.rpartition(":")[2]
+    assert record.outcome is Outcome.ERROR
+    assert record.stage is Stage.MEASURE
+    assert record.reason.startswith(f"metric 'rate' (test_hooks.py:{line}) raised AttributeError: ")
+    assert record.crash is not None
+    assert record.crash.exception == "AttributeError"
+    assert Path(record.crash.frames[0].file).name == "test_hooks.py"
+    assert [measurement.metric for measurement in record.measurements] == ["step_time", "good"]
+    assert len(record.measurements[0].samples) >= QUICK.min_samples
+    assert record.measured_s > 0
+
+
+def test_a_metric_that_gives_no_number_is_named() -> None:
+    workload = bare(lambda: None)
+    workload.metric("rate", unit="1/s")(lambda cell, seconds: None)
+
+    record = run_cell(workload.name, "tested").record
+
+    assert record.outcome is Outcome.ERROR
+    assert record.reason.startswith("metric 'rate' (test_hooks.py:")
+    assert "raised TypeError: float() argument" in record.reason
