@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from gpubench.machine import Gpu
@@ -31,6 +32,11 @@ class Launcher(Protocol):
     has_trace: bool
     """Records wait for the worker's end, for `complete` to add what the profiler recorded."""
 
+    @property
+    def withheld(self) -> Mapping[str, CellRecord]:
+        """By cell id: records that `complete` kept back until it is known what the cell died of."""
+        ...
+
     def launch(self, job: Path, gpu: Gpu | None) -> Launch: ...
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]: ...
@@ -41,6 +47,7 @@ class PlainLauncher:
 
     goodbye_s = 10.0
     has_trace = False
+    withheld: Mapping[str, CellRecord] = MappingProxyType({})
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
         return Launch(worker_command(job), worker_environment(gpu))

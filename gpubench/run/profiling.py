@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,13 +99,17 @@ def _take_cupti(is_program: bool) -> Profiler:
 
 @dataclass(frozen=True)
 class NsysLauncher:
-    """A worker inside nsys; its trace gives the records their kernel times once both have ended."""
+    """A worker inside nsys; its trace gives the records their kernel times once both have ended.
+
+    The record of a cell that died there is withheld: whether nsys was the cause, only a run without it can tell.
+    """
 
     nsys: Nsys
     pass_environment: Sequence[str]
     keep_traces: bool
     is_program: bool
     """The cell is another program: recording is on from the start, and the ranges are the program's own."""
+    withheld: dict[str, CellRecord] = field(default_factory=dict)
 
     goodbye_s = 600.0
     has_trace = True
@@ -119,13 +123,12 @@ class NsysLauncher:
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         """Add what the trace in a worker's folder says; where it says nothing, the reason as a warning."""
+        self.withheld.update({record.cell_id: record for record in records if record.outcome.is_failure})
+        alive = [record for record in records if not record.outcome.is_failure]
         try:
-            if not any(record.outcome is Outcome.OK for record in records):
-                return list(records)
-            export = self._export(folder)
-            return self._join(export, records)
+            return self._join(self._export(folder), alive) if alive else []
         except GpubenchError as error:
-            return [_without_figures(record, str(error)) for record in records]
+            return [_without_figures(record, str(error)) for record in alive]
         finally:
             self._discard(folder)
 

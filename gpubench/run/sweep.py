@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.catalogue import WorkloadInfo
 from gpubench.machine import Gpu, Machine, describe_environment, fingerprint
 from gpubench.records import Cell, CellRecord, Outcome, Pass, Task
-from gpubench.run.events import CellRecorded, PassStarted, SweepEnded, SweepEvent, SweepStarted
+from gpubench.run.events import PassStarted, SweepEnded, SweepEvent, SweepStarted
 from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.plan import TaskSettings, plan_tasks
 from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
@@ -109,12 +109,9 @@ class _Passes:
         if not tasks:
             return
         yield PassStarted(Pass.PROFILE, len(tasks), self.profiler.why)
-        dead: dict[str, CellRecord] = {}
-        for event in self._scheduler(*self._profiled()).run(tasks):
-            if isinstance(event, CellRecorded) and event.record.outcome.is_failure:
-                dead[event.record.cell_id] = event.record
-            yield event
-        yield from self._retry_unprofiled(dead, tasks)
+        launcher, cells_per_worker = self._profiled()
+        yield from self._scheduler(launcher, cells_per_worker).run(tasks)
+        yield from self._retry_unprofiled(launcher.withheld, tasks)
 
     def _profiled(self) -> tuple[Launcher, int | None]:
         """The launcher of the profiled pass, and how many cells a worker of its may take."""
@@ -129,7 +126,7 @@ class _Passes:
         )
         return launcher, 1 if is_program else CELLS_PER_TRACE
 
-    def _retry_unprofiled(self, dead: dict[str, CellRecord], tasks: Sequence[Task]) -> Iterator[SweepEvent]:
+    def _retry_unprofiled(self, dead: Mapping[str, CellRecord], tasks: Sequence[Task]) -> Iterator[SweepEvent]:
         again = [replace(task, pass_=Pass.TIMING) for task in tasks if task.cell.cell_id in dead]
         yield from self._scheduler(UnprofiledRetry(dead)).run(again)
 
