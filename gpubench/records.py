@@ -177,7 +177,7 @@ class Crash:
     frames: list[Frame] = Field(default_factory=list)
     exit_status: int | None = None
     signal: str = ""
-    """`SIGSEGV`, if a signal ended the worker."""
+    """`SIGSEGV`, if a signal ended the worker, or the command that it ran."""
     cuda_error: str = ""
     """`cudaErrorIllegalAddress` and its like, by name."""
     stderr_tail: str = ""

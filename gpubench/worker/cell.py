@@ -13,7 +13,7 @@ from gpubench.ranges import switch_ranges
 from gpubench.records import CellRecord, CheckResult, Outcome, Pass, Stage, Task
 from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.device import Device
-from gpubench.worker.failure import CellStopped, clean, describe_failure, release
+from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
 from gpubench.worker.measure import Trial, measure_own, measure_trial
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet, uses_interpreter
@@ -44,7 +44,7 @@ def run_task(task: Task, device: Device, enter: Enter) -> Iterator[CellRecord]:
         if record.outcome is not Outcome.OK:
             break
     run.prepared = None
-    if record.outcome is not Outcome.CRASH and device.allocated_bytes() > allocated + LEAK_BYTES:
+    if not is_context_lost(record) and device.allocated_bytes() > allocated + LEAK_BYTES:
         gc.collect()
 
 
@@ -89,7 +89,7 @@ class _TaskRun:
                 checks=failure.checks or self.facts.checks,
             )
             self.prepared = None
-            if failure.outcome is not Outcome.CRASH:
+            if not is_context_lost(failure):
                 release(error, self.device)
         if found is not None:
             record = _add_figures(record, found)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gpubench.errors import GpubenchError
+from gpubench.errors import CommandFailed, GpubenchError
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.registry import Metric
 from gpubench.worker.cuda_errors import find_cuda_error
@@ -62,9 +62,13 @@ class Failure:
     checks: list[CheckResult] = field(default_factory=list)
 
 
-def is_context_lost(record: CellRecord) -> bool:
-    """Whether nothing more can be run in this process: a worker that survives its cell says `crash` for no other."""
-    return record.outcome is Outcome.CRASH
+def is_context_lost(ended: CellRecord | Failure) -> bool:
+    """Whether nothing more can be run in this process, asked of a cell that it survived.
+
+    Then `crash` means a dead context, unless it names a signal: that one ended a process which the cell had started.
+    """
+    is_elsewhere = ended.crash is not None and ended.crash.signal != ""
+    return ended.outcome is Outcome.CRASH and not is_elsewhere
 
 
 def describe_failure(error: BaseException, device: Device) -> Failure:
@@ -76,11 +80,15 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
     evidence = _Evidence(error, device)
     outcome, reason = _judge(evidence)
     reason = blamed + reason
+    command = error if isinstance(error, CommandFailed) and not evidence.is_context_lost else None
     crash = Crash(
         exception=_qualified_name(error),
         message=clean(_shorten(evidence.message)),
         frames=evidence.frames,
+        exit_status=command.exit_status if command else None,
+        signal=command.signal if command else "",
         cuda_error=evidence.cuda_error,
+        stderr_tail=clean(command.stderr_tail) if command else "",
         memory=evidence.read_memory() if outcome is Outcome.OOM else {},
     )
     return Failure(outcome, clean(_one_line(reason)), crash)
@@ -144,7 +152,8 @@ class _Evidence:
         found = find_cuda_error(self.message) or find_cuda_error(self.damage)
         status = _LIBRARY_STATUS.search(self.message)
         self.cuda_error = found.name if found else status.group() if status else ""
-        self.is_context_lost = bool(self.damage) or (device.is_cuda and found is not None and found.kills_context)
+        is_own = device.is_cuda and not isinstance(error, CommandFailed)  # a command quotes its own context's errors
+        self.is_context_lost = bool(self.damage) or (is_own and found is not None and found.kills_context)
         self.summary = found.text if found else ""
 
     @property
@@ -174,6 +183,8 @@ def _judge(evidence: _Evidence) -> tuple[Outcome, str]:
         return Outcome.OOM, _describe_memory(evidence.read_memory()) + place
     if isinstance(error, SystemExit):
         return Outcome.ERROR, f"called sys.exit({'' if error.code is None else repr(error.code)}){place}"
+    if isinstance(error, CommandFailed):
+        return Outcome.CRASH if error.signal else Outcome.ERROR, str(error)
     if isinstance(error, GpubenchError):
         return Outcome.ERROR, str(error)
     hint = _ON_THE_HOST if any(text in evidence.message for text in _MIXED_DEVICES) else ""

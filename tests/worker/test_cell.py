@@ -20,6 +20,8 @@ import gpubench
 from gpubench.records import Outcome, Pass, Stage, Timer, dump_line, parse_record
 from gpubench.registry import OwnMeasurement, Step, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings
+from gpubench.worker.failure import is_context_lost
+from gpubench.workloads import load_builtin
 
 
 def measurement(ran: Ran, metric: str) -> Any:
@@ -493,3 +495,15 @@ def test_a_check_setting_reaches_the_comparison() -> None:
     assert (strict.outcome, loose.outcome) == (Outcome.MISMATCH, Outcome.OK)
     assert strict.checks[0].passed is False
     assert loose.checks[0].rtol == 0.1
+
+
+def test_a_swept_command_that_a_signal_ended_has_crashed_and_the_worker_can_go_on() -> None:
+    load_builtin()
+
+    record = run_cell("command", "shell", command="echo oh no >&2; kill -SEGV $$", shell=True).record
+
+    assert record.outcome is Outcome.CRASH
+    assert record.crash is not None
+    assert (record.crash.signal, record.crash.exit_status) == ("SIGSEGV", -11)
+    assert record.crash.stderr_tail == "oh no\n"
+    assert not is_context_lost(record)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, CommandFailed
 from gpubench.records import CellRecord, Outcome, Pass, Stage
 from gpubench.worker.churn import NAN_BYTE
 from gpubench.worker.cuda_errors import CUDA_ERRORS, find_cuda_error
@@ -266,6 +266,38 @@ def test_only_a_crash_means_that_the_context_is_lost(outcome: Outcome) -> None:
     record = CellRecord("c", 0, "k", "w", "b", {}, {}, 0, Pass.TIMING, 0, outcome, Stage.MEASURE)
 
     assert is_context_lost(record) == (outcome is Outcome.CRASH)
+
+
+def test_a_command_that_a_signal_ended_has_crashed_and_the_worker_has_not() -> None:
+    failure = fail(CommandFailed("bench: killed by SIGSEGV: oh no", -11, "SIGSEGV", "starting\noh no\udcff\n"))
+
+    assert failure.outcome is Outcome.CRASH
+    assert failure.reason == "bench: killed by SIGSEGV: oh no"
+    assert failure.crash is not None
+    assert (failure.crash.signal, failure.crash.exit_status) == ("SIGSEGV", -11)
+    assert failure.crash.stderr_tail == "starting\noh no?\n"
+    assert not is_context_lost(failure)
+
+
+def test_a_command_that_lost_its_own_cuda_context_leaves_the_workers_alone() -> None:
+    last_words = "RuntimeError: CUDA error: an illegal memory access was encountered"
+
+    alive = fail(CommandFailed(f"bench: exit status 1: {last_words}", 1, "", last_words), gpu())
+    dead = fail(CommandFailed("bench: killed by SIGABRT: oh no", -6, "SIGABRT", "oh no"), gpu(last_words))
+
+    assert (alive.outcome, is_context_lost(alive)) == (Outcome.ERROR, False)
+    assert alive.crash is not None
+    assert alive.crash.cuda_error == "cudaErrorIllegalAddress"
+    assert (dead.outcome, is_context_lost(dead)) == (Outcome.CRASH, True)
+
+
+def test_a_command_that_fails_by_itself_is_an_error_with_its_status_and_last_words() -> None:
+    failure = fail(CommandFailed("bench: exit status 3: no model", 3, "", "no model\n"))
+
+    assert failure.outcome is Outcome.ERROR
+    assert failure.crash is not None
+    assert (failure.crash.signal, failure.crash.exit_status) == ("", 3)
+    assert failure.crash.stderr_tail == "no model\n"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
