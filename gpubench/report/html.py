@@ -18,6 +18,7 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.frames import series_metrics
 from gpubench.analysis.metrics import Metric
 from gpubench.analysis.run import Run
+from gpubench.report.comparison import compare
 from gpubench.report.content import Content
 from gpubench.report.payload import page_data, script_json
 from gpubench.report.verdict import verdict
@@ -37,6 +38,9 @@ SCRIPTS = (
     "report.js",
 )
 """In the order in which they are joined into one script."""
+
+MOST_COMPARED = 1000
+"""Rows of the comparison on a page; their count says how many there are."""
 
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
@@ -71,6 +75,8 @@ def render_html(content: Content) -> str:
         content=content,
         verdict=verdict(content),
         facts=_facts(content),
+        comparison=compare(content),
+        most_compared=MOST_COMPARED,
         metrics=_metric_rows(content),
         environments=[_environment(run, content.ceilings()) for run in content.runs],
         version=gpubench.__version__,

@@ -1,0 +1,180 @@
+"""Every backend beside the baseline, shape by shape: what the page and the Markdown tell of who wins and who loses."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from gpubench.analysis import columns as c
+from gpubench.analysis.frames import field
+from gpubench.analysis.metrics import Metric, format_value
+from gpubench.analysis.statistics import Interval, Ratio, ratio
+from gpubench.records import Outcome
+from gpubench.report.content import Content
+
+__all__ = ["Comparison", "Row", "Tally", "Versus", "axis_text", "compare"]
+
+COMPARED = ("step_time", "kernel_sum")
+"""What a user waits for, and what the GPU works for it: a backend can win one and lose the other."""
+
+GRAIN_SHARE, GRAIN_S = 0.02, 64e-9
+"""Kernel times closer than either are the same: nsys ticks in 32 ns, and one profiled pass doesn't show what drifts."""
+
+Cell = Mapping[Hashable, Any]
+"""A row of the wide frame."""
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One metric of a backend beside the baseline's."""
+
+    baseline: str
+    figure: str
+    speedup: Ratio | None
+    """None where one of the two is not ok or was not measured: its figure then says what became of it."""
+    is_clear: bool = False
+    """One is faster than the other beyond what the intervals, and for a profiler's figures its grain, can tell."""
+
+    @property
+    def value(self) -> str:
+        """`▲ 2.00×`: faster, `▼` slower, `≈` not clearly either; an en dash without a speed-up."""
+        if self.speedup is None:
+            return "–"
+        sign = "≈" if not self.is_clear else "▲" if self.speedup.value > 1 else "▼"
+        return f"{sign} {self.speedup.value:.{self._decimals}f}×"
+
+    @property
+    def interval(self) -> str:
+        """`(1.99–2.01)`, or "" without a speed-up."""
+        if self.speedup is None:
+            return ""
+        return f"({self.speedup.low:.{self._decimals}f}–{self.speedup.high:.{self._decimals}f})"
+
+    @property
+    def _decimals(self) -> int:
+        return 3 if self.speedup and 0.99 < self.speedup.value < 1.01 else 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape and backend against the baseline at the same shape, by metric."""
+
+    shape: tuple[str, ...]
+    backend: str
+    versus: tuple[Versus, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How one backend does in one metric over all shapes, in words."""
+
+    backend: str
+    metric: Metric
+    words: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All backends but the baseline against it."""
+
+    baseline: str
+    metrics: tuple[Metric, ...]
+    shape_axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return " and ".join(metric.label for metric in self.metrics)
+
+    def tallies(self) -> list[Tally]:
+        """By metric, and within it by backend."""
+        return [tally for place in range(len(self.metrics)) for tally in self._tally(place)]
+
+    def _tally(self, place: int) -> Iterator[Tally]:
+        for backend in dict.fromkeys(row.backend for row in self.rows):
+            versus = [row.versus[place] for row in self.rows if row.backend == backend]
+            yield Tally(backend, self.metrics[place], _count(versus))
+
+
+def compare(content: Content) -> Comparison | None:
+    """Each run's backends against its own baseline; None where there are no two backends, or nothing to compare."""
+    baseline = str(content.runs[0].header.workload.baseline)
+    metrics = tuple(content.series[key] for key in COMPARED if key in content.series)
+    backends = [str(name) for name in content.wide[c.BACKEND].unique()]
+    if not metrics or baseline not in backends or len(backends) < 2:
+        return None
+    axes = tuple(name for name in content.axes if name != c.BACKEND)
+    return Comparison(baseline, metrics, axes, tuple(_rows(content.wide, axes, baseline, metrics)))
+
+
+def axis_text(value: object) -> str:
+    """An axis' value: an integer that a frame had to keep as a float is one again, and a null is an en dash."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "–" if value is None or value != value else str(value)  # noqa: PLR0124 (NaN is not itself)
+
+
+def _rows(wide: pd.DataFrame, axes: Sequence[str], baseline: str, metrics: Sequence[Metric]) -> Iterator[Row]:
+    figures = [name for metric in metrics for name in (metric.key, *_bounds(metric))]
+    by_shape: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in wide[[c.BACKEND, c.OUTCOME, *axes, *figures]].to_dict(orient="records"):
+        by_shape[tuple(axis_text(cell[name]) for name in axes)].append(cell)
+    for shape, members in by_shape.items():
+        base = next((cell for cell in members if cell[c.BACKEND] == baseline), None)
+        for other in members:
+            if other[c.BACKEND] != baseline:
+                versus = tuple(_against(base, other, metric) for metric in metrics)
+                yield Row(shape, str(other[c.BACKEND]), versus)
+
+
+def _against(base: Cell | None, other: Cell, metric: Metric) -> Versus:
+    figure = _figure(other, metric)
+    if base is None:
+        return Versus("–", figure, None)
+    before, after = _interval(base, metric), _interval(other, metric)
+    speedup = ratio(before, after)
+    if math.isnan(speedup.value):
+        return Versus(_figure(base, metric), figure, None)
+    is_grain = metric.key != "step_time" and (
+        abs(speedup.value - 1) <= GRAIN_SHARE or abs(before.median - after.median) <= GRAIN_S
+    )
+    return Versus(_figure(base, metric), figure, speedup, speedup.is_clear and not is_grain)
+
+
+def _bounds(metric: Metric) -> tuple[str, str]:
+    return field(metric.key, c.LOW), field(metric.key, c.HIGH)
+
+
+def _interval(cell: Cell, metric: Metric) -> Interval:
+    return Interval(*(float(cell[name]) for name in (metric.key, *_bounds(metric))))
+
+
+def _figure(cell: Cell, metric: Metric) -> str:
+    if cell[c.OUTCOME] != Outcome.OK:
+        return str(cell[c.OUTCOME])
+    return format_value(float(cell[metric.key]), metric.unit)
+
+
+def _count(versus: Sequence[Versus]) -> str:
+    """How often it is faster, slower, and neither, with the best, the worst and the mean."""
+    ratios = [found.speedup.value for found in versus if found.speedup]
+    clear = [found.speedup.value for found in versus if found.speedup and found.is_clear]
+    faster, slower = [value for value in clear if value > 1], [value for value in clear if value < 1]
+    words = [
+        f"faster in {len(faster)}" + (f" (at best {max(faster):.2f}×)" if faster else ""),
+        f"slower in {len(slower)}" + (f" (at worst {min(slower):.2f}×)" if slower else ""),
+        f"no clear difference in {len(ratios) - len(clear)}",
+    ]
+    if len(versus) > len(ratios):
+        words.append(f"not comparable in {len(versus) - len(ratios)}")
+    mean = f"; geometric mean {_geometric_mean(ratios):.2f}×" if ratios else ""
+    return f"{', '.join(words)} of {len(versus)} shapes{mean}"
+
+
+def _geometric_mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
