@@ -80,9 +80,10 @@ class Run:
         return define_series(self._frame, [self.header.workload])
 
     def frontier(
-        self, x: str = "tok_s_user", y: str = "tok_s_gpu", group: Sequence[str] = (c.BACKEND,)
+        self, x: str = "tok_s_user", y: str = "tok_s_gpu", group: str | Sequence[str] = (c.BACKEND,)
     ) -> pd.DataFrame:
-        """The frontier of two metrics; see `frontier.frontier`."""
+        """The frontier of two metrics, per value of a column or of several together; see `frontier.frontier`."""
+        group = [group] if isinstance(group, str) else group
         known, wide = self.metrics(), self.wide()
         for key in (x, y):
             _require(key, list(known), f"{self.run_id}: no metric {key!r} in this run")
@@ -142,5 +143,5 @@ def _require(name: str, known: list[str], message: str) -> None:
     if name in known:
         return
     close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
     raise UsageError(f"{message}{hint} known: {', '.join(known) or 'none'}")

@@ -45,6 +45,8 @@ def test_a_frontier_over_a_metric_that_is_not_there_says_which_are(tmp_path):
     run = load_run(make_run(tmp_path, [MadeCell({}, GOOD)]))
     with pytest.raises(UsageError, match="no metric 'tok_s_usr' in this run; did you mean 'tok_s_user'"):
         run.frontier(x="tok_s_usr")
+    with pytest.raises(UsageError, match="no metric 'nope' in this run; known: tok_s_user, tok_s_gpu"):
+        run.frontier("nope")
     with pytest.raises(UsageError, match="no column 'backnd' to group by; did you mean 'backend'"):
         run.frontier(group=["backnd"])
 
@@ -56,3 +58,9 @@ def test_a_frontier_is_told_per_backend(tmp_path):
     assert found["on_frontier"].tolist() == [False, True]
     assert found["on_group_frontier"].tolist() == [True, True]
     assert found["margin"].tolist()[0] == pytest.approx(0.1)
+
+
+def test_one_column_to_group_by_needs_no_list(tmp_path):
+    cells = [MadeCell({"backend": backend}, GOOD) for backend in ("torch", "triton")]
+    run = load_run(make_run(tmp_path, cells))
+    assert run.frontier(group="backend")["group"].tolist() == ["torch", "triton"]
