@@ -161,19 +161,19 @@ def _figure(cell: Cell, metric: Metric) -> str:
 
 
 def _count(versus: Sequence[Versus]) -> str:
-    """How often it is faster, slower, and neither, with the best, the worst and the mean."""
+    """How often it is faster, slower, and neither, as far as it is so at all, with the best, the worst and the mean."""
     ratios = [found.speedup.value for found in versus if found.speedup]
     clear = [found.speedup.value for found in versus if found.speedup and found.is_clear]
     faster, slower = [value for value in clear if value > 1], [value for value in clear if value < 1]
-    words = [
-        f"faster in {len(faster)}" + (f" (at best {max(faster):.2f}×)" if faster else ""),
-        f"slower in {len(slower)}" + (f" (at worst {min(slower):.2f}×)" if slower else ""),
-        f"no clear difference in {len(ratios) - len(clear)}",
-    ]
-    if len(versus) > len(ratios):
-        words.append(f"not comparable in {len(versus) - len(ratios)}")
+    parts = {
+        "faster": (len(faster), f" (at best {max(faster, default=1):.2f}×)"),
+        "slower": (len(slower), f" (at worst {min(slower, default=1):.2f}×)"),
+        "no clear difference": (len(ratios) - len(clear), ""),
+        "not comparable": (len(versus) - len(ratios), ""),
+    }
+    words = [f"{what} in {number}{extreme}" for what, (number, extreme) in parts.items() if number]
     mean = f"; geometric mean {_geometric_mean(ratios):.2f}×" if ratios else ""
-    return f"{', '.join(words)} of {len(versus)} shapes{mean}"
+    return f"{', '.join(words)} of {len(versus)} shape{'s' if len(versus) != 1 else ''}{mean}"
 
 
 def _geometric_mean(ratios: Sequence[float]) -> float:

@@ -72,7 +72,7 @@ def _comparison(content: Content) -> list[str]:
         f"- **{escape(tally.backend)}**, {escape(tally.metric.label)}: {escape(tally.words)}"
         for tally in found.tallies()
     ]
-    table = _table(head, body, right=range(len(found.shape_axes)))
+    table = _table(head, body, right=_numbers(content, head))
     return [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies), table]
 
 
@@ -97,7 +97,8 @@ def _frontier(content: Content) -> list[str]:
         f"### Frontier: {escape(y.label)} against {escape(x.label)}",
         f"{len(on)} of {len(found)} ok cells; no other is as good in both and better in one.{close}",
     ]
-    return [*lines, _table(["cell", *axes, x.label, y.label], body, right=range(1, len(axes) + 3))]
+    head = ["cell", *axes, x.label, y.label]
+    return [*lines, _table(head, body, right=[*_numbers(content, head), len(head) - 2, len(head) - 1])]
 
 
 def _both(row: pd.Series, x: Metric, y: Metric) -> list[str]:
@@ -145,6 +146,11 @@ def _environment(content: Content) -> str:
         ", ".join(run.run_id for run in content.runs),
     ]
     return "<sub>" + " · ".join(escape(fact) for fact in facts if fact) + "</sub>"
+
+
+def _numbers(content: Content, head: Sequence[str]) -> list[int]:
+    """The columns of a table that are axes with numbers; texts stand on the left."""
+    return [place for place, name in enumerate(head) if name in content.numeric_axes]
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[object]], right: Iterable[int] = ()) -> str:
