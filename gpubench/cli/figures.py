@@ -35,19 +35,21 @@ PROFILED = ("kernel_sum", "span")
 def headline(records: Sequence[CellRecord]) -> str:
     """`step_time 93.1 µs  tok_s_user 10,741 tok/s (cuda_event)`: medians over all trials of a cell's pass.
 
-    Those of the step time and of one metric that follows from it; of the profiled pass, `PROFILED`.
+    Those of the step time and of one metric that follows from it; of the profiled pass, `PROFILED`. A cell that is
+    another program has figures of its own ranges only: those of the first are shown, by its name.
     """
+    found = [measurement for record in records for measurement in record.measurements if measurement.samples]
+    range_ = "" if any(not measurement.range for measurement in found) else next((m.range for m in found), "")
     pooled: dict[str, list[Measurement]] = defaultdict(list)
-    for record in records:
-        for measurement in record.measurements:
-            if measurement.samples and not measurement.range:
-                pooled[measurement.metric].append(measurement)
+    for measurement in found:
+        if measurement.range == range_:
+            pooled[measurement.metric].append(measurement)
     is_profiled = any(record.pass_ is Pass.PROFILE for record in records)
     names = [name for name in PROFILED if name in pooled] if is_profiled else list(pooled)[:2]
     shown = {name: pooled[name] for name in names}
     parts = [f"{name} {_median(trials)}" for name, trials in shown.items()]
     timers = {str(trials[0].timer) for trials in shown.values() if trials[0].timer}
-    return "  ".join(parts) + (f" ({', '.join(sorted(timers))})" if timers else "")
+    return (f"{range_}: " if range_ else "") + "  ".join(parts) + (f" ({', '.join(sorted(timers))})" if timers else "")
 
 
 def _median(trials: Sequence[Measurement]) -> str:

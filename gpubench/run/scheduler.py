@@ -332,7 +332,7 @@ class Scheduler:
         """Say why a worker ended outside of any cell; WorkerError if it keeps happening."""
         if lane.is_ready and status == 0:
             share = "the one before had run its share of cells"
-            lane.next_reason = "the CUDA context was lost" if lane.is_context_lost else share
+            lane.next_reason = "nothing more could run in the one before" if lane.is_context_lost else share
             return
         if not worker.sent:
             return
