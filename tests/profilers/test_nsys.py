@@ -219,7 +219,9 @@ class TestRealNsys:
             check_ranges(found, ["gpubench:cell=a/rep"], tool.version, nvtx)
 
     def test_a_program_that_dies_leaves_its_report(self, tool: Nsys, tmp_path: Path) -> None:
-        worker = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+        # it lives for a moment: what dies while nsys is still taking hold of it may leave none
+        program = "import os, signal, time; time.sleep(0.5); os.kill(os.getpid(), signal.SIGSEGV)"
+        worker = [sys.executable, "-c", program]
         assert record(tool, worker, tmp_path / "trace").stat().st_size > 0
 
     def test_it_passes_its_trial(self, tool: Nsys) -> None:
