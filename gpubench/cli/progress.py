@@ -90,12 +90,12 @@ class PlainLines(Quiet):
         match event:
             case SweepStarted():
                 self._cells = CellCount(event.todo)
-                self._console.print(_opening(event))
+                self._console.print(_opening(event), soft_wrap=True)
             case StopNoticed():
                 self._console.print(STOPPING)
             case PassStarted():
                 self._cells = CellCount(event.todo)
-                self._console.print(_next_pass(event))
+                self._console.print(_next_pass(event), soft_wrap=True)
             case WorkerStarted() if event.worker:
                 self._console.print(f"[dim]worker {event.worker} on {escape(event.device)} ({escape(event.reason)})[/]")
             case CellRecorded() if self._cells.add(event):
@@ -140,13 +140,13 @@ class LiveBar(Quiet):
             case SweepStarted():
                 self._cells = CellCount(event.todo)
                 self._progress.update(self._bar, total=event.todo)
-                self._console.print(_opening(event))
+                self._console.print(_opening(event), soft_wrap=True)
             case StopNoticed():
                 self._console.print(STOPPING)
             case PassStarted():
                 self._cells = CellCount(event.todo)
                 self._progress.reset(self._bar, total=event.todo, completed=0, counts="")
-                self._console.print(_next_pass(event))
+                self._console.print(_next_pass(event), soft_wrap=True)
             case CellStarted():
                 self._progress.update(self._bar, description=f"{escape(event.cell_id)} {event.stage}")
             case CellRecorded() if self._cells.add(event):
