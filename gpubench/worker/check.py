@@ -77,24 +77,36 @@ def check_step(prepared: Prepared, reference: Reference, settings: CheckSettings
     the second run must have overwritten all of its outputs and come to the same.
     """
     outputs = prepared.run()
-    _refuse_nan(outputs, reference)
-    result = _judge(prepared, outputs, reference, settings)
-    zeros = "" if result.passed else _find_zeros(outputs, reference)
+    first = _verdict(prepared, outputs, reference, settings)
     poison_free_memory(prepared.subject.device)
     poisons = poison(outputs, find_tensors(prepared.inputs))
     scatter(outputs)
     del outputs  # what was allocated by the step is free again, poison and all, for the next run to get
     outputs = prepared.run()
-    _refuse_survivors(outputs, poisons)  # the better name for what may have been a mismatch in the first run
-    if not result.passed:
-        raise CellStopped(
-            Outcome.INVALID if zeros else Outcome.MISMATCH,
-            zeros or f"not what {reference.against} computes: {result.worst}",
-            [result],
-        )
-    _refuse_nan(outputs, reference)
+    _refuse_survivors(outputs, poisons)  # the better name for what may have been NaN or a mismatch in the first run
+    if isinstance(first, CellStopped):
+        raise first
+    if fault := _find_nan(outputs, reference):
+        raise fault
     again = _judge(prepared, outputs, reference, settings)
-    return Checked(result, [*reference.warnings, *_explain_change(prepared, again)])
+    return Checked(first, [*reference.warnings, *_explain_change(prepared, again)])
+
+
+def _verdict(
+    prepared: Prepared, outputs: Any, reference: Reference, settings: CheckSettings
+) -> CheckResult | CellStopped:
+    """What the first run's outputs are worth: the comparison they passed, or what stops the cell."""
+    if fault := _find_nan(outputs, reference):
+        return fault
+    result = _judge(prepared, outputs, reference, settings)
+    if result.passed:
+        return result
+    zeros = _find_zeros(outputs, reference)
+    return CellStopped(
+        Outcome.INVALID if zeros else Outcome.MISMATCH,
+        zeros or f"not what {reference.against} computes: {result.worst}",
+        [result],
+    )
 
 
 _ORACLE = object()
@@ -130,11 +142,12 @@ def _run_reference(subject: Subject, chosen: Backend | object) -> Any:
     return clone(outputs)
 
 
-def _refuse_nan(outputs: Any, reference: Reference) -> None:
+def _find_nan(outputs: Any, reference: Reference) -> CellStopped | None:
     expected = dict(leaves(reference.outputs))
     for path, leaf in leaves(outputs):
         if found := find_nan(leaf, expected.get(path)):
-            raise CellStopped(Outcome.INVALID, f"{path} holds NaN: {found}")
+            return CellStopped(Outcome.INVALID, f"{path} holds NaN: {found}")
+    return None
 
 
 def _refuse_survivors(outputs: Any, poisons: list[Poison]) -> None:

@@ -312,3 +312,25 @@ def test_a_step_that_returns_nothing_where_values_are_due_is_a_mismatch() -> Non
 
     assert record.outcome is Outcome.MISMATCH
     assert "NoneType" in record.reason
+
+
+def test_an_unwritten_element_that_happened_to_hold_nan_is_named_as_unwritten() -> None:
+    @gpubench.workload("hole_of_nan")
+    def make() -> dict[str, torch.Tensor]:
+        return {"x": torch.rand(16) + 1}
+
+    make.backend("good", baseline=True)(lambda x: lambda: x + 1)
+
+    @make.backend("tested")
+    def _(x: torch.Tensor) -> Step:
+        out = torch.full_like(x, float("nan"))
+
+        def step() -> torch.Tensor:
+            out[1:] = x[1:] + 1
+            return out
+
+        return step
+
+    record = check("hole_of_nan")
+    assert record.outcome is Outcome.INVALID
+    assert record.reason.startswith("unwritten output: 1 of 16 elements of out ")
