@@ -64,13 +64,7 @@ def _records(cell: Cell, generator: np.random.Generator) -> list[CellRecord]:
 
 def _record(cell: Cell, trial: int, outcome: Outcome, measurements: list[Measurement]) -> CellRecord:
     return CellRecord(
-        cell_id=cell.cell_id,
-        index=cell.index,
-        key=cell.key,
-        workload=cell.workload,
-        backend=cell.backend,
-        axes=cell.axes,
-        params=cell.params,
+        **vars(cell),
         trial=trial,
         pass_=Pass.TIMING,
         attempt=1,

@@ -152,13 +152,7 @@ def _records(cell: Cell, plan: MadeCell) -> list[CellRecord]:
 def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[Measurement]) -> CellRecord:
     assert plan.outcome is not None
     return CellRecord(
-        cell_id=cell.cell_id,
-        index=cell.index,
-        key=cell.key,
-        workload=cell.workload,
-        backend=cell.backend,
-        axes=cell.axes,
-        params=cell.params,
+        **vars(cell),
         trial=trial,
         pass_=pass_,
         attempt=1,

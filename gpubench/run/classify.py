@@ -74,10 +74,10 @@ def _evidence(death: Death) -> Crash:
 
 
 def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
-    where = f"during {death.stage}{_place(evidence.stderr_tail)}"
+    stage = f"{death.stage}{_place(evidence.stderr_tail)}"
     if death.timed_out:
-        stuck = f"still in {death.stage}{_place(evidence.stderr_tail)}"
-        return Outcome.TIMEOUT, f"{stuck} {death.timed_out}; the worker was killed"
+        return Outcome.TIMEOUT, f"still in {stage} {death.timed_out}; the worker was killed"
+    where = f"during {stage}"
     if evidence.signal == "SIGKILL" and death.killed_by_host:
         return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker"
     if evidence.signal == "SIGKILL":

@@ -23,6 +23,7 @@ from gpubench.store import (
     RunHeader,
     RunStore,
     Session,
+    StoredRun,
     add_session,
     create_run,
     new_run_id,
@@ -64,9 +65,9 @@ def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
     path, session = _open_run(request, profiler)
     with RunStore(path) as store:
         add_session(path, session)
-        passes = _Passes(request, profiler, store, stop)
-        yield passes.begin()
-        yield from passes.timing()
+        run = read_run(path)
+        passes = _Passes(request, profiler, store, stop, set(run.ceilings))
+        yield from passes.timing(run)
         yield from passes.profile()
     results = merge_cells(read_run(path))
     warned = sum(any(record.warnings for record in result.records) for result in results)
@@ -86,25 +87,25 @@ class _Passes:
     profiler: Profiler
     store: RunStore
     stop: StopSignal
+    known_ceilings: set[str]
+    """The GPUs whose ceilings the run has; workers add theirs."""
 
-    def begin(self) -> SweepEvent:
-        tasks = self._timing_tasks()
+    def timing(self, run: StoredRun) -> Iterator[SweepEvent]:
+        """Every cell that has no answer yet, unprofiled."""
+        results = self._asked(run)
+        tasks = plan_tasks(results, self._task_settings(Pass.TIMING), self.request.retry)
         device = ", ".join(gpu.name for gpu in self.request.gpus) or "cpu"
         if self.request.overlay:
             device += f" (overlay {self.request.overlay})"
         todo = len({task.cell.cell_id for task in tasks})
-        path = self.store.path
-        return SweepStarted(path.name, str(path), len(self._results()), todo, device, self.profiler.why)
-
-    def timing(self) -> Iterator[SweepEvent]:
-        """Every cell that has no answer yet, unprofiled."""
-        yield from self._scheduler(PlainLauncher()).run(self._timing_tasks())
+        yield SweepStarted(run.path.name, str(run.path), len(results), todo, device, self.profiler.why)
+        yield from self._scheduler(PlainLauncher()).run(tasks)
 
     def profile(self) -> Iterator[SweepEvent]:
         """The cells that are ok once more, under the profiler; those that die there once more without it."""
         if self.profiler.timer is None or self.stop.is_requested:
             return
-        ok = [result for result in self._results() if result.outcome is Outcome.OK]
+        ok = [result for result in self._asked(read_run(self.store.path)) if result.outcome is Outcome.OK]
         tasks = plan_tasks(ok, self._task_settings(Pass.PROFILE), frozenset())
         if not tasks:
             return
@@ -130,12 +131,9 @@ class _Passes:
         again = [replace(task, pass_=Pass.TIMING) for task in tasks if task.cell.cell_id in dead]
         yield from self._scheduler(UnprofiledRetry(dead)).run(again)
 
-    def _timing_tasks(self) -> list[Task]:
-        return plan_tasks(self._results(), self._task_settings(Pass.TIMING), self.request.retry)
-
-    def _results(self) -> list[CellResult]:
+    def _asked(self, run: StoredRun) -> list[CellResult]:
         asked = {cell.key for cell in self.request.cells}
-        return [result for result in merge_cells(read_run(self.store.path)) if result.cell.key in asked]
+        return [result for result in merge_cells(run) if result.cell.key in asked]
 
     def _task_settings(self, pass_: Pass) -> TaskSettings:
         spec = self.request.sweep.spec
@@ -154,7 +152,7 @@ class _Passes:
             timeout=spec.timeout_s,
             tasks_per_worker=1 if spec.isolation == "cell" else cells_per_worker,
             first_number=len(list((self.store.path / ARTIFACTS).glob("worker_*"))),
-            known_ceilings=set(read_run(self.store.path).ceilings),
+            known_ceilings=self.known_ceilings,
         )
         return Scheduler(self.store, settings, self.stop, self.request.gpus or [None])
 

@@ -58,22 +58,7 @@ def task(index: int, artifacts: Path, does: str = "well", trials: int = 1) -> Ta
 
 def answer(asked: Task, trial: int, worker: int, outcome: Outcome = Outcome.OK) -> CellRecord:
     """The record of one trial."""
-    cell = asked.cell
-    return CellRecord(
-        cell_id=cell.cell_id,
-        index=cell.index,
-        key=cell.key,
-        workload=cell.workload,
-        backend=cell.backend,
-        axes=cell.axes,
-        params=cell.params,
-        trial=trial,
-        pass_=asked.pass_,
-        attempt=asked.attempt,
-        outcome=outcome,
-        stage=Stage.DONE if outcome is Outcome.OK else Stage.MEASURE,
-        worker=worker,
-    )
+    return asked.record(trial, outcome, Stage.DONE if outcome is Outcome.OK else Stage.MEASURE, worker=worker)
 
 
 def work(job_file: str, habit: str) -> None:
