@@ -42,6 +42,8 @@ _USUAL_PLACES = (
     "/usr/lib/nsight-systems/target-linux-*/nsys",
 )
 _START_TIMEOUT_S = 60.0
+_IDLE_PROGRAM = ("sleep", "0.5")
+"""What is recorded on trial: a program that ends while nsys is still taking hold of it may leave no report."""
 _EXPORT_TIMEOUT_S = 600.0
 
 _ALLOWED = re.compile(
@@ -164,7 +166,7 @@ def try_nsys(nsys: Nsys) -> None:
     """Record a program that does nothing, to learn before a sweep whether a report comes out of it."""
     with tempfile.TemporaryDirectory(prefix="gpubench-nsys-") as folder:
         output = Path(folder, "trial")
-        command = profile_command(nsys, ["true"], output, has_gpu=False)
+        command = profile_command(nsys, _IDLE_PROGRAM, output, has_gpu=False)
         _, log = _run(command, _START_TIMEOUT_S, worker_environment(os.environ))
         find_report(output, log)
 
