@@ -8,16 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Run", "Workload", "annotate", "get_workload", "load_run", "workload"]
+__all__ = ["Run", "Unsupported", "Workload", "annotate", "get_workload", "load_run", "workload"]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gpubench.analysis.run import Run, load_run
+    from gpubench.errors import Unsupported
     from gpubench.ranges import annotate
     from gpubench.registry import Workload, get_workload, workload
 
 _HOMES = {
     "Run": "gpubench.analysis.run",
+    "Unsupported": "gpubench.errors",
     "Workload": "gpubench.registry",
     "annotate": "gpubench.ranges",
     "get_workload": "gpubench.registry",

@@ -4,6 +4,7 @@
     ├── UsageError                   2   a flag or an argument that can't be meant
     │   └── ConfigError              2   a sweep file: where, what, and what would be right
     ├── ArgumentError                2   a value that a workload, a model or a kernel can't take; a ValueError too
+    ├── Unsupported                  2   what a backend can't do here: the cell is skipped, with this as the reason
     ├── CommandFailed                2   a swept command that failed, or left no such metric
     ├── PluginError                  2   a user's own file that can't be imported
     ├── StoreError                   2   a run on disk that can't be read or written
@@ -30,6 +31,7 @@ __all__ = [
     "ProfilerError",
     "StoreError",
     "TraceError",
+    "Unsupported",
     "UsageError",
     "WorkerError",
 ]
@@ -71,6 +73,15 @@ class ConfigError(UsageError):
 
 class ArgumentError(GpubenchError, ValueError):
     """A value that a workload, a model or a kernel can't take: the argument, what it got, and the limit."""
+
+    exit_code = 2
+
+
+class Unsupported(GpubenchError):
+    """What a backend can't do on this machine or at these sizes, though others may: raised by its set-up.
+
+    The cell is `skipped`, and the message is its reason. What a backend always needs belongs into its `requires`.
+    """
 
     exit_code = 2
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gpubench.errors import CommandFailed, GpubenchError
+from gpubench.errors import CommandFailed, GpubenchError, Unsupported
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.registry import Metric
 from gpubench.worker.cuda_errors import find_cuda_error
@@ -75,6 +75,8 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
     """Turn what a cell raised into data; asks the device whether it can go on."""
     if isinstance(error, CellStopped):
         return Failure(error.outcome, clean(error.reason), checks=error.checks)
+    if isinstance(error, Unsupported):
+        return Failure(Outcome.SKIPPED, clean(str(error)))
     blamed = f"{error.where} raised " if isinstance(error, MetricFailed) else ""
     error = find_cause(error.__cause__ if isinstance(error, MetricFailed) and error.__cause__ else error)
     evidence = _Evidence(error, device)

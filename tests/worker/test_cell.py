@@ -217,6 +217,19 @@ def test_sizes_that_cannot_fit_skip_the_cell_before_anything_is_allocated() -> N
     assert record.reason == "can't fit: 11 rows against True"
 
 
+def test_a_set_up_that_cannot_serve_these_sizes_skips_the_cell_with_its_own_words() -> None:
+    def refuse(x: torch.Tensor) -> Step:
+        raise gpubench.Unsupported(f"theirs takes at most 2 rows; these are {len(x)}")
+
+    workload = get_workload(doubling(lambda x: x + x))
+    workload.backend("refuses")(refuse)
+
+    record = run_cell(workload.name, "refuses").record
+
+    assert (record.outcome, record.crash) == (Outcome.SKIPPED, None)
+    assert record.reason.startswith("theirs takes at most 2 rows; these are")
+
+
 def test_an_exception_in_each_place_is_an_error_of_that_stage_with_its_line() -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise ValueError("the shelf is empty")
