@@ -25,6 +25,7 @@ __all__ = [
     "CheckResult",
     "Crash",
     "Event",
+    "FaultingKernel",
     "Frame",
     "Job",
     "KernelShare",
@@ -160,11 +161,32 @@ class CheckResult:
 
 @dataclass(frozen=True, config=_FROZEN)
 class Frame:
-    """A frame of a Python traceback."""
+    """A frame of a Python stack."""
 
     file: str
     line: int
     function: str
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class FaultingKernel:
+    """The kernel that the GPU caught, from its core dump: not always the one that did the damage."""
+
+    kernel: str = ""
+    """As the debugger spells it, template arguments included; "" where the core could not be read."""
+    file: str = ""
+    """The source file, as compiled in: Triton's kernels have one, most of a library's don't."""
+    line: int | None = None
+    block: list[int] | None = None
+    """The three indices of the thread block that raised …"""
+    thread: list[int] | None = None
+    """… and of the thread within it, so far as the GPU can tell."""
+    exception: str = ""
+    """In the debugger's words: `Warp Illegal Address`."""
+    core: str = ""
+    """The core file, from the run's folder: `artifacts/cell_013_C008/gpu.812.core`; "" where none was kept."""
+    note: str = ""
+    """Why something above is not known, and how to get it."""
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -184,7 +206,13 @@ class Crash:
     memory: dict[str, float] = Field(default_factory=dict)
     """Bytes: device_free, device_total, reserved, allocated, asked; whichever is known."""
     open_range: str = ""
-    """The innermost NVTX range that was open."""
+    """The innermost range that was open, of those that the workload annotates: `attention` within `layer_03`."""
+    faulting: FaultingKernel | None = None
+    """What the GPU's core dump says, if the GPU raised and dumped one."""
+    host_frames: list[Frame] = Field(default_factory=list)
+    """The Python stack at a death or a hang that no exception tells of, innermost first, as faulthandler wrote it."""
+    xid: list[str] = Field(default_factory=list)
+    """The driver's own lines about this process, where the kernel's log can be read: `NVRM: Xid (…): 31, pid=…`."""
 
 
 @dataclass(frozen=True, config=_FROZEN)
