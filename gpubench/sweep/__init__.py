@@ -14,10 +14,10 @@ select                  a part of a grid
 
 from __future__ import annotations
 
+from gpubench.predicates import Predicate, PredicateError, parse_predicate
 from gpubench.sweep.expand import Grid, expand
 from gpubench.sweep.load import Sweep, load_sweep
 from gpubench.sweep.plugins import find_plugins
-from gpubench.sweep.predicates import Predicate, PredicateError, parse_predicate
 from gpubench.sweep.select import select
 
 __all__ = [

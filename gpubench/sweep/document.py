@@ -16,8 +16,8 @@ import yaml
 
 from gpubench.errors import ConfigError, Location
 from gpubench.records import Scalar
+from gpubench.scalars import parse_scalar
 from gpubench.sweep.problems import show
-from gpubench.sweep.scalars import parse_scalar
 
 __all__ = [
     "MAX_BYTES",

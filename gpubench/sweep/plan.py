@@ -12,11 +12,11 @@ from typing import Any
 
 from gpubench.catalogue import Catalogue, WorkloadInfo
 from gpubench.errors import ConfigError
+from gpubench.predicates import Predicate, PredicateError, parse_predicate
 from gpubench.records import Scalar
 from gpubench.sweep.arguments import ArgumentError, Arguments, canonical, is_scalar
 from gpubench.sweep.document import KeyPath, format_path
 from gpubench.sweep.load import Sweep
-from gpubench.sweep.predicates import Predicate, PredicateError, parse_predicate
 from gpubench.sweep.problems import known_list, raise_problems, show, unknown
 
 __all__ = ["MAX_CELLS", "Plan", "make_plan"]

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gpubench.errors import ConfigError
+from gpubench.predicates import PredicateError, parse_condition
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings, TriageSettings
 from gpubench.sweep.document import Document, KeyPath
-from gpubench.sweep.predicates import PredicateError, parse_condition
 from gpubench.sweep.problems import known_list, nearest, show, unknown
 
 __all__ = ["ParetoSettings", "SweepFile", "find_problems", "validate"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gpubench.errors import UsageError
+from gpubench.predicates import Comparison, Predicate, PredicateError, parse_condition
 from gpubench.records import Cell, Scalar
+from gpubench.scalars import parse_scalar
 from gpubench.sweep.expand import Grid
-from gpubench.sweep.predicates import Comparison, Predicate, PredicateError, parse_condition
 from gpubench.sweep.problems import known_list, nearest, unknown
-from gpubench.sweep.scalars import parse_scalar
 
 __all__ = ["select"]
 

@@ -124,7 +124,7 @@ class Inbox:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._unfinished = 0
         self._lock = threading.Lock()
-        threading.Thread(target=self._read, name="gpubench-inbox", daemon=True).start()
+        threading.Thread(target=self._wait_for_tasks, name="gpubench-inbox", daemon=True).start()
 
     def __iter__(self) -> Inbox:
         return self
@@ -147,7 +147,7 @@ class Inbox:
                 self.task_ended()
         self._tasks.put(None)
 
-    def _read(self) -> None:
+    def _wait_for_tasks(self) -> None:
         for line in sys.stdin.buffer:
             if line == TAKE_BACK:
                 self._drop()

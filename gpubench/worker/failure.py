@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import sysconfig
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from gpubench.errors import CommandFailed, GpubenchError, Unsupported
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.registry import Metric
+from gpubench.stacks import is_in_app, name_place
 from gpubench.worker.cuda_errors import find_cuda_error
 from gpubench.worker.device import Device
 
@@ -160,9 +160,7 @@ class _Evidence:
 
     @property
     def place(self) -> str:
-        """` (mine.py:12)`: the innermost line that is the user's own, or "" if none is."""
-        frame = next((frame for frame in self.frames if _is_in_app(frame.file)), None)
-        return f" ({Path(frame.file).name}:{frame.line})" if frame else ""
+        return name_place(self.frames)
 
     def read_memory(self) -> dict[str, float]:
         asked = _ASKED.search(self.message)
@@ -219,24 +217,7 @@ def _read_frames(error: BaseException) -> list[Frame]:
     walked = traceback.walk_tb(error.__traceback__)
     frames = [Frame(clean(f.f_code.co_filename), line, clean(f.f_code.co_qualname)) for f, line in walked]
     frames.reverse()
-    return sorted(frames, key=lambda frame: not _is_in_app(frame.file))
-
-
-_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
-_WORKER = Path(__file__).parent
-_LIBRARY_PACKAGES = {"torch", "triton", "nvtx"}
-
-
-def _is_in_app(file: str) -> bool:
-    """Whether a file is the cell's own code: not torch's, Triton's, Python's or this worker's."""
-    path = Path(file)
-    if file.startswith("<") or path.parent == _WORKER:
-        return False
-    parts = path.parts
-    for folder in ("site-packages", "dist-packages"):
-        if folder in parts:
-            return parts[parts.index(folder) + 1] not in _LIBRARY_PACKAGES
-    return not path.is_relative_to(_STANDARD_LIBRARY)
+    return sorted(frames, key=lambda frame: not is_in_app(frame.file))
 
 
 def _qualified_name(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpubench.records import Scalar
-from gpubench.sweep.scalars import parse_number, parse_scalar
+from gpubench.scalars import parse_number, parse_scalar
 
 __all__ = ["Comparison", "Predicate", "PredicateError", "parse_condition", "parse_predicate"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.sweep import PredicateError, parse_predicate
+from gpubench.predicates import PredicateError, parse_predicate
 
 VALUES = {"batch": 8, "isl": 4096, "backend": "triton", "gvr": False, "scale": 0.5, "window": None}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.sweep.scalars import parse_number, parse_scalar
+from gpubench.scalars import parse_number, parse_scalar
 
 
 @pytest.mark.parametrize(
