@@ -1,0 +1,117 @@
+"""Block choice of block-sparse attention: per row and KV head the best-scored blocks, the last one always among them.
+
+scores float32 [rows, heads, max_blocks], of which a row's first n = ⌈lengths[b] / block⌉ count; lengths int32 [rows];
+blocks int32 [rows, heads, kept]. Into `blocks` go the row's last block, n − 1, which holds the token that asks, and the
+kept − 1 blocks with the highest scores besides; equal scores are taken from the first block on. A row of n ≤ kept blocks
+gets all of them in order, its scores unread, then −1.
+
+One program per row and head. A score and its block become one 64-bit integer that orders as the pair does; the best
+`kept` of them are found by a bitonic network, in chunks, since a long row has more than a program can hold.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+from gpubench.kernels.interpreter import is_interpreted
+from gpubench.kernels.ops import as_op
+from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_adjacent, check_int32
+
+__all__ = ["MAX_KEPT", "sparse_gqa_select"]
+
+MAX_KEPT = 64
+
+_CHUNK = 4096
+"""Scores that a program holds at a time."""
+
+_SCORES_PER_WARP = 256
+
+
+@triton.jit
+def _order(score, block, count):
+    """Integers that compare as (is last, score, −block) do; those beyond `count` are below all others."""
+    bits = score.to(tl.int32, bitcast=True)
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative float's bits fall as it rises
+    rising = tl.where(block == count - 1, 0x7FFFFFFF, rising)
+    key = (rising.to(tl.int64) << 32) | (0x7FFFFFFF - block)
+    return tl.where(block < count, key, -(2**63))
+
+
+@triton.jit
+def _select_kernel(
+    scores,
+    lengths,
+    blocks,
+    score_stride_row,
+    score_stride_head,
+    block_stride_row,
+    block_stride_head,
+    BLOCK: tl.constexpr,
+    KEPT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    head = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64)
+    count = tl.cdiv(tl.load(lengths + row), BLOCK)
+    slots = tl.arange(0, KEPT)
+    out = blocks + row * block_stride_row + head * block_stride_head + slots
+    if count <= KEPT:
+        tl.store(out, tl.where(slots < count, slots, -1))
+        return
+    source = scores + row * score_stride_row + head * score_stride_head
+    within = tl.arange(0, CHUNK)
+    best = tl.topk(_order(tl.load(source + within, mask=within < count, other=0.0), within, count), KEPT)
+    for start in range(CHUNK, count, CHUNK):
+        block = start + within
+        key = _order(tl.load(source + block, mask=block < count, other=0.0), block, count)
+        best = tl.topk(tl.cat(best, tl.topk(key, KEPT), can_reorder=True), KEPT)
+    tl.store(out, 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32))
+
+
+@as_op("sparse_gqa_select", mutates=("blocks",))
+def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: int) -> None:
+    """Write each row's and head's choice of blocks, a block being `block` tokens.
+
+    Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
+    """
+    kernel = "sparse_gqa_select"
+    if scores.dtype != torch.float32 or scores.dim() != 3 or min(scores.shape) < 1:
+        raise ArgumentError(
+            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)}; wanted torch.float32 (rows, heads, max_blocks)"
+        )
+    if not (scores.is_cuda or is_interpreted()):
+        raise ArgumentError(
+            f"{kernel}: scores is on {scores.device}; Triton needs a GPU, or TRITON_INTERPRET=1 set from the start"
+        )
+    rows, heads, max_blocks = scores.shape
+    if block not in BLOCKS:
+        raise ArgumentError(f"{kernel}: block is {block}; wanted one of {', '.join(map(str, BLOCKS))} tokens")
+    if lengths.shape != (rows,):
+        raise ArgumentError(f"{kernel}: lengths has shape {tuple(lengths.shape)}; wanted ({rows},)")
+    kept = blocks.shape[-1] if blocks.dim() else 0
+    if blocks.shape != (rows, heads, kept) or not 1 <= kept <= MAX_KEPT or kept & (kept - 1):
+        raise ArgumentError(
+            f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {heads}, kept), "
+            f"kept a power of two up to {MAX_KEPT}"
+        )
+    for name, tensor in (("lengths", lengths), ("blocks", blocks)):
+        check_int32(kernel, name, tensor, like=scores)
+    check_adjacent(kernel, "scores", scores)
+    chunk = min(_CHUNK, max(kept, triton.next_power_of_2(max_blocks)))
+    _select_kernel[(heads, rows)](
+        scores,
+        lengths,
+        blocks,
+        scores.stride(0),
+        scores.stride(1),
+        blocks.stride(0),
+        blocks.stride(1),
+        BLOCK=block,
+        KEPT=kept,
+        CHUNK=chunk,
+        num_warps=min(16, max(1, chunk // _SCORES_PER_WARP)),
+    )
