@@ -8,7 +8,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.interpreter import is_interpreted
 
-__all__ = ["check_launchable", "check_operand"]
+__all__ = ["check_adjacent", "check_contiguous", "check_index", "check_launchable", "check_operand", "check_scratch"]
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,3 +43,35 @@ def check_operand(kernel: str, name: str, tensor: Tensor, shape: tuple[int, ...]
         raise ArgumentError(
             f"{kernel}: {name} is {tensor.dtype} on {tensor.device}; wanted {like.dtype} on {like.device}"
         )
+
+
+def check_adjacent(kernel: str, name: str, tensor: Tensor) -> None:
+    """Raise ArgumentError unless the elements along the last dimension are adjacent."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        raise ArgumentError(f"{kernel}: {name} has stride {tensor.stride(-1)} along its last dimension; wanted 1")
+
+
+def check_contiguous(kernel: str, name: str, tensor: Tensor) -> None:
+    """Raise ArgumentError unless `tensor` is contiguous."""
+    if not tensor.is_contiguous():
+        raise ArgumentError(
+            f"{kernel}: {name} of shape {tuple(tensor.shape)} has strides {tensor.stride()}; wanted it contiguous"
+        )
+
+
+def check_index(kernel: str, name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raise ArgumentError unless `tensor` is int32, has this shape, is contiguous, and lies on the device of `like`."""
+    if tensor.shape != shape:
+        raise ArgumentError(f"{kernel}: {name} has shape {tuple(tensor.shape)}; wanted {shape}")
+    if tensor.dtype is not torch.int32 or tensor.device != like.device:
+        raise ArgumentError(f"{kernel}: {name} is {tensor.dtype} on {tensor.device}; wanted int32 on {like.device}")
+    check_contiguous(kernel, name, tensor)
+
+
+def check_scratch(kernel: str, name: str, tensor: Tensor, elements: int, like: Tensor) -> None:
+    """Raise ArgumentError unless `tensor` is float32, contiguous, on the device of `like`, and of enough elements."""
+    if tensor.dtype is not torch.float32 or tensor.device != like.device:
+        raise ArgumentError(f"{kernel}: {name} is {tensor.dtype} on {tensor.device}; wanted float32 on {like.device}")
+    check_contiguous(kernel, name, tensor)
+    if tensor.numel() < elements:
+        raise ArgumentError(f"{kernel}: {name} has {tensor.numel():,} elements; this launch needs {elements:,}")
