@@ -204,9 +204,10 @@ class Crash:
     """`cudaErrorIllegalAddress` and its like, by name."""
     stderr_tail: str = ""
     memory: dict[str, float] = Field(default_factory=dict)
-    """Bytes: device_free, device_total, reserved, allocated, asked; whichever is known."""
+    """Bytes, whichever are known: device_free, device_total, reserved, allocated, asked; of the control group that a
+    worker died in: host_used, host_peak, host_limit."""
     open_range: str = ""
-    """The innermost range that was open, of those that the workload annotates: `attention` within `layer_03`."""
+    """The ranges that were open, of those that the workload annotates, outermost first: `layer_03/attention`."""
     faulting: FaultingKernel | None = None
     """What the GPU's core dump says, if the GPU raised and dumped one."""
     host_frames: list[Frame] = Field(default_factory=list)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gpubench.machine import PACKAGE
-from gpubench.records import CellRecord, Crash, Outcome, Stage, Task
+from gpubench.records import CellRecord, Crash, FaultingKernel, Outcome, Stage, Task
+from gpubench.run.autopsy import Remains
+from gpubench.run.coredump import cuda_error_of
 from gpubench.run.logs import read_tail
+from gpubench.stacks import name_place, parse_stack
 
-__all__ = ["Death", "OomKillCounter", "record_death"]
+__all__ = ["Death", "record_death"]
 
 # As CUDA's runtime and torch spell them; the first that a cell printed is the one it died of.
 _CUDA_ERROR = re.compile(
     r"\b(cudaError[A-Z]\w+|CUDA_ERROR_[A-Z_]+|CUBLAS_STATUS_[A-Z_]+|NCCL\w*Error)\b|CUDA error: ([^\n]+)"
 )
 
-
-_STACK_LINE = re.compile(r'File "([^"<]+)", line (\d+) in ')
-_LIBRARIES = ("site-packages", "dist-packages", f"lib/python{sys.version_info[0]}.", str(PACKAGE))
+_SEARCHED_BYTES = 64 << 10
+"""Of the end of a cell's standard error: a deep stack is longer than the tail that is kept."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Death:
     """Which limit it ran into, in words: then it was this program that killed it."""
     killed_by_host: bool = False
     """The host's out-of-memory killer has counted a victim meanwhile."""
+    remains: Remains = field(default_factory=Remains)
 
 
 def record_death(death: Death) -> CellRecord:
@@ -63,18 +64,27 @@ def record_death(death: Death) -> CellRecord:
 
 
 def _evidence(death: Death) -> Crash:
-    tail = read_tail(Path(death.task.artifacts) / "stderr.txt")
-    found = _CUDA_ERROR.search(tail)
+    log = Path(death.task.artifacts) / "stderr.txt"
+    remains = death.remains
+    raised = cuda_error_of(remains.faulting.exception) if remains.faulting else ""
+    tail, searched = read_tail(log), read_tail(log, _SEARCHED_BYTES)
+    found = _CUDA_ERROR.search(searched)
+    printed = (found.group(1) or found.group(2)).strip() if found else ""
     return Crash(
         exit_status=death.exit_status,
         signal="" if death.timed_out else _signal_name(death.exit_status),
-        cuda_error=(found.group(1) or found.group(2)).strip() if found else "",
+        cuda_error=raised or printed,
         stderr_tail=tail,
+        memory=remains.memory,
+        open_range=remains.open_range,
+        faulting=remains.faulting,
+        host_frames=parse_stack(searched),
+        xid=remains.xid,
     )
 
 
 def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
-    stage = f"{death.stage}{_place(evidence.stderr_tail)}"
+    stage = f"{death.stage}{name_place(evidence.host_frames)}"
     if death.timed_out:
         return Outcome.TIMEOUT, f"still in {stage} {death.timed_out}; the worker was killed"
     where = f"during {stage}"
@@ -82,17 +92,19 @@ def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
         return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker"
     if evidence.signal == "SIGKILL":
         return Outcome.CRASH, f"killed by SIGKILL {where}, not by gpubench; often the host's out-of-memory killer"
+    if evidence.faulting is not None and evidence.faulting.kernel:
+        error = evidence.cuda_error or evidence.faulting.exception
+        return Outcome.CRASH, f"{error} raised by {_name_kernel(evidence.faulting)}; the host was in {stage}"
     what = f"killed by {evidence.signal}" if evidence.signal else f"the worker exited with status {death.exit_status}"
     error = f": {evidence.cuda_error}" if evidence.cuda_error else ""
     return Outcome.CRASH, f"{what} {where}{error}"
 
 
-def _place(stderr: str) -> str:
-    """` (mine.py:12)`: the innermost line of the stack that faulthandler left which is neither a library's nor ours."""
-    for file, line in _STACK_LINE.findall(stderr):
-        if not any(part in file for part in _LIBRARIES):
-            return f" ({Path(file).name}:{line})"
-    return ""
+def _name_kernel(faulting: FaultingKernel) -> str:
+    """`kernel wild_store (faults.py:7)`, without template arguments."""
+    name = faulting.kernel.partition("<")[0].partition("(")[0] or faulting.kernel
+    place = f" ({Path(faulting.file).name}:{faulting.line})" if faulting.file else ""
+    return f"kernel {name}{place}"
 
 
 def _signal_name(exit_status: int) -> str:
@@ -102,35 +114,3 @@ def _signal_name(exit_status: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return ""
-
-
-class OomKillCounter:
-    """Tells whether the host's out-of-memory killer struck in this process's cgroup since the last look."""
-
-    def __init__(self) -> None:
-        self._path = _memory_events()
-        self._seen = self._read()
-
-    def has_struck(self) -> bool:
-        count = self._read()
-        struck = count > self._seen
-        self._seen = count
-        return struck
-
-    def _read(self) -> int:
-        try:
-            lines = self._path.read_text().splitlines() if self._path else []
-        except OSError:
-            return 0
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
-def _memory_events() -> Path | None:
-    """This process's memory.events under cgroup v2, where there is one."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    groups = (line.removeprefix("0::") for line in lines if line.startswith("0::"))
-    candidates = (Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events" for group in groups)
-    return next((path for path in candidates if path.is_file()), None)

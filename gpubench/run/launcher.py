@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gpubench.machine import Gpu
 from gpubench.records import CellRecord
+from gpubench.run.coredump import dump_environment
 
 __all__ = ["Launch", "Launcher", "PlainLauncher", "worker_command", "worker_environment"]
 
@@ -49,8 +50,11 @@ class PlainLauncher:
     has_trace = False
     withheld: Mapping[str, CellRecord] = MappingProxyType({})
 
+    def __init__(self, *, has_dumps: bool = True) -> None:
+        self._has_dumps = has_dumps
+
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
-        return Launch(worker_command(job), worker_environment(gpu))
+        return Launch(worker_command(job), worker_environment(job, gpu, has_dumps=self._has_dumps))
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         return list(records)
@@ -61,10 +65,15 @@ def worker_command(job: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "gpubench.worker", str(job)]
 
 
-def worker_environment(gpu: Gpu | None) -> dict[str, str]:
-    """This process's environment with the worker's GPU as its only one (or none), and Python's output unbuffered."""
+def worker_environment(job: Path, gpu: Gpu | None, *, has_dumps: bool) -> dict[str, str]:
+    """This process's environment with the worker's GPU as its only one (or none), and Python's output unbuffered.
+
+    With `has_dumps` the GPU's exceptions leave a core file beside the job's.
+    """
     environment = dict(os.environ)
     # by UUID: an index would mean another GPU under another CUDA_DEVICE_ORDER
     environment["CUDA_VISIBLE_DEVICES"] = gpu.uuid if gpu else ""
     environment["PYTHONUNBUFFERED"] = "1"
+    if gpu is not None and has_dumps:
+        environment |= dump_environment(job.parent)
     return environment

@@ -109,6 +109,8 @@ class NsysLauncher:
     keep_traces: bool
     is_program: bool
     """The cell is another program: recording is on from the start, and the ranges are the program's own."""
+    has_dumps: bool = True
+    """The GPU's exceptions leave a core file."""
     withheld: dict[str, CellRecord] = field(default_factory=dict)
 
     goodbye_s = 600.0
@@ -118,8 +120,9 @@ class NsysLauncher:
         output = job.with_name(TRACE)
         has_range = gpu is not None and not self.is_program
         command = profile_command(self.nsys, worker_command(job), output, has_gpu=has_range)
+        environment = worker_environment(job, gpu, has_dumps=self.has_dumps)
         # a report keeps the environment for good, so that the worker gets no more of it than it needs
-        return Launch(command, reduce_environment(worker_environment(gpu), also=self.pass_environment))
+        return Launch(command, reduce_environment(environment, also=self.pass_environment))
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         """Add what the trace in a worker's folder says; where it says nothing, the reason as a warning."""
@@ -196,7 +199,8 @@ class UnprofiledRetry(PlainLauncher):
 
     has_trace = True
 
-    def __init__(self, dead: Mapping[str, CellRecord]) -> None:
+    def __init__(self, dead: Mapping[str, CellRecord], *, has_dumps: bool = True) -> None:
+        super().__init__(has_dumps=has_dumps)
         self._dead = dead
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
 from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Job, Outcome, Stage, StageEntered, Task, WorkerReady
-from gpubench.run.classify import Death, OomKillCounter, record_death
+from gpubench.run.autopsy import OomKillCounter, attach_core, find_remains
+from gpubench.run.classify import Death, record_death
+from gpubench.run.coredump import CoreReader, find_cuda_gdb
 from gpubench.run.events import CellRecorded, CellStarted, StopNoticed, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import settle
@@ -118,6 +120,7 @@ class Scheduler:
     _number: int = 0
     _tasks_left: Counter[str] = field(default_factory=Counter)
     _oom_kills: OomKillCounter = field(default_factory=OomKillCounter)
+    _cores: CoreReader = field(default_factory=lambda: CoreReader(find_cuda_gdb()))
     _logs_checked: float = 0.0
 
     def run(self, tasks: Iterable[Task]) -> Iterator[SweepEvent]:
@@ -225,9 +228,11 @@ class Scheduler:
                 yield CellStarted(event.cell_id, event.trial, event.stage, lane.worker.number)
             case CellEnded():
                 lane.is_context_lost = event.context_lost
+                cell = Path(lane.worker.sent[0].artifacts)
+                record = attach_core(event.record, lane.worker.folder, cell, self._cores)
                 if event.is_last:
                     self._task_ended(lane)
-                yield from self._record(lane, event.record, event.is_last)
+                yield from self._record(lane, record, event.is_last)
 
     def _record(self, lane: _Lane, record: CellRecord, is_last: bool) -> Iterator[SweepEvent]:
         """Write a record down, or keep it until its worker's trace can be read."""
@@ -316,6 +321,8 @@ class Scheduler:
             self._explain(lane, worker, status)
 
     def _death(self, lane: _Lane, running: _Running, worker: WorkerProcess, status: int) -> Death:
+        lived_s = time.monotonic() - running.began
+        cell = Path(running.task.artifacts)
         return Death(
             task=running.task,
             trial=running.trial,
@@ -323,9 +330,10 @@ class Scheduler:
             exit_status=status,
             worker=worker.number,
             gpu=lane.name or "cpu",
-            lived_s=time.monotonic() - running.began,
+            lived_s=lived_s,
             timed_out=lane.timed_out,
             killed_by_host=self._oom_kills.has_struck(),
+            remains=find_remains(worker, cell, self._cores, lived_s),
         )
 
     def _explain(self, lane: _Lane, worker: WorkerProcess, status: int) -> None:

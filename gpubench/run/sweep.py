@@ -90,6 +90,10 @@ class _Passes:
     known_ceilings: set[str]
     """The GPUs whose ceilings the run has; workers add theirs."""
 
+    @property
+    def _has_dumps(self) -> bool:
+        return self.request.sweep.spec.triage.coredump
+
     def timing(self, run: StoredRun) -> Iterator[SweepEvent]:
         """Every cell that has no answer yet, unprofiled."""
         results = self._asked(run)
@@ -99,7 +103,7 @@ class _Passes:
             device += f" (overlay {self.request.overlay})"
         todo = len({task.cell.cell_id for task in tasks})
         yield SweepStarted(run.path.name, str(run.path), len(results), todo, device, self.profiler.why)
-        yield from self._scheduler(PlainLauncher()).run(tasks)
+        yield from self._scheduler(PlainLauncher(has_dumps=self._has_dumps)).run(tasks)
 
     def profile(self) -> Iterator[SweepEvent]:
         """The cells that are ok once more, under the profiler; those that die there once more without it."""
@@ -117,19 +121,20 @@ class _Passes:
     def _profiled(self) -> tuple[Launcher, int | None]:
         """The launcher of the profiled pass, and how many cells a worker of its may take."""
         if self.profiler.nsys is None:
-            return PlainLauncher(), None
+            return PlainLauncher(has_dumps=self._has_dumps), None
         is_program = self.request.workload.measures_itself
         launcher = NsysLauncher(
             self.profiler.nsys,
             pass_environment=self.request.sweep.spec.measure.pass_environment,
             keep_traces=self.request.keep_traces,
             is_program=is_program,
+            has_dumps=self._has_dumps,
         )
         return launcher, 1 if is_program else CELLS_PER_TRACE
 
     def _retry_unprofiled(self, dead: Mapping[str, CellRecord], tasks: Sequence[Task]) -> Iterator[SweepEvent]:
         again = [replace(task, pass_=Pass.TIMING) for task in tasks if task.cell.cell_id in dead]
-        yield from self._scheduler(UnprofiledRetry(dead)).run(again)
+        yield from self._scheduler(UnprofiledRetry(dead, has_dumps=self._has_dumps)).run(again)
 
     def _asked(self, run: StoredRun) -> list[CellResult]:
         asked = {cell.key for cell in self.request.cells}

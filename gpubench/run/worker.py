@@ -14,6 +14,7 @@ from typing import BinaryIO
 import psutil
 
 from gpubench.machine import Gpu
+from gpubench.marks import FILE_NAME, read_marks
 from gpubench.records import TAKE_BACK, CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
@@ -36,6 +37,8 @@ class WorkerProcess:
         """The worker's own, once it is ready; a profiler around it has another."""
         self.sent: deque[Task] = deque()
         """Tasks that were handed over and have not ended, in the order in which they will run."""
+        self.last_ranges: list[str] = []
+        """The ranges that were open when it ended, outermost first; known once it is closed."""
         self.started_at = time.monotonic()
         events = Path(job.events)
         events.touch()
@@ -129,6 +132,9 @@ class WorkerProcess:
         self.finish()
         self.kill()
         self._events.close()
+        marks = self.folder / FILE_NAME
+        self.last_ranges = read_marks(marks)
+        marks.unlink(missing_ok=True)
         settle(self.folder, *LOG_NAMES)
 
 

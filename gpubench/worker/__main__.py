@@ -70,12 +70,18 @@ def main() -> None:
 
 def serve(job: Job, events: BinaryIO) -> None:
     """Run every task that comes, until the input ends or a cell leaves nothing to run in; the parent knows which."""
+    import torch
+
+    from gpubench.marks import FILE_NAME, RangeMarks
+    from gpubench.ranges import prepare_ranges
     from gpubench.worker.ceilings import measure_ceilings
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
     from gpubench.worker.plugins import load_all
 
     load_all(job.plugins)
+    marks = RangeMarks(Path(job.events).with_name(FILE_NAME))
+    prepare_ranges(marks, torch.compiler.is_dynamo_compiling)
     device = open_device(needs_cuda=job.needs_cuda)
     inbox = Inbox()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from gpubench.ranges import switch_ranges
+from gpubench.ranges import mark_ranges, switch_ranges
 from gpubench.records import CellRecord, CheckResult, Outcome, Pass, Stage, Task
 from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.device import Device
@@ -24,6 +24,9 @@ from gpubench.worker.timer_choice import explain_choice
 __all__ = ["run_task"]
 
 Enter = Callable[[int, Stage], None]
+
+UNTIMED_STAGES = (Stage.SETUP, Stage.CHECK, Stage.WARMUP)
+"""While these last, open ranges are marked for whoever asks after a death; in a sample that would cost its share."""
 
 LEAK_BYTES = 1 << 20
 """What may stay allocated after a cell before cycles are searched for, which takes longer than many a cell."""
@@ -155,6 +158,7 @@ class _TaskRun:
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
+        mark_ranges(stage in UNTIMED_STAGES)
         self.enter(self.trial, stage)
 
     def _record(self, outcome: Outcome, reason: str) -> CellRecord:

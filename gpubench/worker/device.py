@@ -58,17 +58,18 @@ class Device:
         if self.is_cuda:
             torch.cuda.manual_seed(seed)
 
-    def memory(self) -> dict[str, float]:
-        """Bytes free, total, and on a GPU those that torch holds, by the names that `Crash.memory` uses."""
+    def memory(self, *, is_alive: bool = True) -> dict[str, float]:
+        """Bytes free, total, and on a GPU those that torch holds, by the names that `Crash.memory` uses.
+
+        A device whose context is lost no longer says what is free.
+        """
         if not self.is_cuda:
             return {"device_free": psutil.virtual_memory().available, "device_total": self.total_bytes}
+        held = {"reserved": torch.cuda.memory_reserved(), "allocated": torch.cuda.memory_allocated()}
+        if not is_alive:
+            return {"device_total": self.total_bytes, **held}
         free, total = torch.cuda.mem_get_info()
-        return {
-            "device_free": free,
-            "device_total": total,
-            "reserved": torch.cuda.memory_reserved(),
-            "allocated": torch.cuda.memory_allocated(),
-        }
+        return {"device_free": free, "device_total": total, **held}
 
     def allocated_bytes(self) -> int:
         """What live tensors hold; 0 on a CPU, where torch doesn't count."""

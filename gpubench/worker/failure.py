@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from gpubench.errors import CommandFailed, GpubenchError, Unsupported
+from gpubench.marks import name_ranges
+from gpubench.ranges import left_ranges
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.registry import Metric
 from gpubench.stacks import is_in_app, name_place
@@ -91,7 +93,8 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
         signal=command.signal if command else "",
         cuda_error=evidence.cuda_error,
         stderr_tail=clean(command.stderr_tail) if command else "",
-        memory=evidence.read_memory() if outcome is Outcome.OOM else {},
+        memory=evidence.memory,
+        open_range=name_ranges(left_ranges(error)),
     )
     return Failure(outcome, clean(_one_line(reason)), crash)
 
@@ -157,14 +160,15 @@ class _Evidence:
         is_own = device.is_cuda and not isinstance(error, CommandFailed)  # a command quotes its own context's errors
         self.is_context_lost = bool(self.damage) or (is_own and found is not None and found.kills_context)
         self.summary = found.text if found else ""
+        self.memory = self._read_memory()
 
     @property
     def place(self) -> str:
         return name_place(self.frames)
 
-    def read_memory(self) -> dict[str, float]:
+    def _read_memory(self) -> dict[str, float]:
         asked = _ASKED.search(self.message)
-        memory = self.device.memory()
+        memory = self.device.memory(is_alive=not self.is_context_lost)
         if asked:
             unit = asked[2].lower()
             power = 0 if unit == "bytes" else _UNITS[unit.rstrip("b").rstrip("i")]
@@ -180,7 +184,7 @@ def _judge(evidence: _Evidence) -> tuple[Outcome, str]:
         state = "" if evidence.summary else f"; then the device said: {_first_line(evidence.damage)}"
         return Outcome.CRASH, f"{what}{state}; surfaced{place or ' in a library'}"
     if is_out_of_memory(error):
-        return Outcome.OOM, _describe_memory(evidence.read_memory()) + place
+        return Outcome.OOM, _describe_memory(evidence.memory) + place
     if isinstance(error, SystemExit):
         return Outcome.ERROR, f"called sys.exit({'' if error.code is None else repr(error.code)}){place}"
     if isinstance(error, CommandFailed):

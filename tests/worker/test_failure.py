@@ -37,7 +37,7 @@ class FakeGpu(Device):
     def find_damage(self) -> str:
         return self.damage
 
-    def memory(self) -> dict[str, float]:
+    def memory(self, *, is_alive: bool = True) -> dict[str, float]:
         return {"device_free": 12e9, "device_total": 150e9, "reserved": 130e9, "allocated": 128e9}
 
 

@@ -1,0 +1,147 @@
+"""What is still to be found where a cell failed: the GPU's core, the ranges that were open, the driver's and the
+kernel's own accounts."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from gpubench.marks import name_ranges
+from gpubench.records import CellRecord, FaultingKernel
+from gpubench.run.coredump import CoreReader, cuda_error_of
+from gpubench.run.worker import WorkerProcess
+
+__all__ = ["OomKillCounter", "Remains", "attach_core", "find_remains", "read_xid"]
+
+KERNEL_LOG = Path("/dev/kmsg")
+_INITIAL_NAMESPACE = "pid:[4026531836]"
+"""Linux's constant for the namespace in which the driver, too, counts processes (PROC_PID_INIT_INO)."""
+_XID = re.compile(r"NVRM: Xid \(.*")
+_XID_PID = re.compile(r"\bpid='?(\d+)")
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Evidence from outside of a dead worker."""
+
+    faulting: FaultingKernel | None = None
+    open_range: str = ""
+    xid: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+
+
+def find_remains(worker: WorkerProcess, cell: Path, cores: CoreReader, lived_s: float) -> Remains:
+    """Examine a worker that has died in a cell and is closed; reading a core takes about a second."""
+    return Remains(
+        faulting=cores.collect(worker.folder, cell),
+        open_range=name_ranges(worker.last_ranges),
+        xid=read_xid(worker.pid, lived_s),
+        memory=_host_memory(),
+    )
+
+
+def attach_core(record: CellRecord, worker: Path, cell: Path, cores: CoreReader) -> CellRecord:
+    """The record of a cell that its worker survived, with the core that a program of the cell's has left."""
+    if record.crash is None or not record.outcome.is_failure:
+        return record
+    faulting = cores.collect(worker, cell)
+    if faulting is None:
+        return record
+    error = record.crash.cuda_error or cuda_error_of(faulting.exception)
+    return replace(record, crash=replace(record.crash, faulting=faulting, cuda_error=error))
+
+
+def read_xid(pid: int | None, since_s: float, log: Path = KERNEL_LOG) -> list[str]:
+    """The driver's Xid lines of the last `since_s` seconds about a process; none where the log can't be read.
+
+    A container's processes have other numbers for the driver: there, all lines of that time are given.
+    """
+    recent = [line for at, line in _read_kernel_log(log) if at >= time.monotonic() - since_s - 1]
+    lines = [found.group() for line in recent if (found := _XID.search(line))]
+    own = [line for line in lines if (found := _XID_PID.search(line)) and int(found[1]) == pid]
+    return own if own or _sees_all_processes() else lines
+
+
+def _read_kernel_log(log: Path) -> list[tuple[float, str]]:
+    """Each line with its time in seconds since the machine started."""
+    try:
+        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return []
+    lines = []
+    try:
+        while record := _next_record(descriptor):
+            header, _, text = record.partition(";")
+            fields = header.split(",")
+            if len(fields) > 2 and fields[2].isdecimal():
+                lines.append((int(fields[2]) * 1e-6, text))
+    finally:
+        os.close(descriptor)
+    return lines
+
+
+def _next_record(descriptor: int) -> str:
+    """One line of the kernel's log; "" at its end, or if it isn't ours to read."""
+    while True:
+        try:
+            return os.read(descriptor, 8192).decode(errors="replace")
+        except BrokenPipeError:
+            continue  # this line has been overwritten meanwhile: on with the next
+        except OSError:
+            return ""
+
+
+def _sees_all_processes() -> bool:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == _INITIAL_NAMESPACE
+    except OSError:
+        return False
+
+
+def _host_memory() -> dict[str, float]:
+    """The host's memory in bytes: what is free of it, and this process's control group's share."""
+    memory = {"host_free": float(psutil.virtual_memory().available)}
+    events = _memory_events()
+    for name, file in (("host_used", "memory.current"), ("host_peak", "memory.peak"), ("host_limit", "memory.max")):
+        text = _read_text(events.with_name(file)) if events else ""
+        if text.strip().isdecimal():  # a group without a limit says `max`
+            memory[name] = float(text)
+    return memory
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+class OomKillCounter:
+    """Tells whether the host's out-of-memory killer struck in this process's cgroup since the last look."""
+
+    def __init__(self) -> None:
+        self._path = _memory_events()
+        self._seen = self._read()
+
+    def has_struck(self) -> bool:
+        count = self._read()
+        struck = count > self._seen
+        self._seen = count
+        return struck
+
+    def _read(self) -> int:
+        lines = _read_text(self._path).splitlines() if self._path else []
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _memory_events() -> Path | None:
+    """This process's memory.events under cgroup v2, where there is one."""
+    lines = _read_text(Path("/proc/self/cgroup")).splitlines()
+    groups = (line.removeprefix("0::") for line in lines if line.startswith("0::"))
+    candidates = (Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events" for group in groups)
+    return next((path for path in candidates if path.is_file()), None)

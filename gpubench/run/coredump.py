@@ -1,0 +1,169 @@
+"""The GPU's core dump: who raised the exception, though the host learned of it elsewhere and later.
+
+With dumps on, the driver writes a core file and aborts the process when a kernel faults, inside a CUDA graph too. It is
+a light one, without memory: a few MB, and nothing is paid until then. cuda-gdb names the kernel, its source line and
+the thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpubench.records import FaultingKernel
+
+__all__ = ["CoreReader", "cuda_error_of", "dump_environment", "find_cores", "find_cuda_gdb", "parse_cuda_gdb"]
+
+KEPT_BYTES = 512 << 20
+"""Of a run's core files together; of a crash after that, what its core said is kept and the file is not."""
+
+LEFT_OUT = "skip_nonrelocated_elf_images,skip_global_memory,skip_shared_memory,skip_local_memory,skip_constbank_memory"
+"""All memory. Never `skip_abort`: the process would go on and dump once more at every call."""
+
+_PATTERN = "gpu.*.core"
+_READ_TIMEOUT_S = 60.0
+_USUAL_PLACES = ("/usr/local/cuda/bin/cuda-gdb", "/usr/local/cuda-*/bin/cuda-gdb", "/opt/cuda/bin/cuda-gdb")
+_HOW_TO_GET = "install it with the CUDA toolkit (Debian: cuda-gdb-13-0), or name it in GPUBENCH_CUDA_GDB"
+_MOST_CHARACTERS = 1 << 20
+"""Of the debugger's output; what it has to say comes first."""
+_NAME_LENGTH = 4000
+
+_CUDA_ERRORS = {
+    "Illegal Address": "cudaErrorIllegalAddress",
+    "Misaligned Address": "cudaErrorMisalignedAddress",
+    "Illegal Instruction": "cudaErrorIllegalInstruction",
+    "Invalid Address Space": "cudaErrorInvalidAddressSpace",
+    "Invalid PC": "cudaErrorInvalidPc",
+    "Stack Overflow": "cudaErrorHardwareStackError",
+    "Assert": "cudaErrorAssert",
+}
+"""What the runtime calls an exception whose name ends or begins like this; others have no single name there."""
+
+
+def dump_environment(folder: Path) -> dict[str, str]:
+    """What a worker needs so that the GPU's exceptions leave a light core file in its folder."""
+    return {
+        "CUDA_ENABLE_COREDUMP_ON_EXCEPTION": "1",
+        "CUDA_COREDUMP_FILE": str(folder.resolve() / _PATTERN.replace("*", "%p")),
+        "CUDA_COREDUMP_GENERATION_FLAGS": LEFT_OUT,
+    }
+
+
+def find_cores(folder: Path) -> list[Path]:
+    """The core files in a worker's folder, oldest first."""
+    return sorted(folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime_ns)
+
+
+def find_cuda_gdb(environ: Mapping[str, str] | None = None) -> str:
+    """The debugger: $GPUBENCH_CUDA_GDB, else the one on PATH, else the newest in its usual places; "" for none."""
+    environ = os.environ if environ is None else environ
+    named = environ.get("GPUBENCH_CUDA_GDB", "") or shutil.which("cuda-gdb", path=environ.get("PATH"))
+    if named:
+        return named if shutil.which(named) else ""
+    found = [path for place in _USUAL_PLACES for path in Path("/").glob(place.lstrip("/")) if os.access(path, os.X_OK)]
+    return str(max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])) if found else ""
+
+
+def cuda_error_of(exception: str) -> str:
+    """The runtime's name for an exception in the debugger's words; "" where it has none of its own."""
+    return next((name for text, name in _CUDA_ERRORS.items() if text.lower() in exception.lower()), "")
+
+
+@dataclass(frozen=True)
+class CoreReader:
+    """Reads core files and puts them where they are kept."""
+
+    debugger: str
+    timeout_s: float = _READ_TIMEOUT_S
+    kept_bytes: int = KEPT_BYTES
+
+    def collect(self, worker: Path, cell: Path) -> FaultingKernel | None:
+        """What the cores in a worker's folder say, with the last of them moved to the cell's; None if there is none.
+
+        Both folders lie in the run's `artifacts`, whose cores are counted against what is kept.
+        """
+        cores = find_cores(worker)
+        if not cores:
+            return None
+        found = self.read(cores[0])  # the first one to raise; others of the same process follow from it
+        for core in cores[1:]:
+            core.unlink()
+        return self._keep(found, cores[0], cell)
+
+    def read(self, core: Path) -> FaultingKernel:
+        """What one core says; the reason as a note if it can't be read."""
+        if not self.debugger:
+            return FaultingKernel(note=f"no cuda-gdb here to read the core with: {_HOW_TO_GET}")
+        # by its name alone: what a path may hold is no matter for the debugger's own syntax
+        command = [self.debugger, "-nx", "-batch", "-ex", f"target cudacore {core.name}", "-ex", "bt"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=core.parent,
+                start_new_session=True,  # Ctrl-C ends the sweep, when this has been read
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=self.timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return FaultingKernel(note=f"cuda-gdb was not done with the core after {self.timeout_s:g} s")
+        except OSError as error:
+            return FaultingKernel(note=f"{self.debugger} can't be started: {error.strerror}")
+        return parse_cuda_gdb(done.stdout[:_MOST_CHARACTERS].decode(errors="replace"))
+
+    def _keep(self, found: FaultingKernel, core: Path, cell: Path) -> FaultingKernel:
+        artifacts = cell.parent
+        held = sum(each.stat().st_size for each in artifacts.glob(f"*/{_PATTERN}"))
+        if held > self.kept_bytes:
+            core.unlink()
+            note = f"its core is not kept: this run's others take {self.kept_bytes >> 20} MB already"
+            return replace(found, note="; ".join(filter(None, [found.note, note])))
+        cell.mkdir(parents=True, exist_ok=True)
+        kept = core.rename(cell / core.name)
+        return replace(found, core=str(kept.relative_to(artifacts.parent)))
+
+
+_EXCEPTION = re.compile(r"^CUDA Exception: (.+)$|^(Assertion failed)\.?$", re.MULTILINE)
+_FOCUS = re.compile(r"block \((\d+),(\d+),(\d+)\), thread \((\d+),(\d+),(\d+)\)")
+_KERNEL = re.compile(r"^#\d+\s+(?:0x[0-9a-f]+ in )?(.+?)<<<\(", re.MULTILINE)
+_PLACE = re.compile(r"^#0\s.* at (\S.*):(\d{1,9})$", re.MULTILINE)
+_RAISED_IN = re.compile(
+    r"^The exception was triggered at PC 0x[0-9a-f]+\s+(\S.*?)\s+\((.+):(\d{1,9})\)\s*$", re.MULTILINE
+)
+
+
+def parse_cuda_gdb(output: str) -> FaultingKernel:
+    """Read the debugger's words; what they don't say stays unknown, and its last complaint becomes the note.
+
+    The line is that of the program counter at the exception where the debugger gives it, else the innermost frame's,
+    which is a few instructions on.
+    """
+    exception = _EXCEPTION.search(output)
+    launched = _KERNEL.search(output)
+    raised = _RAISED_IN.search(output)
+    if exception is None and launched is None:
+        return FaultingKernel(note=f"cuda-gdb could not read the core: {_last_line(output) or 'it said nothing'}")
+    place = _PLACE.search(output)
+    kernel = launched[1] if launched else raised[1] if raised else ""
+    focus = _FOCUS.search(output)
+    indices = [int(index) for index in focus.groups()] if focus else None
+    return FaultingKernel(
+        kernel=kernel.strip().removeprefix("void ")[:_NAME_LENGTH],  # a template's instance is told with its type
+        file=place[1] if place else raised[2] if raised else "",
+        line=int(raised[3]) if raised else int(place[2]) if place else None,
+        block=indices[:3] if indices else None,
+        thread=indices[3:] if indices else None,
+        exception=(exception[1] or exception[2]).strip() if exception else "",
+    )
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
