@@ -1,16 +1,18 @@
 """Grouped-query attention of one decoded token over chosen blocks of its KV cache.
 
-    out[b, h] = softmax over t of (q[b, h] · k[t, g] · dim^-½) · v[t, g],   g = ⌊h / group⌋, t in blocks[b, g], t < lengths[b]
+    out[b, h] = softmax over t of (q[b, h] · k[t, g] · dim^-½) · v[t, g]
+    g = ⌊h / group⌋, t in blocks[b, g], t < lengths[b]
 
-q, out [rows, heads, dim]; k_cache, v_cache [pages, kv_heads, block, dim]; group = heads / kv_heads query heads share a KV
-head. blocks int32 [rows, kv_heads, kept]: numbers of a row's blocks, each at most once, −1 where there are fewer;
+q, out [rows, heads, dim]; k_cache, v_cache [pages, kv_heads, block, dim]; group = heads / kv_heads query heads share a
+KV head. blocks int32 [rows, kv_heads, kept]: numbers of a row's blocks, each at most once, −1 where there are fewer;
 block_table int32 [rows, max_blocks] and lengths int32 [rows], as in sparse_gqa_cache. Operands are float32, float16 or
 bfloat16, everything else float32 until the final cast. A row of length 0 gives 0. As MiniMax-M3's configuration has it:
 64 query and 4 KV heads × 128, 16 blocks of 128.
 
-A KV head's chosen tokens are few (2048) and there may be few rows, so they are split: a program attends to one split and
-writes its output and the logarithm of its weights' sum, a second kernel merges the splits. The scratch says how many:
-partial float32 [rows, heads, splits, dim], partial_lse float32 [rows, heads, splits]. One split writes `out` itself.
+A KV head's chosen tokens are few (2048) and there may be few rows, so they are split: a program attends to one split
+and writes its output and the logarithm of its weights' sum, a second kernel merges the splits. The scratch says how
+many: partial float32 [rows, heads, splits, dim], partial_lse float32 [rows, heads, splits]. A single split writes
+`out` itself.
 """
 
 from __future__ import annotations
@@ -242,9 +244,7 @@ def _check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> tuple[int, int,
     return rows, heads, dim, kv_heads, block
 
 
-def _check_outputs(
-    q: Tensor, blocks: Tensor, outputs: tuple[Tensor, Tensor, Tensor], kv_heads: int
-) -> tuple[int, int]:
+def _check_outputs(q: Tensor, blocks: Tensor, outputs: tuple[Tensor, Tensor, Tensor], kv_heads: int) -> tuple[int, int]:
     """How many blocks are kept, and splits; ArgumentError unless choice, output and scratch fit the query."""
     kernel = "sparse_gqa_attend"
     out, partial, partial_lse = outputs

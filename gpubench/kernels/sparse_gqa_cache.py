@@ -1,8 +1,8 @@
 """The paged caches that block-sparse attention reads, and what its launchers check of them.
 
-A page is a block: `block` tokens. A cache is [pages, …, block, dim]; the pages of row b, in the order of its tokens, are
-`block_table[b]`, of which its first ⌈lengths[b] / block⌉ entries count. The rest may hold anything, and so may what lies
-in the last page beyond the length.
+A page is a block: `block` tokens. A cache is [pages, …, block, dim]; the pages of row b, in the order of its tokens,
+are `block_table[b]`, of which its first ⌈lengths[b] / block⌉ entries count. The rest may hold anything, and so may what
+lies in the last page beyond the length.
 """
 
 from __future__ import annotations

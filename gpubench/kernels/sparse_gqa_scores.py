@@ -7,8 +7,8 @@ index_q [rows, heads, dim], one head per KV head; index_k [pages, block, dim], s
 operands are float32, float16 or bfloat16, products are summed in float32. As MiniMax-M3's configuration has it: 4 index
 heads × 128, blocks of 128.
 
-A row of at most `kept` blocks keeps all of them, so it isn't scored: its scores stay as they were, as do those of blocks
-that lie beyond a row's length.
+A row of at most `kept` blocks keeps all of them, so it isn't scored: its scores stay as they were, as do those of
+blocks that lie beyond a row's length.
 
 It reads block · dim elements once per block and computes next to nothing: a stream. Every program walks a few blocks of
 one row, so that the next block is under way while one is multiplied.
@@ -48,7 +48,7 @@ class Walk:
 
 # By bytes per element. Each fits the 99 KiB of shared memory that every GPU since compute capability 8.6 has.
 _WALKS = {
-    2: Walk(programs_per_sm=8, longest=8, num_warps=4, num_stages=5),
+    2: Walk(programs_per_sm=8, longest=4, num_warps=4, num_stages=5),
     4: Walk(programs_per_sm=8, longest=8, num_warps=8, num_stages=1),
 }
 

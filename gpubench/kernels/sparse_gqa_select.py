@@ -2,11 +2,13 @@
 
 scores float32 [rows, heads, max_blocks], of which a row's first n = ⌈lengths[b] / block⌉ count; lengths int32 [rows];
 blocks int32 [rows, heads, kept]. Into `blocks` go the row's last block, n − 1, which holds the token that asks, and the
-kept − 1 blocks with the highest scores besides; equal scores are taken from the first block on. A row of n ≤ kept blocks
-gets all of them in order, its scores unread, then −1.
+kept − 1 blocks with the highest scores besides; equal scores are taken from the first block on. A row of n ≤ kept
+blocks gets all of them in order, its scores unread, then −1.
 
-One program per row and head. A score and its block become one 64-bit integer that orders as the pair does; the best
-`kept` of them are found by a bitonic network, in chunks, since a long row has more than a program can hold.
+One program per row and head. A score and its block become one 64-bit integer that orders as the pair does, so that the
+order is total and a bitonic network finds the best. It is small: blocks are dealt to groups, only each group's best
+takes part, and then the blocks of the `kept` winning groups. No block elsewhere can be among the best, for each of
+those groups has one that is better.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from gpubench.kernels.interpreter import is_interpreted
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_adjacent, check_int32
 
-__all__ = ["MAX_KEPT", "sparse_gqa_select"]
+__all__ = ["MAX_BLOCKS", "MAX_KEPT", "sparse_gqa_select"]
 
 MAX_KEPT = 64
 
-_CHUNK = 4096
-"""Scores that a program holds at a time."""
+MAX_BLOCKS = 16384
+"""Scores that one program holds: two million tokens in blocks of 128."""
 
+_GROUPS = 256
 _SCORES_PER_WARP = 256
 
 
@@ -42,6 +45,11 @@ def _order(score, block, count):
 
 
 @triton.jit
+def _block_of(key):
+    return 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
+
+
+@triton.jit
 def _select_kernel(
     scores,
     lengths,
@@ -52,7 +60,8 @@ def _select_kernel(
     block_stride_head,
     BLOCK: tl.constexpr,
     KEPT: tl.constexpr,
-    CHUNK: tl.constexpr,
+    GROUPS: tl.constexpr,
+    MEMBERS: tl.constexpr,
 ):
     head = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64)
@@ -63,13 +72,16 @@ def _select_kernel(
         tl.store(out, tl.where(slots < count, slots, -1))
         return
     source = scores + row * score_stride_row + head * score_stride_head
-    within = tl.arange(0, CHUNK)
-    best = tl.topk(_order(tl.load(source + within, mask=within < count, other=0.0), within, count), KEPT)
-    for start in range(CHUNK, count, CHUNK):
-        block = start + within
-        key = _order(tl.load(source + block, mask=block < count, other=0.0), block, count)
-        best = tl.topk(tl.cat(best, tl.topk(key, KEPT), can_reorder=True), KEPT)
-    tl.store(out, 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32))
+    # Block j is member ⌊j / GROUPS⌋ of group j mod GROUPS: any KEPT + 1 blocks in a row are in as many groups.
+    members = tl.arange(0, MEMBERS) * GROUPS
+    block = members[:, None] + tl.arange(0, GROUPS)[None, :]
+    keys = _order(tl.load(source + block, mask=block < count, other=0.0), block, count)
+    best = tl.topk(tl.max(keys, axis=0), KEPT)
+    if MEMBERS > 1:
+        block = (_block_of(best) & (GROUPS - 1))[:, None] + members[None, :]
+        keys = _order(tl.load(source + block, mask=block < count, other=0.0), block, count)
+        best = tl.topk(tl.reshape(keys, [KEPT * MEMBERS]), KEPT)
+    tl.store(out, _block_of(best))
 
 
 @as_op("sparse_gqa_select", mutates=("blocks",))
@@ -79,9 +91,10 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
     Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "sparse_gqa_select"
-    if scores.dtype != torch.float32 or scores.dim() != 3 or min(scores.shape) < 1:
+    if scores.dtype != torch.float32 or scores.dim() != 3 or min(scores.shape) < 1 or scores.shape[2] > MAX_BLOCKS:
         raise ArgumentError(
-            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)}; wanted torch.float32 (rows, heads, max_blocks)"
+            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)}; "
+            f"wanted torch.float32 (rows, heads, max_blocks), at most {MAX_BLOCKS} blocks"
         )
     if not (scores.is_cuda or is_interpreted()):
         raise ArgumentError(
@@ -101,7 +114,8 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
     for name, tensor in (("lengths", lengths), ("blocks", blocks)):
         check_int32(kernel, name, tensor, like=scores)
     check_adjacent(kernel, "scores", scores)
-    chunk = min(_CHUNK, max(kept, triton.next_power_of_2(max_blocks)))
+    held = max(kept, triton.next_power_of_2(max_blocks))
+    groups = min(held, max(_GROUPS, 2 * kept))
     _select_kernel[(heads, rows)](
         scores,
         lengths,
@@ -112,6 +126,7 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
         blocks.stride(1),
         BLOCK=block,
         KEPT=kept,
-        CHUNK=chunk,
-        num_warps=min(16, max(1, chunk // _SCORES_PER_WARP)),
+        GROUPS=groups,
+        MEMBERS=held // groups,
+        num_warps=min(16, max(1, held // _SCORES_PER_WARP)),
     )
