@@ -6,7 +6,7 @@ import importlib
 
 __all__ = ["BUILTIN", "load_builtin"]
 
-BUILTIN = ("command", "decode_step", "fault", "matmul", "rmsnorm", "sparse_gqa_decode")
+BUILTIN = ("command", "decode_step", "fault", "gated_delta_decode", "matmul", "rmsnorm", "sparse_gqa_decode")
 
 
 def load_builtin() -> None:

@@ -1,0 +1,130 @@
+"""One token of the gated delta rule, after Yang, Kautz and Hatamizadeh, "Gated Delta Networks", 2024.
+
+    S ← e^g S;   u = β (v − Sᵀk);   S ← S + k uᵀ;   o = Sᵀq / √K
+
+per sequence and value head, with the state S [K, V] in place. Both products with S are taken of the state as it was
+loaded, so that one look at it serves them both:
+
+    u = β (v − e^g Sᵀk);   o = (e^g Sᵀq + (k·q) u) / √K;   S ← e^g S + k uᵀ
+
+q, k [batch, key_heads, K]; v, out [batch, heads, V]; float32, float16 or bfloat16. g ≤ 0 and beta [batch, heads],
+float32. state [batch, heads, K, V], float32 or bfloat16. Heads that follow each other share a key head. All is computed
+in float32. Of the bytes, nearly all are the state's: read once and written once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.kernels.gated_delta_arguments import check_block_v, check_float32, check_out, check_sizes, check_state
+from gpubench.kernels.gpu import gpu_name
+from gpubench.kernels.ops import as_op
+
+__all__ = ["STATE_DTYPES", "WARPS", "advance", "choose_block_v", "gated_delta_decode"]
+
+STATE_DTYPES = (torch.float32, torch.bfloat16)
+
+WARPS = {16: 2, 32: 4, 64: 4, 128: 8}
+"""By block_v: each thread holds 32 or 64 elements of the state."""
+
+# By GPU: up to how many heads, over all sequences, a program has so many columns of V; 0 stands for any number.
+_BLOCK_V: dict[str, tuple[tuple[int, int], ...]] = {}
+_DEFAULT_BLOCK_V = 32
+
+
+def choose_block_v(heads: int, dim_v: int) -> int:
+    """The current GPU's block_v for `heads` heads over all sequences."""
+    rows = _BLOCK_V.get(gpu_name(), ((0, _DEFAULT_BLOCK_V),))
+    return min(dim_v, next((block_v for most, block_v in rows if heads <= most), rows[-1][1]))
+
+
+@triton.jit
+def advance(state_ptr, q, k, v, decay, beta, scale, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr):
+    """One token for BLOCK_V columns of a head's state, in place; q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V]."""
+    tile = state_ptr + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :]
+    state = tl.load(tile).to(tl.float32)
+    recalled = tl.sum(state * k[:, None], axis=0)
+    queried = tl.sum(state * q[:, None], axis=0)
+    fresh = beta * (v - decay * recalled)
+    tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(state_ptr.dtype.element_ty))
+    return (decay * queried + tl.sum(k * q, axis=0) * fresh) * scale
+
+
+@triton.jit
+def _decode_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    g_ptr,
+    beta_ptr,
+    state_ptr,
+    out_ptr,
+    q_stride,
+    k_stride,
+    v_stride,
+    out_stride,
+    heads,
+    scale,
+    SHARE: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    sequence = (tl.program_id(1) // heads).to(tl.int64)
+    head = tl.program_id(1) % heads
+    first = tl.program_id(0) * BLOCK_V
+
+    keys = head // SHARE * K + tl.arange(0, K)
+    values = head * V + first + tl.arange(0, BLOCK_V)
+    q = tl.load(q_ptr + sequence * q_stride + keys).to(tl.float32)
+    k = tl.load(k_ptr + sequence * k_stride + keys).to(tl.float32)
+    v = tl.load(v_ptr + sequence * v_stride + values).to(tl.float32)
+    decay = tl.exp(tl.load(g_ptr + sequence * heads + head))
+    beta = tl.load(beta_ptr + sequence * heads + head)
+
+    own_state = state_ptr + (sequence * heads + head) * (K * V) + first
+    out = advance(own_state, q, k, v, decay, beta, scale, K, V, BLOCK_V)
+    tl.store(out_ptr + sequence * out_stride + values, out.to(out_ptr.dtype.element_ty))
+
+
+@as_op("gated_delta_decode", mutates=("state", "out"))
+def gated_delta_decode(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, out: Tensor, block_v: int = 0
+) -> None:
+    """Write one token's output into `out` and advance `state` by it.
+
+    Rows of q, k, v and out may be strided; the heads of a row are adjacent. A program has `block_v` columns of V: 16,
+    32, 64 or 128, or 0 for what was found best. Neither allocates nor synchronises. ArgumentError names an argument
+    that doesn't fit.
+    """
+    kernel = "gated_delta_decode"
+    sizes = check_sizes(kernel, q, k, v)
+    check_out(kernel, out, v)
+    for name, tensor in (("g", g), ("beta", beta)):
+        check_float32(kernel, name, tensor, (sizes.rows, sizes.heads), like=q)
+    check_state(kernel, state, (sizes.rows, sizes.heads, sizes.k, sizes.v), STATE_DTYPES)
+    block_v = block_v or choose_block_v(sizes.rows * sizes.heads, sizes.v)
+    check_block_v(kernel, block_v, sizes.v)
+    _decode_kernel[(sizes.v // block_v, sizes.rows * sizes.heads)](
+        q,
+        k,
+        v,
+        g,
+        beta,
+        state,
+        out,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        out.stride(0),
+        sizes.heads,
+        sizes.k**-0.5,
+        SHARE=sizes.heads // sizes.key_heads,
+        K=sizes.k,
+        V=sizes.v,
+        BLOCK_V=block_v,
+        num_warps=WARPS[block_v],
+    )
