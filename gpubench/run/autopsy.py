@@ -68,32 +68,39 @@ def read_xid(pid: int | None, since_s: float, log: Path = KERNEL_LOG) -> list[st
 
 
 def _read_kernel_log(log: Path) -> list[tuple[float, str]]:
-    """Each line with its time in seconds since the machine started."""
-    try:
-        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return []
+    """Each line with its time in seconds since the machine started: `4,1234,5678901,-;NVRM: Xid …`."""
     lines = []
-    try:
-        while record := _next_record(descriptor):
-            header, _, text = record.partition(";")
-            fields = header.split(",")
-            if len(fields) > 2 and fields[2].isdecimal():
-                lines.append((int(fields[2]) * 1e-6, text))
-    finally:
-        os.close(descriptor)
+    for line in _read_what_is_there(log).decode(errors="replace").splitlines():
+        header, _, text = line.partition(";")
+        fields = header.split(",")
+        if len(fields) > 2 and fields[2].isascii() and fields[2].isdecimal():
+            lines.append((int(fields[2][:18]) * 1e-6, text))
     return lines
 
 
-def _next_record(descriptor: int) -> str:
-    """One line of the kernel's log; "" at its end, or if it isn't ours to read."""
+def _read_what_is_there(log: Path) -> bytes:
+    """All that can be read without waiting; nothing where it isn't ours to read."""
+    try:
+        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    found = bytearray()
+    try:
+        while part := _read_on(descriptor):
+            found += part
+    finally:
+        os.close(descriptor)
+    return bytes(found)
+
+
+def _read_on(descriptor: int) -> bytes:
     while True:
         try:
-            return os.read(descriptor, 8192).decode(errors="replace")
+            return os.read(descriptor, 8192)
         except BrokenPipeError:
-            continue  # this line has been overwritten meanwhile: on with the next
+            continue  # the next line has been overwritten meanwhile: on with the one behind it
         except OSError:
-            return ""
+            return b""
 
 
 def _sees_all_processes() -> bool:
