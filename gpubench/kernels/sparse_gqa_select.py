@@ -106,10 +106,10 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
     if lengths.shape != (rows,):
         raise ArgumentError(f"{kernel}: lengths has shape {tuple(lengths.shape)}; wanted ({rows},)")
     kept = blocks.shape[-1] if blocks.dim() else 0
-    if blocks.shape != (rows, heads, kept) or not 1 <= kept <= MAX_KEPT or kept & (kept - 1):
+    if blocks.shape != (rows, heads, kept) or not 2 <= kept <= MAX_KEPT or kept & (kept - 1):
         raise ArgumentError(
             f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {heads}, kept), "
-            f"kept a power of two up to {MAX_KEPT}"
+            f"kept a power of two from 2 to {MAX_KEPT}"
         )
     for name, tensor in (("lengths", lengths), ("blocks", blocks)):
         check_int32(kernel, name, tensor, like=scores)

@@ -185,6 +185,57 @@ def decode_error(case, dense=False):
     return attention_error(t, blocks, out)
 
 
+def operands(case):
+    """The three operators' arguments, in order."""
+    t = make(case)
+    rows, heads, dim = t.q.shape
+    scores = torch.zeros(rows, case.kv_heads, t.block_table.shape[1])
+    blocks = torch.zeros(rows, case.kv_heads, case.kept, dtype=torch.int32)
+    partial, lse = torch.zeros(rows, heads, case.splits, dim), torch.zeros(rows, heads, case.splits)
+    return (
+        (t.index_q, t.index_k, t.block_table, t.lengths, scores, case.kept),
+        (scores, t.lengths, blocks, case.block),
+        (t.q, t.k, t.v, blocks, t.block_table, t.lengths, torch.zeros_like(t.q), partial, lse),
+    )
+
+
+def check_operators():
+    import gpubench.kernels.sparse_gqa
+    import gpubench.kernels.sparse_gqa_scores
+    import gpubench.kernels.sparse_gqa_select  # noqa: F401 - registers
+
+    ops = torch.ops.gpubench
+    scoring, choosing, attending = operands(Case((96, 96), splits=2))  # whole blocks: opcheck compares, and NaN ≠ NaN
+    for op, args in (
+        (ops.sparse_gqa_scores, scoring),
+        (ops.sparse_gqa_select, choosing),
+        (ops.sparse_gqa_attend, attending),
+    ):
+        torch.library.opcheck(op.default, args)
+
+
+def compiled_equals_eager():
+    """Whether compiled code sees what each operator wrote for the next: three calls, and a sum before and after."""
+    import gpubench.kernels.sparse_gqa
+    import gpubench.kernels.sparse_gqa_scores
+    import gpubench.kernels.sparse_gqa_select  # noqa: F401 - registers
+
+    ops = torch.ops.gpubench
+
+    def step(scoring, choosing, attending):
+        out = attending[6]
+        before = out.sum()
+        ops.sparse_gqa_scores(*scoring)
+        ops.sparse_gqa_select(*choosing)
+        ops.sparse_gqa_attend(*attending)
+        return before, out * 1.0
+
+    case = Case((200, 0, 37), splits=2)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(*operands(case))
+    eager = step(*operands(case))
+    return compiled[0] == 0 and torch.equal(compiled[1], eager[1]) and bool(eager[1].any())
+
+
 def call(launcher, *args):
     from gpubench.kernels import sparse_gqa, sparse_gqa_scores, sparse_gqa_select
 
