@@ -11,13 +11,15 @@ from gpubench.cli.doctor import doctor
 from gpubench.cli.listing import list_workloads
 from gpubench.cli.nsys import nsys
 from gpubench.cli.report import report
+from gpubench.cli.reproduce import reproduce
 from gpubench.cli.sweep import sweep
+from gpubench.cli.triage import triage
 
 __all__ = ["app"]
 
 EPILOG = (
-    "Exit codes: 0 no cell failed · 2 usage or a bad file · 3 some cells failed · "
-    "70 a defect of gpubench · 130 interrupted, resumable"
+    "Exit codes: 0 no cell failed · 1 --fail-on fired, or a reproduction ended otherwise · 2 usage or a bad file · "
+    "3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable"
 )
 
 app = typer.Typer(
@@ -47,6 +49,8 @@ def root(
 
 app.command()(sweep)
 app.command()(report)
+app.command()(triage)
+app.command()(reproduce)
 app.command()(nsys)
 app.command("list")(list_workloads)
 app.command()(doctor)

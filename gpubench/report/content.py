@@ -19,6 +19,7 @@ from gpubench.analysis.metrics import Metric, format_value
 from gpubench.analysis.run import Run, define_series
 from gpubench.errors import UsageError
 from gpubench.records import Outcome
+from gpubench.triage import Triage, triage_run
 
 __all__ = ["Choice", "Content", "read_content"]
 
@@ -111,6 +112,10 @@ class Content:
             for run in self.runs
             for gpu, found in run.stored.ceilings.items()
         }
+
+    def triages(self) -> list[Triage]:
+        """The failed cells told apart, run by run; of runs in which none failed, nothing."""
+        return [found for found in map(triage_run, self.runs) if found.rows]
 
     def dates(self) -> list[str]:
         """The days on which the runs were made: `21 November 2026`."""

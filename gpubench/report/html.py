@@ -21,6 +21,7 @@ from gpubench.analysis.run import Run
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content
 from gpubench.report.payload import page_data, script_json
+from gpubench.report.triage import show
 from gpubench.report.verdict import verdict
 
 __all__ = ["render_html"]
@@ -41,6 +42,8 @@ SCRIPTS = (
 
 MOST_COMPARED = 1000
 """Rows of the comparison on a page; their count says how many there are."""
+MOST_SIGNATURES = 200
+"""Rows of a run's triage on a page."""
 
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
@@ -77,6 +80,8 @@ def render_html(content: Content) -> str:
         facts=_facts(content),
         comparison=compare(content),
         most_compared=MOST_COMPARED,
+        triages=[show(found) for found in content.triages()],
+        most_signatures=MOST_SIGNATURES,
         metrics=_metric_rows(content),
         environments=[_environment(run, content.ceilings()) for run in content.runs],
         version=gpubench.__version__,

@@ -13,9 +13,11 @@ from gpubench.analysis.metrics import Metric, format_value
 from gpubench.records import Outcome
 from gpubench.report.comparison import Versus, axis_text, compare
 from gpubench.report.content import Content
+from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
+from gpubench.triage import Triage
 
-__all__ = ["markdown_report"]
+__all__ = ["markdown_report", "triage_markdown"]
 
 MAX_ROWS = 60
 """Per table. GitHub refuses a comment of more than 65,536 characters; what is left out is counted and in the CSV."""
@@ -32,11 +34,44 @@ def markdown_report(content: Content) -> str:
         *[f"> {escape(note)}" for note in content.choice.notes],
         *_comparison(content),
         *_frontier(content),
+        *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
         *_warnings(content),
         _environment(content),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def triage_markdown(triage: Triage, run_name: str = "") -> str:
+    """The triage table of a run; commands call it by `run_name`, or by its id."""
+    shown = show(triage, run_name)
+    notes = [f"> {escape(note)}" for note in shown.notes]
+    parts = [f"### Crash triage of {escape(shown.run_id)}", escape(shown.headline), *notes]
+    if shown.rows:
+        head = ["signature", "cells", "rule", "nearest clean twin", "culprit", "verdicts", "reproduce"]
+        rows = [_triage_row(row) for row in shown.rows[:MAX_ROWS]]
+        parts.append(_escaped_table(head, rows, len(shown.rows)))
+    return "\n\n".join(parts)
+
+
+def _triage_row(row: ShownRow) -> list[str]:
+    new = " **new**" if row.is_new else ""
+    where = [f"stage {row.stage}", f"surfaced at {row.victim}" if row.victim else ""]
+    log = escape(row.log.strip().splitlines()[-1]) if row.log.strip() else ""
+    return [
+        "<br>".join([f"**{row.id}**{new} {escape(row.title)}", *(escape(text) for text in where if text), log]),
+        "<br>".join([f"**{row.num_cells:,}**: {escape(row.cells)}", escape(row.seen)]),
+        escape(row.rule),
+        "<br>".join(map(escape, row.twins)) or "–",
+        escape(f"{row.culprit}; {row.basis}" if row.basis else row.culprit),
+        "<br>".join(map(escape, row.verdicts)) or "–",
+        _code(row.command),
+    ]
+
+
+def _code(text: str) -> str:
+    """A command as code, to be copied as it is; as text, where it holds what would end the code or the cell."""
+    return escape(text) if re.search(r"[`|\s]", text.replace(" ", "")) else f"`{text}`"
 
 
 def escape(text: object) -> str:
@@ -154,10 +189,15 @@ def _numbers(content: Content, head: Sequence[str]) -> list[int]:
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[object]], right: Iterable[int] = ()) -> str:
+    return _escaped_table(head, [list(map(escape, row)) for row in body[:MAX_ROWS]], len(body), right)
+
+
+def _escaped_table(head: Sequence[str], rows: Sequence[Sequence[str]], count: int, right: Iterable[int] = ()) -> str:
+    """A table of at most MAX_ROWS rows that are Markdown already; there are `count` of them."""
     numbers = set(right)
     rule = ["---:" if place in numbers else "---" for place in range(len(head))]
-    lines = [_line(map(escape, head)), _line(rule), *(_line(map(escape, row)) for row in body[:MAX_ROWS])]
-    left_out = len(body) - MAX_ROWS
+    lines = [_line(map(escape, head)), _line(rule), *map(_line, rows)]
+    left_out = count - MAX_ROWS
     tail = f"\n\n{left_out:,} more rows are in the page and the CSV." if left_out > 0 else ""
     return "\n".join(lines) + tail
 

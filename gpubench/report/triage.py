@@ -1,0 +1,265 @@
+"""The triage table in words: what every format and the terminal show of a signature, and its rows for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gpubench.records import Scalar
+from gpubench.run.logs import read_tail
+from gpubench.store import ARTIFACTS
+from gpubench.triage import Culprit, Kernel, Row, Triage
+
+__all__ = ["ShownRow", "ShownTriage", "reproduce_command", "show", "triage_csv", "triage_json"]
+
+MOST_CELLS = 6
+MOST_TWINS = 3
+"""Per kind of difference; and kinds of difference."""
+LOG_LINES = 12
+TAIL_BYTES = 4096
+
+_FATAL = "Fatal Python error"
+_STACK = re.compile(rf"{_FATAL}|\(most recent call first\):")
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row of the table as texts; what is not known is "" or says so."""
+
+    id: str
+    is_new: bool
+    class_: str
+    meaning: str
+    title: str
+    stage: str
+    reason: str
+    """The first cell's, in its own words."""
+    faulting: str
+    culprit: str
+    basis: str
+    victim: str
+    within: str
+    """The workload's range that was open."""
+    num_cells: int
+    cells: str
+    seen: str
+    rule: str
+    twins: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    xid: str
+    """What the driver said of it."""
+    command: str
+    log: str
+    log_path: str
+    """Of the cell that the log is of, within the run's folder."""
+
+
+@dataclass(frozen=True)
+class ShownTriage:
+    """A run's table."""
+
+    run_id: str
+    headline: str
+    notes: tuple[str, ...]
+    rows: tuple[ShownRow, ...]
+
+
+def show(triage: Triage, run_name: str = "", log_lines: int = LOG_LINES) -> ShownTriage:
+    """The table as texts; commands name the run by `run_name`, or by its id. Logs are cut to so many lines."""
+    name = run_name or triage.run.run_id
+    rows = tuple(_show_row(triage, row, name, log_lines) for row in triage.rows)
+    return ShownTriage(triage.run.run_id, _headline(triage), triage.notes, rows)
+
+
+def reproduce_command(run_name: str, cell_id: str) -> str:
+    """What to type, quoted for a shell."""
+    return shlex.join(["gpubench", "reproduce", run_name, cell_id])
+
+
+def triage_json(triage: Triage, run_name: str = "") -> str:
+    """`{run, baseline, notes, signatures: [{id, class, title, …}]}`; docs/triage.md names every key."""
+    name = run_name or triage.run.run_id
+    found = {
+        "run": triage.run.run_id,
+        "baseline": triage.baseline or None,
+        "cells": {"all": len(triage.run.cells), "failed": triage.num_failed, "clean": triage.num_clean},
+        "notes": list(triage.notes),
+        "signatures": [_data(triage, row, name) for row in triage.rows],
+    }
+    return json.dumps(found, indent=1, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
+
+
+_TEXTS = ("id", "title", "stage", "reason", "victim", "num_cells", "rule")
+_COLUMNS = (
+    *_TEXTS,
+    "class",
+    "is_new",
+    *("faulting_kernel", "faulting_file", "faulting_line"),
+    *("culprit_kernel", "culprit_file", "culprit_line", "culprit_basis"),
+    *("cells", "first_seen", "last_seen"),
+    *("precision", "coverage", "twins", "verdicts", "reproduce"),
+)
+
+
+def triage_csv(triage: Triage, run_name: str = "") -> str:
+    """A line per signature; lists are joined by a space (cells) or by `; `."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    shown = show(triage, run_name).rows
+    writer.writerows(_flat(row, texts) for row, texts in zip(triage.rows, shown, strict=True))
+    return text.getvalue().encode("utf-8", "backslashreplace").decode()
+
+
+def _headline(triage: Triage) -> str:
+    total, failed, kinds = len(triage.run.cells), triage.num_failed, len(triage.rows)
+    if not failed:
+        return f"No cell failed: {triage.num_clean:,} of {total:,} are ok."
+    said = f"{failed:,} of {total:,} cells failed, in {kinds:,} {'way' if kinds == 1 else 'ways'}"
+    if triage.baseline:
+        said += f", {len(triage.new):,} of them new since {triage.baseline}"
+    return f"{said}."
+
+
+def _show_row(triage: Triage, row: Row, run_name: str, log_lines: int) -> ShownRow:
+    signature = row.signature
+    first = row.cell_ids[0]
+    crash = row.records[0].crash
+    return ShownRow(
+        id=signature.id,
+        is_new=bool(row.is_new),
+        class_=signature.class_,
+        meaning=row.fault.meaning,
+        title=signature.title,
+        stage=str(signature.stage),
+        reason=row.records[0].reason,
+        faulting=signature.faulting.text if signature.faulting else "",
+        culprit=signature.culprit.text if signature.culprit else "unknown",
+        basis=signature.culprit.basis if signature.culprit else "",
+        victim=_join(row.victims, MOST_TWINS),
+        within=crash.open_range if crash else "",
+        num_cells=len(row.cells),
+        cells=_join(row.cell_ids, MOST_CELLS),
+        seen=_span(row.first_seen, row.last_seen),
+        rule=row.rule_text,
+        twins=_show_twins(row),
+        verdicts=tuple(verdict.text for verdict in row.verdicts),
+        xid=crash.xid[-1] if crash and crash.xid else "",
+        command=reproduce_command(run_name, first),
+        log=_log_tail(triage, row, log_lines),
+        log_path=f"{ARTIFACTS}/{first}/stderr.txt",
+    )
+
+
+def _show_twins(row: Row) -> tuple[str, ...]:
+    """Twins by what they differ in: `gvr false → true: cell_012 beside cell_013, cell_016 beside cell_017`."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for twin in sorted(row.twins, key=lambda twin: len(twin.differs)):
+        kinds[", ".join(difference.text for difference in twin.differs)].append(f"{twin.twin} beside {twin.cell}")
+    shown = [f"{differs}: {_join(pairs, MOST_TWINS)}" for differs, pairs in kinds.items()]
+    more = len(shown) - MOST_TWINS
+    return tuple(shown[:MOST_TWINS] + ([f"and {more} other differences"] if more > 0 else []))
+
+
+def _log_tail(triage: Triage, row: Row, most: int) -> str:
+    """What tells most of what its first cell printed to standard error: the innermost of a stack, else the end."""
+    crash = row.records[0].crash
+    tail = crash.stderr_tail if crash else ""
+    if not tail:
+        tail = read_tail(triage.run.path / ARTIFACTS / row.cell_ids[0] / "stderr.txt", TAIL_BYTES)
+    lines = [line for line in tail.splitlines() if line.strip() and not line.startswith("Extension modules: ")]
+    stacks = [number for number, line in enumerate(lines) if _STACK.search(line)]
+    fatal = [number for number in stacks if _FATAL in lines[number]]
+    if not stacks:
+        return "\n".join(lines[-most:])
+    start = max(0, (fatal[-1] if fatal else stacks[0]) - 1)  # the line before says why, as an assertion does
+    return "\n".join(lines[start : start + most])
+
+
+def _span(first: str, last: str) -> str:
+    """`2026-11-21 09:30:00 – 09:41:10`."""
+    start, end = (text[:19].replace("T", " ") for text in (first, last))
+    if start == end:
+        return start
+    return f"{start} – {end[11:] if start[:10] == end[:10] else end}"
+
+
+def _join(texts: Sequence[str], most: int) -> str:
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _data(triage: Triage, row: Row, run_name: str) -> dict[str, Any]:
+    signature, rule = row.signature, row.rule
+    return {
+        "id": signature.id,
+        "class": signature.class_,
+        "title": signature.title,
+        "detail": signature.fault.detail,
+        "meaning": row.fault.meaning,
+        "key": signature.key,
+        "is_new": row.is_new,
+        "outcomes": [str(outcome) for outcome in row.outcomes],
+        "stage": str(signature.stage),
+        "reason": row.records[0].reason,
+        "faulting": _kernel(signature.faulting),
+        "culprit": _kernel(signature.culprit),
+        "victim": signature.victim,
+        "victims": list(row.victims),
+        "cells": row.cell_ids,
+        "first_seen": row.first_seen,
+        "last_seen": row.last_seen,
+        "rule": {
+            "text": row.rule_text,
+            "precision": rule.precision,
+            "coverage": rule.coverage,
+            "is_exact": rule.is_exact,
+            "conditions": [asdict(condition) for condition in rule.conditions],
+            "support": {name: getattr(rule, name) for name in _SUPPORT},
+        },
+        "twins": [
+            {"cell": twin.cell, "twin": twin.twin, "differs": {d.axis: _pair(d.failed, d.clean) for d in twin.differs}}
+            for twin in row.twins
+        ],
+        "verdicts": [asdict(verdict) for verdict in row.verdicts],
+        "reproduce": reproduce_command(run_name, row.cell_ids[0]),
+        "log_tail": _log_tail(triage, row, LOG_LINES),
+    }
+
+
+_SUPPORT = ("crashed", "of_crashed", "clean", "of_clean", "unknown")
+
+
+def _pair(failed: Scalar, clean: Scalar) -> list[Scalar]:
+    return [failed, clean]
+
+
+def _kernel(kernel: Kernel | Culprit | None) -> dict[str, Any] | None:
+    return asdict(kernel) if kernel else None
+
+
+def _flat(row: Row, texts: ShownRow) -> dict[str, Any]:
+    signature = row.signature
+    flat: dict[str, Any] = {name: getattr(texts, name) for name in _TEXTS}
+    for name, kernel in (("faulting", signature.faulting), ("culprit", signature.culprit)):
+        if kernel:
+            flat |= {f"{name}_{part}": value for part, value in asdict(kernel).items()}
+    return flat | {
+        "class": signature.class_,
+        "is_new": "" if row.is_new is None else str(row.is_new).lower(),
+        "cells": " ".join(row.cell_ids),
+        "first_seen": row.first_seen,
+        "last_seen": row.last_seen,
+        "precision": f"{row.rule.precision:.6g}",
+        "coverage": f"{row.rule.coverage:.6g}",
+        "twins": "; ".join(texts.twins),
+        "verdicts": "; ".join(texts.verdicts),
+        "reproduce": texts.command,
+    }

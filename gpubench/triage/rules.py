@@ -1,0 +1,222 @@
+"""What separates the dead from the living: the shortest conjunction of axis conditions that is true of every cell of a
+signature and of no clean one.
+
+    parallel = TEP ∧ gvr = false ∧ concurrency ≥ 8 (3 of 3 crashed; 0 of 21 clean)
+
+On each axis only the tightest condition of a kind that holds for all the dead can be part of an exact rule, for a
+looser one lets in more of the living: so an exact rule is found if there is one. Where there is none, the best
+imprecise one is grown from the best shorter ones. A cell that was not run, was skipped or failed otherwise is unknown:
+it speaks neither for a rule nor against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubench.records import Scalar
+from gpubench.triage.grid import Axis, Grid, Mask, format_scalar
+
+__all__ = ["Condition", "Rule", "find_rule"]
+
+MOST_CONDITIONS = 3
+MOST_VALUES = 8
+"""Of `in`: a longer list tells the cells over again, not what they have in common."""
+MOST_THRESHOLDS = 64
+"""Of one axis: of more values, every so many-th."""
+MOST_CANDIDATES = 240
+BEAM = 12
+
+_ORDER = {"=": 0, "in": 1, "≥": 2, "≤": 2}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one axis must be."""
+
+    axis: str
+    operator: Literal["=", "in", "≥", "≤"]
+    values: tuple[Scalar, ...]
+
+    @property
+    def text(self) -> str:
+        shown = ", ".join(format_scalar(value) for value in self.values)
+        return f"{self.axis} in {{{shown}}}" if self.operator == "in" else f"{self.axis} {self.operator} {shown}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Conditions that must all hold, and what speaks for them."""
+
+    conditions: tuple[Condition, ...]
+    crashed: int
+    """Of the signature's cells, those for which it is true …"""
+    of_crashed: int
+    clean: int
+    """… and of the clean ones."""
+    of_clean: int
+    unknown: int
+    """Cells for which it is true and of which nobody knows: not run, skipped, or failed in another way."""
+
+    @property
+    def is_exact(self) -> bool:
+        return self.crashed == self.of_crashed and self.clean == 0
+
+    @property
+    def precision(self) -> float:
+        """Of the known cells for which it is true, the share that failed so."""
+        return self.crashed / (self.crashed + self.clean) if self.crashed else 0.0
+
+    @property
+    def coverage(self) -> float:
+        """Of the cells that failed so, the share for which it is true."""
+        return self.crashed / self.of_crashed
+
+    @property
+    def words(self) -> str:
+        """The conditions alone."""
+        if not self.conditions:
+            return "no axis tells them apart" if self.of_clean else "no cell is clean"
+        ordered = sorted(self.conditions, key=lambda condition: _ORDER[condition.operator])
+        return " ∧ ".join(condition.text for condition in ordered)
+
+    def text(self, word: str = "crashed") -> str:
+        """The conditions and their support; `word` is what became of the cells."""
+        support = f"{self.crashed} of {self.of_crashed} {word}; {self.clean} of {self.of_clean} clean"
+        if self.unknown:
+            support += f"; {self.unknown} unknown"
+        if not self.is_exact and self.conditions:
+            support += f": precision {self.precision:.0%}, coverage {self.coverage:.0%}"
+        return f"{self.words} ({support})"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    condition: Condition
+    place: int
+    """Of its axis."""
+    cost: int
+    """How much a reader has to take in; the least is chosen among equally good rules."""
+    holds: Mask
+
+
+def find_rule(grid: Grid, crashed: Mask, clean: Mask) -> Rule:
+    """The rule for the cells that are `crashed`, against those that are `clean`; there must be one of the former."""
+    assert crashed.any(), "a signature has a cell"
+    chosen: tuple[_Candidate, ...] | None = () if not clean.any() else _find_exact(grid, crashed, clean)
+    if chosen is None:
+        chosen = _find_best(grid, crashed, clean)
+    holds = np.logical_and.reduce([candidate.holds for candidate in chosen] or [np.ones_like(crashed)])
+    return Rule(
+        conditions=tuple(candidate.condition for candidate in chosen),
+        crashed=int((holds & crashed).sum()),
+        of_crashed=int(crashed.sum()),
+        clean=int((holds & clean).sum()),
+        of_clean=int(clean.sum()),
+        unknown=int((holds & ~crashed & ~clean).sum()),
+    )
+
+
+def _find_exact(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...] | None:
+    tight = [candidate for place, axis in enumerate(grid.axes) for candidate in _tightest(place, axis, crashed)]
+    # what keeps out none of the living can't be part of a shortest rule
+    useful = [(candidate, candidate.holds[clean]) for candidate in tight if not candidate.holds[clean].all()]
+    for number in range(1, MOST_CONDITIONS + 1):
+        found = [
+            tuple(candidate for candidate, _ in chosen)
+            for chosen in combinations(useful, number)
+            if not np.logical_and.reduce([let_in for _, let_in in chosen]).any()
+        ]
+        if found:
+            return min(found, key=_cost)
+    return None
+
+
+def _cost(chosen: tuple[_Candidate, ...]) -> tuple[int, list[int]]:
+    return sum(candidate.cost for candidate in chosen), [candidate.place for candidate in chosen]
+
+
+def _tightest(place: int, axis: Axis, crashed: Mask) -> list[_Candidate]:
+    """The tightest condition of each kind that is true of all the crashed cells."""
+    codes = np.unique(axis.codes[crashed])
+    low, high = int(codes[0]), int(codes[-1])
+    if len(codes) == 1:
+        return [_equals(place, axis, low)]
+    found = [_at_least(place, axis, low), _at_most(place, axis, high)] if axis.is_ordered else []
+    return [*found, *_one_of(place, axis, codes)]
+
+
+def _equals(place: int, axis: Axis, code: int) -> _Candidate:
+    return _Candidate(Condition(axis.name, "=", (axis.values[code],)), place, 0, axis.codes == code)
+
+
+def _at_least(place: int, axis: Axis, code: int) -> _Candidate:
+    return _Candidate(Condition(axis.name, "≥", (axis.values[code],)), place, 1, axis.codes >= code)
+
+
+def _at_most(place: int, axis: Axis, code: int) -> _Candidate:
+    return _Candidate(Condition(axis.name, "≤", (axis.values[code],)), place, 1, axis.codes <= code)
+
+
+def _one_of(place: int, axis: Axis, codes: NDArray[np.int64]) -> list[_Candidate]:
+    if len(codes) > MOST_VALUES:
+        return []
+    values = tuple(axis.values[code] for code in codes)
+    return [_Candidate(Condition(axis.name, "in", values), place, len(codes), np.isin(axis.codes, codes))]
+
+
+def _find_best(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...]:
+    """The rule with the highest harmonic mean of precision and coverage that a beam search meets."""
+    candidates = [candidate for place, axis in enumerate(grid.axes) for candidate in _loose(place, axis, crashed)]
+    dead = np.array([candidate.holds[crashed] for candidate in candidates], dtype=np.float32)
+    alive = np.array([candidate.holds[clean] for candidate in candidates], dtype=np.float32)
+    if not candidates:
+        return ()
+    order = np.argsort(-_score(dead.sum(1), alive.sum(1), dead.shape[1]), kind="stable")[:MOST_CANDIDATES]
+    candidates, dead, alive = [candidates[place] for place in order], dead[order], alive[order]
+    everything: tuple[int, ...] = ()
+    best = (float(_score(np.float32(dead.shape[1]), np.float32(alive.shape[1]), dead.shape[1])), everything)
+    beam = [everything]
+    for _ in range(MOST_CONDITIONS):
+        grown = _grow(beam, dead, alive)
+        if not grown:
+            break
+        best = max(best, grown[0], key=lambda found: found[0])  # the shorter one, if they are equally good
+        beam = [chosen for _, chosen in grown[:BEAM]]
+    return tuple(candidates[place] for place in best[1])
+
+
+def _grow(
+    beam: Sequence[tuple[int, ...]], dead: NDArray[np.float32], alive: NDArray[np.float32]
+) -> list[tuple[float, tuple[int, ...]]]:
+    """Every rule of the beam with one more condition, the best first."""
+    found: dict[tuple[int, ...], float] = {}
+    for chosen in beam:
+        of_dead = dead @ dead[list(chosen)].prod(axis=0)
+        of_alive = alive @ alive[list(chosen)].prod(axis=0)
+        for place, score in enumerate(_score(of_dead, of_alive, dead.shape[1]).tolist()):
+            if place not in chosen:
+                found[tuple(sorted((*chosen, place)))] = score
+    return sorted(((score, chosen) for chosen, score in found.items()), key=lambda item: (-item[0], item[1]))
+
+
+def _score(
+    dead: NDArray[np.float32] | np.float32, alive: NDArray[np.float32] | np.float32, of_dead: int
+) -> NDArray[np.float32]:
+    return np.asarray(2 * dead / (dead + alive + of_dead), dtype=np.float32)
+
+
+def _loose(place: int, axis: Axis, crashed: Mask) -> list[_Candidate]:
+    """Conditions that are true of some of the crashed cells."""
+    codes = np.unique(axis.codes[crashed])
+    if len(codes) > MOST_THRESHOLDS:
+        codes = codes[np.linspace(0, len(codes) - 1, MOST_THRESHOLDS).astype(int)]
+    found = [_equals(place, axis, int(code)) for code in codes]
+    if axis.is_ordered:
+        found += [make(place, axis, int(code)) for code in codes for make in (_at_least, _at_most)]
+    return [*found, *(_one_of(place, axis, codes) if len(codes) > 1 else [])]

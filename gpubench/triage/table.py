@@ -1,0 +1,178 @@
+"""The triage table: a run's failed cells, a row per signature, the gravest first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpubench.analysis.merge import CellResult
+from gpubench.analysis.run import Run
+from gpubench.records import CellRecord, Outcome
+from gpubench.triage.classes import CLASSES, FaultClass
+from gpubench.triage.grid import Grid
+from gpubench.triage.rules import Rule, find_rule
+from gpubench.triage.signature import Culprit, Signature, signature_of
+from gpubench.triage.twins import Twin, find_twins
+from gpubench.triage.verdicts import Verdict, read_verdicts
+
+__all__ = ["Row", "Triage", "triage_run"]
+
+_GRAVITY = (Outcome.CRASH, Outcome.TIMEOUT, Outcome.OOM, Outcome.ERROR, Outcome.INVALID, Outcome.MISMATCH)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One signature: the cells that have it and what they have in common."""
+
+    signature: Signature
+    """The first cell's; its line numbers are those that are shown."""
+    cells: tuple[CellResult, ...]
+    rule: Rule
+    twins: tuple[Twin, ...]
+    """Of each cell; none where no cell is clean."""
+    verdicts: tuple[Verdict, ...]
+    victims: tuple[str, ...]
+    """Where it surfaced: several, if it was not the same line each time."""
+    is_new: bool | None
+    """Whether the baseline lacks it; None without a baseline."""
+
+    @property
+    def fault(self) -> FaultClass:
+        return CLASSES[self.signature.class_]
+
+    @property
+    def cell_ids(self) -> list[str]:
+        return [result.cell.cell_id for result in self.cells]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The gravest first."""
+        return sorted({record.outcome for record in self.records}, key=_GRAVITY.index)
+
+    @property
+    def records(self) -> list[CellRecord]:
+        """The one of each cell that gave it its outcome."""
+        return [_decisive(result) for result in self.cells]
+
+    @property
+    def first_seen(self) -> str:
+        """When the first of its cells began: UTC, ISO 8601."""
+        return min(record.started_at for record in self.records)
+
+    @property
+    def last_seen(self) -> str:
+        return max(record.started_at for record in self.records)
+
+    @property
+    def rule_text(self) -> str:
+        return self.rule.text("crashed" if self.outcomes == [Outcome.CRASH] else "failed")
+
+
+@dataclass(frozen=True)
+class Triage:
+    """A run's failed cells, told apart."""
+
+    run: Run
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """What a reader has to know, in sentences."""
+    baseline: str = ""
+    """The run that `is_new` refers to; "" for none."""
+
+    @property
+    def num_failed(self) -> int:
+        return sum(len(row.cells) for row in self.rows)
+
+    @property
+    def num_clean(self) -> int:
+        return sum(result.outcome is Outcome.OK for result in self.run.cells)
+
+    @property
+    def new(self) -> list[Row]:
+        return [row for row in self.rows if row.is_new]
+
+
+def triage_run(run: Run, baseline: Run | None = None) -> Triage:
+    """Group a run's failed cells by signature, and find for each group the rule, the twins, and what reruns said.
+
+    Works on any run: one that was interrupted, one that an older gpubench made. With a baseline, rows say whether it
+    had the same signature.
+    """
+    verdicts = read_verdicts(run.path)
+    groups = _group(run.cells, verdicts.found)
+    known = None if baseline is None else set(_group(baseline.cells, read_verdicts(baseline.path).found))
+    grid = Grid([result.cell for result in run.cells])
+    place = {result.cell.cell_id: number for number, result in enumerate(run.cells)}
+    clean = grid.mask([number for number, result in enumerate(run.cells) if result.outcome is Outcome.OK])
+    rows = []
+    for key, members in groups.items():
+        failed = grid.mask([place[member.cell_id] for member in members])
+        rows.append(
+            Row(
+                signature=members[0].signature,
+                cells=tuple(member.result for member in members),
+                rule=find_rule(grid, failed, clean),
+                twins=tuple(find_twins(grid, failed, clean)),
+                verdicts=tuple(_of(verdicts.found, [member.cell_id for member in members])),
+                victims=tuple(dict.fromkeys(member.signature.victim for member in members if member.signature.victim)),
+                is_new=None if known is None else key not in known,
+            )
+        )
+    rows.sort(key=lambda row: (_GRAVITY.index(row.outcomes[0]), -len(row.cells), row.cells[0].cell.index))
+    notes = [verdicts.note, _unknown_note(run.cells)]
+    return Triage(run, tuple(rows), tuple(filter(None, notes)), baseline.run_id if baseline else "")
+
+
+@dataclass(frozen=True)
+class _Member:
+    result: CellResult
+    signature: Signature
+
+    @property
+    def cell_id(self) -> str:
+        return self.result.cell.cell_id
+
+
+def _group(results: Sequence[CellResult], verdicts: Sequence[Verdict]) -> Mapping[str, list[_Member]]:
+    """Failed cells by the key of their signature.
+
+    What was found out about one cell of a signature holds for all of them: a culprit named afterwards is theirs, and
+    brings together what only its victims kept apart.
+    """
+    found: defaultdict[str, list[_Member]] = defaultdict(list)
+    for result in results:
+        if result.outcome is not None and result.outcome.is_failure:
+            signature = signature_of(_decisive(result))
+            found[signature.key].append(_Member(result, signature))
+    regrouped: defaultdict[str, list[_Member]] = defaultdict(list)
+    for members in found.values():
+        culprit = _culprit(_of(verdicts, [member.cell_id for member in members]))
+        for member in members:
+            signature = member.signature.blaming(culprit) if culprit else member.signature
+            regrouped[signature.key].append(_Member(member.result, signature))
+    return {key: sorted(members, key=lambda member: member.result.cell.index) for key, members in regrouped.items()}
+
+
+def _culprit(verdicts: Iterable[Verdict]) -> Culprit | None:
+    """The last one that was named."""
+    named = [verdict.culprit for verdict in verdicts if verdict.culprit is not None]
+    return Culprit(named[-1].kernel, named[-1].file, named[-1].line, named[-1].basis) if named else None
+
+
+def _of(verdicts: Iterable[Verdict], cell_ids: Sequence[str]) -> list[Verdict]:
+    wanted = set(cell_ids)
+    return [verdict for verdict in verdicts if verdict.cell_id in wanted]
+
+
+def _decisive(result: CellResult) -> CellRecord:
+    record = result.decisive
+    assert record is not None, "a cell that failed has a record"
+    return record
+
+
+def _unknown_note(results: Sequence[CellResult]) -> str:
+    not_run = sum(result.outcome is None for result in results)
+    skipped = sum(result.outcome is Outcome.SKIPPED for result in results)
+    parts = [f"{number:,} {word}" for number, word in ((not_run, "not run"), (skipped, "skipped")) if number]
+    return f"{' and '.join(parts)}: such cells count as unknown, not as clean" if parts else ""

@@ -1,0 +1,66 @@
+"""The living beside the dead: for each failed cell the clean one that differs from it in the fewest axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpubench.records import Scalar
+from gpubench.triage.grid import Grid, Mask, format_scalar
+
+__all__ = ["Difference", "Twin", "find_twins"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one axis is for the failed cell, and for its twin."""
+
+    axis: str
+    failed: Scalar
+    clean: Scalar
+
+    @property
+    def text(self) -> str:
+        return f"{self.axis} {format_scalar(self.failed)} → {format_scalar(self.clean)}"
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A failed cell and its nearest clean one."""
+
+    cell: str
+    twin: str
+    differs: tuple[Difference, ...]
+
+    @property
+    def text(self) -> str:
+        """`cell_012_C008_TEP_GVRT (gvr false → true)`."""
+        return f"{self.twin} ({', '.join(difference.text for difference in self.differs)})"
+
+
+def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
+    """The twin of each failed cell, in the grid's order; nothing if no cell is clean.
+
+    Of several that differ in as few axes, the one that is the smallest step away: a switch thrown, another word, a
+    number up or down the axis; then the first.
+    """
+    living = np.flatnonzero(clean)
+    if not len(living) or not grid.axes:
+        return
+    codes = np.stack([axis.codes for axis in grid.axes], axis=1)
+    is_ordered = np.array([axis.is_ordered for axis in grid.axes])
+    step = np.array([1 if axis.is_switch else 2 for axis in grid.axes])
+    a_whole_axis = 1 + int((step + [len(axis.values) for axis in grid.axes]).sum())
+    for place in np.flatnonzero(failed).tolist():
+        apart = codes[living] - codes[place]
+        differs = apart != 0
+        distance = (differs * (a_whole_axis + step)).sum(axis=1) + (np.abs(apart) * is_ordered).sum(axis=1)
+        nearest = int(living[int(distance.argmin())])
+        found = [
+            Difference(axis.name, axis.values[axis.codes[place]], axis.values[axis.codes[nearest]])
+            for axis in grid.axes
+            if axis.codes[place] != axis.codes[nearest]
+        ]
+        yield Twin(grid.cells[place].cell_id, grid.cells[nearest].cell_id, tuple(found))
