@@ -1,8 +1,9 @@
 """The GPU's core dump: who raised the exception, though the host learned of it elsewhere and later.
 
-With dumps on, the driver writes a core file and aborts the process when a kernel faults, inside a CUDA graph too. It is
-a light one, without memory: a few MB, and nothing is paid until then. cuda-gdb names the kernel, its source line and
-the thread.
+With dumps on, the driver writes a core file and aborts the process when a kernel faults, inside a CUDA graph too, or
+when it is asked to by a pipe. It is a light one, without memory: from 3 MB to the 150 of a GPU that is full of threads,
+and nothing is paid until then. cuda-gdb names the kernel, its source line and the thread. Beside a profiler the driver
+makes no dumps.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ from pathlib import Path
 
 from gpubench.records import FaultingKernel
 
-__all__ = ["CoreReader", "cuda_error_of", "dump_environment", "find_cores", "find_cuda_gdb", "parse_cuda_gdb"]
+__all__ = [
+    "CoreReader",
+    "ask_for_cores",
+    "cuda_error_of",
+    "dump_environment",
+    "find_cores",
+    "find_cuda_gdb",
+    "parse_cuda_gdb",
+    "remove_pipes",
+]
 
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = 1 << 30
 """Of a run's core files together; of a crash after that, what its core said is kept and the file is not."""
 
 LEFT_OUT = "skip_nonrelocated_elf_images,skip_global_memory,skip_shared_memory,skip_local_memory,skip_constbank_memory"
 """All memory. Never `skip_abort`: the process would go on and dump once more at every call."""
 
 _PATTERN = "gpu.*.core"
+_PIPES = "gpu.*.pipe"
 _READ_TIMEOUT_S = 60.0
 _USUAL_PLACES = ("/usr/local/cuda/bin/cuda-gdb", "/usr/local/cuda-*/bin/cuda-gdb", "/opt/cuda/bin/cuda-gdb")
 _HOW_TO_GET = "install it with the CUDA toolkit (Debian: cuda-gdb-13-0), or name it in GPUBENCH_CUDA_GDB"
@@ -51,7 +62,34 @@ def dump_environment(folder: Path) -> dict[str, str]:
         "CUDA_ENABLE_COREDUMP_ON_EXCEPTION": "1",
         "CUDA_COREDUMP_FILE": str(folder.resolve() / _PATTERN.replace("*", "%p")),
         "CUDA_COREDUMP_GENERATION_FLAGS": LEFT_OUT,
+        "CUDA_ENABLE_USER_TRIGGERED_COREDUMP": "1",
+        "CUDA_COREDUMP_PIPE": str(folder.resolve() / _PIPES.replace("*", "%p")),
     }
+
+
+def ask_for_cores(folder: Path) -> bool:
+    """Have the processes that work in a folder dump what their GPU is at, and abort; False if none is listening."""
+    asked = [_write_to(pipe) for pipe in folder.glob(_PIPES)]
+    return any(asked)
+
+
+def remove_pipes(folder: Path) -> None:
+    """Once the processes have ended, which leave them behind."""
+    for pipe in folder.glob(_PIPES):
+        pipe.unlink()
+
+
+def _write_to(pipe: Path) -> bool:
+    try:
+        descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return os.write(descriptor, b"1") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def find_cores(folder: Path) -> list[Path]:
@@ -149,7 +187,7 @@ def parse_cuda_gdb(output: str) -> FaultingKernel:
     launched = _KERNEL.search(output)
     raised = _RAISED_IN.search(output)
     if exception is None and launched is None:
-        return FaultingKernel(note=f"cuda-gdb could not read the core: {_last_line(output) or 'it said nothing'}")
+        return FaultingKernel(note=f"cuda-gdb could not read the core: {_complaint(output)}")
     place = _PLACE.search(output)
     kernel = launched[1] if launched else raised[1] if raised else ""
     focus = _FOCUS.search(output)
@@ -164,6 +202,7 @@ def parse_cuda_gdb(output: str) -> FaultingKernel:
     )
 
 
-def _last_line(output: str) -> str:
+def _complaint(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    complaints = [line for line in lines if re.search(r"fail|error|not |can't", line, re.IGNORECASE)]
+    return next(iter(complaints + lines[-1:]), "it said nothing")[:300]

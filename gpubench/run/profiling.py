@@ -109,8 +109,6 @@ class NsysLauncher:
     keep_traces: bool
     is_program: bool
     """The cell is another program: recording is on from the start, and the ranges are the program's own."""
-    has_dumps: bool = True
-    """The GPU's exceptions leave a core file."""
     withheld: dict[str, CellRecord] = field(default_factory=dict)
 
     goodbye_s = 600.0
@@ -120,7 +118,7 @@ class NsysLauncher:
         output = job.with_name(TRACE)
         has_range = gpu is not None and not self.is_program
         command = profile_command(self.nsys, worker_command(job), output, has_gpu=has_range)
-        environment = worker_environment(job, gpu, has_dumps=self.has_dumps)
+        environment = worker_environment(job, gpu, has_dumps=False)  # beside a profiler the driver makes none
         # a report keeps the environment for good, so that the worker gets no more of it than it needs
         return Launch(command, reduce_environment(environment, also=self.pass_environment))
 

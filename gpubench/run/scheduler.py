@@ -278,6 +278,7 @@ class Scheduler:
             lane.is_finishing, lane.timed_out = time.monotonic(), overdue
             return
         worker.ask_for_stacks()
+        worker.ask_for_core()
         worker.kill()
         lane.timed_out = lane.timed_out or overdue
 

@@ -121,14 +121,13 @@ class _Passes:
     def _profiled(self) -> tuple[Launcher, int | None]:
         """The launcher of the profiled pass, and how many cells a worker of its may take."""
         if self.profiler.nsys is None:
-            return PlainLauncher(has_dumps=self._has_dumps), None
+            return PlainLauncher(has_dumps=False), None  # CUPTI and core dumps exclude each other
         is_program = self.request.workload.measures_itself
         launcher = NsysLauncher(
             self.profiler.nsys,
             pass_environment=self.request.sweep.spec.measure.pass_environment,
             keep_traces=self.request.keep_traces,
             is_program=is_program,
-            has_dumps=self._has_dumps,
         )
         return launcher, 1 if is_program else CELLS_PER_TRACE
 

@@ -16,6 +16,7 @@ import psutil
 from gpubench.machine import Gpu
 from gpubench.marks import FILE_NAME, read_marks
 from gpubench.records import TAKE_BACK, CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
+from gpubench.run.coredump import ask_for_cores, remove_pipes
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
 
@@ -24,6 +25,10 @@ __all__ = ["LOG_NAMES", "WorkerProcess"]
 LOG_NAMES = ("stdout.txt", "stderr.txt")
 STACK_GRACE_S = 0.3
 """How long a hung worker gets to write its stacks before it is killed."""
+
+
+DUMP_GRACE_S = 5.0
+"""How long its GPU gets to write what it is running: a second, of a GPU full of threads."""
 
 
 class WorkerProcess:
@@ -109,6 +114,12 @@ class WorkerProcess:
             except ProcessLookupError:
                 return
 
+    def ask_for_core(self) -> None:
+        """Have a hung worker's GPU say what it is running, by a core dump, which ends the worker."""
+        if ask_for_cores(self.folder):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(DUMP_GRACE_S)
+
     def kill_inside(self) -> None:
         """End the worker alone and leave the profiler around it."""
         assert self.pid is not None, "it has said that it is ready"
@@ -135,6 +146,7 @@ class WorkerProcess:
         marks = self.folder / FILE_NAME
         self.last_ranges = read_marks(marks)
         marks.unlink(missing_ok=True)
+        remove_pipes(self.folder)
         settle(self.folder, *LOG_NAMES)
 
 

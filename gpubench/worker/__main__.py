@@ -12,6 +12,7 @@ import errno
 import faulthandler
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -50,6 +51,8 @@ def main() -> None:
     # A native crash leaves its Python stack on standard error; so does a hang, when the parent asks before it kills.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # A GPU's exception aborts the process, and its own core is asked for; the host's would be gigabytes of nothing new.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     job = parse_job(Path(sys.argv[1]).read_bytes())
     status = 0
     try:
