@@ -14,7 +14,7 @@ from gpubench.errors import ArgumentError
 
 __all__ = ["BLOCKS", "check_adjacent", "check_block", "check_table"]
 
-BLOCKS = (16, 32, 64, 128, 256)
+BLOCKS = (16, 32, 64, 128)
 """Tokens per page that the kernels take: a page is a tile of a matrix product."""
 
 
