@@ -6,7 +6,16 @@ import importlib
 
 __all__ = ["BUILTIN", "load_builtin"]
 
-BUILTIN = ("command", "decode_step", "fault", "gated_delta_decode", "matmul", "rmsnorm", "sparse_gqa_decode")
+BUILTIN = (
+    "command",
+    "decode_step",
+    "fault",
+    "gated_delta_decode",
+    "gated_delta_prefill",
+    "matmul",
+    "rmsnorm",
+    "sparse_gqa_decode",
+)
 
 
 def load_builtin() -> None:
