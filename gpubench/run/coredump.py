@@ -19,6 +19,7 @@ from pathlib import Path
 from gpubench.records import FaultingKernel
 
 __all__ = [
+    "HOW_TO_GET",
     "CoreReader",
     "ask_for_cores",
     "cuda_error_of",
@@ -39,7 +40,7 @@ _PATTERN = "gpu.*.core"
 _PIPES = "gpu.*.pipe"
 _READ_TIMEOUT_S = 60.0
 _USUAL_PLACES = ("/usr/local/cuda/bin/cuda-gdb", "/usr/local/cuda-*/bin/cuda-gdb", "/opt/cuda/bin/cuda-gdb")
-_HOW_TO_GET = "install it with the CUDA toolkit (Debian: cuda-gdb-13-0), or name it in GPUBENCH_CUDA_GDB"
+HOW_TO_GET = "install the CUDA toolkit's (NVIDIA's packages call it cuda-gdb-13-0), or name one in GPUBENCH_CUDA_GDB"
 _MOST_CHARACTERS = 1 << 20
 """Of the debugger's output; what it has to say comes first."""
 _NAME_LENGTH = 4000
@@ -136,7 +137,7 @@ class CoreReader:
     def read(self, core: Path) -> FaultingKernel:
         """What one core says; the reason as a note if it can't be read."""
         if not self.debugger:
-            return FaultingKernel(note=f"no cuda-gdb here to read the core with: {_HOW_TO_GET}")
+            return FaultingKernel(note=f"no cuda-gdb here to read the core with: {HOW_TO_GET}")
         # by its name alone: what a path may hold is no matter for the debugger's own syntax
         command = [self.debugger, "-nx", "-batch", "-ex", f"target cudacore {core.name}", "-ex", "bt"]
         try:

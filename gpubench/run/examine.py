@@ -15,6 +15,7 @@ from typing import Literal
 from gpubench.errors import ProfilerError
 from gpubench.machine import has_cuda_torch, read_machine
 from gpubench.profilers.nsys import find_nsys, try_nsys
+from gpubench.run.coredump import HOW_TO_GET, find_cuda_gdb
 
 __all__ = ["Finding", "examine"]
 
@@ -31,7 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything a sweep may need; slow looks (an import of torch) are left to the sweep itself."""
-    return [*_python(), *_gpu(), *_timers(), *_compilers(), *_browser(), *_results()]
+    return [*_python(), *_gpu(), *_timers(), *_debugger(), *_compilers(), *_browser(), *_results()]
 
 
 def _python() -> Iterator[Finding]:
@@ -72,6 +73,14 @@ def _timers() -> Iterator[Finding]:
     except ProfilerError as error:
         told, _, remedy = str(error).partition(": ")
         yield Finding("timer nsys", "missing", told, remedy)
+
+
+def _debugger() -> Iterator[Finding]:
+    debugger = find_cuda_gdb()
+    if debugger:
+        yield Finding("cuda-gdb", "good", f"{debugger}; names the kernel that a GPU's core dump is of")
+    else:
+        yield Finding("cuda-gdb", "missing", "a crash on a GPU leaves a core that can't be read here", HOW_TO_GET)
 
 
 def _compilers() -> Iterator[Finding]:

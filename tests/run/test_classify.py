@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pretend import task
 
-from gpubench.records import Outcome, Stage
+from gpubench.records import FaultingKernel, Frame, Outcome, Stage, dump_line, parse_record
+from gpubench.run.autopsy import Remains
 from gpubench.run.classify import Death, record_death
 
 
@@ -103,3 +106,66 @@ def test_of_a_long_output_the_end_is_kept(death: Death) -> None:
     assert record.crash.stderr_tail.endswith("the last words")
     assert len(record.crash.stderr_tail) <= 4096
     assert record.crash.cuda_error == ""
+
+
+FAULTING = FaultingKernel("wild_store<float>(float*)", "/home/user/faults.py", 7, exception="Warp Illegal Address")
+ABORTED = (Path(__file__).parents[1] / "data" / "crashes" / "wild_graph.stderr").read_text()
+
+
+def test_a_core_gives_the_errors_name_and_the_kernel_and_the_stack_gives_the_victim(death: Death) -> None:
+    remains = Remains(FAULTING, "layer_03/attention", ["NVRM: Xid 31"], {"host_free": 1e9})
+    died = dataclasses.replace(death, exit_status=-6, remains=remains)
+    record = record_death(printed(died, ABORTED))
+    assert record.outcome is Outcome.CRASH
+    assert record.reason == (
+        "cudaErrorIllegalAddress raised by kernel wild_store (faults.py:7); the host was in check (faults.py:39)"
+    )
+    assert record.crash is not None
+    assert (record.crash.signal, record.crash.cuda_error) == ("SIGABRT", "cudaErrorIllegalAddress")
+    assert record.crash.faulting == FAULTING
+    assert record.crash.host_frames == [Frame("/home/user/kernels/faults.py", 39, "<module>")]
+    assert (record.crash.open_range, record.crash.xid) == ("layer_03/attention", ["NVRM: Xid 31"])
+    assert record.crash.memory == {"host_free": 1e9}
+
+
+def test_a_core_that_nobody_could_read_leaves_what_was_known_without_it(death: Death) -> None:
+    unread = FaultingKernel(core="artifacts/cell_007/gpu.1.core", note="no cuda-gdb here")
+    died = dataclasses.replace(death, exit_status=134, remains=Remains(unread))
+    record = record_death(printed(died, ABORTED))
+    assert record.reason == "killed by SIGABRT during check (faults.py:39)"
+    assert record.crash is not None
+    assert record.crash.faulting == unread
+
+
+@pytest.mark.parametrize(
+    ("faulting", "words", "is_kept"),
+    [
+        (
+            FaultingKernel("spin", "/a/mine.py", 3),
+            "still in check, the GPU in kernel spin (mine.py:3), after 4 s",
+            True,
+        ),
+        (FaultingKernel(note="nothing ran"), "still in check after 4 s", False),
+        (None, "still in check after 4 s", False),
+    ],
+)
+def test_a_hang_names_the_kernel_that_the_gpu_was_in_if_it_was_in_any(death: Death, faulting, words, is_kept) -> None:
+    late = dataclasses.replace(death, exit_status=-6, timed_out="after 4 s", remains=Remains(faulting))
+    record = record_death(late)
+    assert record.outcome is Outcome.TIMEOUT
+    assert record.reason == f"{words}; the worker was killed"
+    assert record.crash is not None
+    assert record.crash.cuda_error == ""
+    assert (record.crash.faulting is not None) is is_kept
+
+
+@given(st.binary(), st.integers(-64, 255))
+def test_any_last_words_make_a_record(tmp_path_factory: pytest.TempPathFactory, words: bytes, status: int) -> None:
+    folder = tmp_path_factory.mktemp("cell")
+    died = Death(task(7, folder), 0, Stage.CHECK, status, worker=4, gpu="cpu", lived_s=1)
+    (folder / "cell_007").mkdir()
+    (folder / "cell_007" / "stderr.txt").write_bytes(words)
+    record = record_death(died)
+    assert record.crash is not None
+    assert parse_record(dump_line(record)) == record
+    assert record.crash.stderr_tail == words.decode(errors="replace").strip()
