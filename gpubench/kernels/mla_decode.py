@@ -1,0 +1,250 @@
+"""Multi-head latent attention of one new token per sequence, absorbed, over a paged cache.
+
+    s[t]   = (q̃[b, h] · c[t] + q_pe[b, h] · k_pe[t]) · softmax_scale          t = 0 … lengths[b] − 1
+    out[b, h] = Σ over t of softmax(s)[t] · c[t]
+
+q̃ = q_latent [B, H, R] and q_pe = q_rope [B, H, P]: rows adjacent, else of any strides. The cache, its block table and
+the @@
+
+The tokens of a sequence are split among programs where the batch is too small to fill the GPU; then each writes a part
+in float32 to the caller's scratch, and mla_merge.py merges them. How many depends on shapes alone: a captured launch
+stays right when lengths change. A padded row, of length 0, gives zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
+from gpubench.kernels.gpu import sm_count
+from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
+from gpubench.kernels.mla_merge import merge_splits, scratch_elements
+from gpubench.kernels.ops import as_op
+
+__all__ = ["choose_splits", "mla_decode", "mla_decode_scratch"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a program's share of the work is cut."""
+
+    block_h: int
+    """Heads that share one reading of the cache."""
+    block_n: int
+    """Tokens at a time, a divisor of the page."""
+    num_warps: int
+    num_stages: int
+    programs_per_sm: int
+    """How many of these programs fit on one multiprocessor, by their shared memory."""
+
+
+# By bytes per element. Fits the 99 KiB of shared memory that every GPU since compute capability 8.0 has, with R 512.
+# The fastest of nine such tilings on an H200 for 16 heads, bfloat16, 2026-11-21; float32 is not tuned.
+_TILINGS = {
+    2: Tiling(block_h=16, block_n=32, num_warps=4, num_stages=5, programs_per_sm=2),
+    4: Tiling(block_h=16, block_n=16, num_warps=8, num_stages=2, programs_per_sm=2),
+}
+
+_LOG2_E = 1.4426950408889634
+
+_OVERHEAD_PAGES = 3
+"""A program's start and end take about as long as this many pages (H200, bfloat16, 2026-11-21)."""
+
+
+@triton.jit
+def _attend_kernel(
+    q_latent_ptr,
+    q_rope_ptr,
+    cache_ptr,
+    table_ptr,
+    lengths_ptr,
+    out_ptr,
+    lse_offset,
+    q_latent_stride_b,
+    q_latent_stride_h,
+    q_rope_stride_b,
+    q_rope_stride_h,
+    table_stride,
+    heads,
+    scale_log2,
+    R: tl.constexpr,
+    P: tl.constexpr,
+    PAGE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+):
+    # Programs that read the same pages, for other heads, are neighbours: they find them in the L2 cache.
+    program = tl.program_id(0)
+    blocks_h = tl.cdiv(heads, BLOCK_H)
+    block = program % blocks_h
+    split = program // blocks_h % SPLITS
+    b = (program // blocks_h // SPLITS).to(tl.int64)
+
+    length = tl.load(lengths_ptr + b)
+    tiles = tl.cdiv(length, BLOCK_N)
+    tiles_per_split = tl.cdiv(tiles, SPLITS)
+    first = split * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, tiles)
+
+    h = block * BLOCK_H + tl.arange(0, BLOCK_H)
+    r = tl.arange(0, R)
+    p = tl.arange(0, P)
+    n = tl.arange(0, BLOCK_N)
+    inside = h[:, None] < heads
+    q_latent = tl.load(
+        q_latent_ptr + b * q_latent_stride_b + h[:, None] * q_latent_stride_h + r[None, :], mask=inside, other=0.0
+    )
+    q_rope = tl.load(
+        q_rope_ptr + b * q_rope_stride_b + h[:, None] * q_rope_stride_h + p[None, :], mask=inside, other=0.0
+    )
+
+    top = tl.full((BLOCK_H,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_H,), tl.float32)
+    acc = tl.zeros((BLOCK_H, R), tl.float32)
+    for tile in tl.range(first, last, num_stages=NUM_STAGES):
+        start = tile * BLOCK_N
+        page = tl.load(table_ptr + b * table_stride + start // PAGE).to(tl.int64)
+        entries = cache_ptr + (page * PAGE + start % PAGE) * (R + P)
+        # What lies behind the last token may be anything, NaN included: weighed with 0 it would still be NaN.
+        live = start + n < length
+        latent = tl.load(entries + n[:, None] * (R + P) + r[None, :], mask=live[:, None], other=0.0)
+        rope = tl.load(entries + n[:, None] * (R + P) + R + p[None, :], mask=live[:, None], other=0.0)
+        scores = tl.dot(q_latent, tl.trans(latent), input_precision="ieee")
+        scores = tl.dot(q_rope, tl.trans(rope), scores, input_precision="ieee")
+        scores = tl.where(live[None, :], scores * scale_log2, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, axis=1))
+        rescale = tl.exp2(top - new_top)
+        weights = tl.exp2(scores - new_top[:, None])
+        total = total * rescale + tl.sum(weights, axis=1)
+        acc = tl.dot(weights.to(latent.dtype), latent, acc * rescale[:, None], input_precision="ieee")
+        top = new_top
+
+    total = tl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
+    acc = acc / total[:, None]
+    row = (b * SPLITS + split) * heads + h
+    if SPLITS > 1:
+        tl.store(out_ptr + lse_offset + row, top + tl.log2(total), mask=h < heads)
+    if SPLITS == 1 or last > first:
+        tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch of these shapes comes to."""
+
+    tiling: Tiling
+    splits: int
+
+
+@functools.cache
+def _plan(batch: int, heads: int, itemsize: int, max_pages: int, splits: int | None, sms: int) -> Plan:
+    tiling = _TILINGS[itemsize]
+    if splits is None:
+        programs = batch * -(-heads // tiling.block_h)
+        splits = choose_splits(programs, max_pages, sms * tiling.programs_per_sm)
+    return Plan(tiling, splits)
+
+
+def choose_splits(programs: int, max_pages: int, slots: int) -> int:
+    """Into how many parts the tokens are split, when `slots` programs run at a time.
+
+    The least of rounds × pages per program, its overhead included; of equals, the fewest parts.
+    """
+
+    def cost(splits: int) -> int:
+        rounds, pages = -(-programs * splits // slots), -(-max_pages // splits)
+        return rounds * (pages + _OVERHEAD_PAGES)
+
+    return min(range(1, min(max_pages, max(1, 2 * slots // programs)) + 1), key=cost)
+
+
+def mla_decode_scratch(q_latent: Tensor, block_table: Tensor, *, splits: int | None = None) -> int:
+    """How many elements, float32, `scratch` must have for a launch with these."""
+    batch, heads, kv_lora = q_latent.shape
+    plan = _plan(batch, heads, q_latent.element_size(), block_table.shape[1], splits, sm_count())
+    return scratch_elements(batch, heads, kv_lora, plan.splits)
+
+
+@as_op("mla_decode", mutates=("out", "scratch"))
+def mla_decode(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    *,
+    softmax_scale: float,
+    splits: int | None = None,
+) -> None:
+    """Write the attention into `out`; `scratch` is overwritten. Neither allocates nor synchronises.
+
+    `splits` is how many parts the tokens are split into; None leaves that to shapes and GPU. ArgumentError names an
+    argument that doesn't fit.
+    """
+    plan = _check(q_latent, q_rope, cache, block_table, lengths, out, scratch, splits)
+    batch, heads, kv_lora = out.shape
+    target = out if plan.splits == 1 else scratch
+    tiling = plan.tiling
+    _attend_kernel[(batch * plan.splits * triton.cdiv(heads, tiling.block_h),)](
+        q_latent,
+        q_rope,
+        cache,
+        block_table,
+        lengths,
+        target,
+        batch * plan.splits * heads * kv_lora,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        block_table.stride(0),
+        heads,
+        softmax_scale * _LOG2_E,
+        R=kv_lora,
+        P=q_rope.shape[2],
+        PAGE=PAGE,
+        SPLITS=plan.splits,
+        BLOCK_H=tiling.block_h,
+        BLOCK_N=tiling.block_n,
+        NUM_STAGES=tiling.num_stages,
+        num_warps=tiling.num_warps,
+    )
+    if plan.splits > 1:
+        merge_splits(scratch, out, plan.splits)
+
+
+def _check(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    splits: int | None,
+) -> Plan:
+    kernel = "mla_decode"
+    kv_lora, rope = check_cache(kernel, cache, ("q_latent", q_latent), ("q_rope", q_rope))
+    if q_latent.dim() != 3 or q_latent.shape[1] < 1:
+        raise ArgumentError(f"{kernel}: q_latent has shape {tuple(q_latent.shape)}; wanted (batch, heads, {kv_lora})")
+    batch, heads, _ = q_latent.shape
+    check_operand(kernel, "q_latent", q_latent, (batch, heads, kv_lora), like=cache)
+    check_operand(kernel, "q_rope", q_rope, (batch, heads, rope), like=cache)
+    check_operand(kernel, "out", out, (batch, heads, kv_lora), like=cache)
+    check_contiguous(kernel, "out", out)
+    max_pages = check_table(kernel, block_table, lengths, batch, cache)
+    if splits is not None and not 1 <= splits <= max_pages:
+        raise ArgumentError(f"{kernel}: splits is {splits}; wanted 1 to {max_pages}, the pages of a sequence")
+    plan = _plan(batch, heads, cache.element_size(), max_pages, splits, sm_count())
+    check_scratch(kernel, "scratch", scratch, scratch_elements(batch, heads, kv_lora, plan.splits), like=cache)
+    return plan
