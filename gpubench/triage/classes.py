@@ -142,7 +142,8 @@ _NAMES = (
     ("compile error", r"ptxas (?:fatal|error)|nvcc (?:fatal|error)|LLVM ERROR|Error building extension|InductorError"),
     ("compile error", r"BackendCompilerFailed|cudaErrorInvalidPtx|CUDA_ERROR_INVALID_PTX|PTX JIT compil\w+ fail"),
     ("compile error", r"cudaErrorJitCompil\w+|CUDA_ERROR_UNSUPPORTED_PTX_VERSION|nvrtc: error|NVRTC_ERROR_\w+"),
-    ("compile error", r"^\S+\.(?:cuh?|cpp|cc)\(\d+\): error:"),
+    ("compile error", r"^\S+\.(?:cuh?|cpp|cc)\(\d+\): error:|`ptxas` failed with error code"),
+    ("bus error", r"killed by signal: Bus error|insufficient shared memory \(shm\)"),
 )
 """Names that only one who means them writes. They are looked for in the whole text, in this order."""
 
@@ -204,7 +205,7 @@ _IMPORTS = re.compile(
     r"\b(?:ModuleNotFoundError|ImportError)\b|undefined symbol: |cannot open shared object file|version `\S+' not found"
 )
 _RAISED = re.compile(
-    r"^((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failure|Failed|Interrupt|Exit|Unsupported|OutOfResources))"
+    r"^(?:\[rank\d+\]:\s*)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failure|Failed|Interrupt|Exit|Unsupported|OutOfResources))"
     r"(?::|\s*$)",
     re.MULTILINE,
 )
