@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.records import FaultingKernel
-from gpubench.run.coredump import CoreReader, cuda_error_of, dump_environment, find_cores, find_cuda_gdb, parse_cuda_gdb
+from gpubench.run.coredump import (
+    CoreReader,
+    ask_for_cores,
+    cuda_error_of,
+    dump_environment,
+    find_cores,
+    find_cuda_gdb,
+    parse_cuda_gdb,
+    remove_pipes,
+)
 
 CRASHES = Path(__file__).parents[1] / "data" / "crashes"
 KERNELS = "/home/user/kernels/faults.py"
@@ -37,6 +46,13 @@ def test_a_librarys_kernel_has_a_long_name_and_no_line() -> None:
     assert found.kernel.endswith("::{lambda(int)#1})")
     assert (found.file, found.line, found.exception) == ("", None, "Assertion failed")
     assert cuda_error_of(found.exception) == "cudaErrorAssert"
+
+
+def test_a_full_gpu_names_the_block_and_thread_that_raised() -> None:
+    found = parse_cuda_gdb((CRASHES / "stale_graph.gdb").read_text())
+    assert found.kernel.startswith("at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctorOnSelf_add<")
+    assert (found.block, found.thread) == ([720, 0, 0], [32, 0, 0])
+    assert (found.file, found.line, found.exception) == ("", None, "Warp Illegal Address")
 
 
 def test_of_a_function_within_a_kernel_the_line_is_taken_and_the_kernels_name() -> None:
@@ -185,3 +201,31 @@ def test_the_debugger_is_the_one_named_else_the_one_on_the_path(tmp_path: Path) 
     assert find_cuda_gdb({"GPUBENCH_CUDA_GDB": own, "PATH": ""}) == own
     assert find_cuda_gdb({"PATH": str(tmp_path)}) == own
     assert find_cuda_gdb({"GPUBENCH_CUDA_GDB": "/no/such/debugger", "PATH": str(tmp_path)}) == ""
+
+
+# A GPU that hangs
+
+
+def test_whoever_listens_at_a_pipe_is_asked_for_a_core(tmp_path: Path) -> None:
+    pipe = tmp_path / "gpu.812.pipe"
+    os.mkfifo(pipe)
+    listener = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert ask_for_cores(tmp_path)
+    assert os.read(listener, 10)
+    os.close(listener)
+    remove_pipes(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_at_which_nobody_listens_holds_nobody_up(tmp_path: Path) -> None:
+    assert not ask_for_cores(tmp_path)
+    os.mkfifo(tmp_path / "gpu.812.pipe")
+    assert not ask_for_cores(tmp_path)
+    (tmp_path / "gpu.813.pipe").mkdir()
+    assert not ask_for_cores(tmp_path)
+
+
+def test_a_running_kernel_is_named_without_an_exception() -> None:
+    found = parse_cuda_gdb((CRASHES / "hang.gdb").read_text())
+    assert (found.kernel, found.line, found.thread) == ("spin", 12, [32, 0, 0])
+    assert found.exception == found.note == ""

@@ -131,9 +131,13 @@ def _capture_with_scratch(x: Tensor, out: Tensor, scratch: Tensor) -> Step:
 def capture(work: Callable[[T], object], warm_up: T, captured: T) -> Step:
     """Capture `work(captured)` after `work(warm_up)` has compiled and loaded all it needs; the replay as a step.
 
+    As everywhere, it is warmed up on a stream of its own: what it allocates then shares no segment with anything else.
     What `work` returns is kept, as a graph doesn't keep the tensors whose addresses it holds.
     """
-    work(warm_up)
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work(warm_up)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
