@@ -82,6 +82,7 @@ class _TaskRun:
             found = self._measure()
             if found.fault is not None:
                 raise found.fault
+            self.device.synchronize()  # what fails on a stream that no sample waits for is this cell's fault
             self._enter(Stage.DONE)
             record = self._record(Outcome.OK, found.stopped)
         except (Exception, SystemExit) as error:
