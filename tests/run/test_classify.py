@@ -169,3 +169,15 @@ def test_any_last_words_make_a_record(tmp_path_factory: pytest.TempPathFactory, 
     assert record.crash is not None
     assert parse_record(dump_line(record)) == record
     assert record.crash.stderr_tail == words.decode(errors="replace").strip()
+
+
+def test_the_evidence_of_an_older_gpubench_is_read_as_it_was() -> None:
+    line = (
+        b'{"cell_id":"cell_000","index":0,"key":"k","workload":"w","backend":"b","axes":{},"params":{},"trial":0,'
+        b'"pass":"timing","attempt":0,"outcome":"crash","stage":"check","crash":{"exit_status":-11,"signal":"SIGSEGV",'
+        b'"frames":[{"file":"a.py","line":3,"function":"f"}],"memory":{"device_free":1.0}},"schema":1}\n'
+    )
+    crash = parse_record(line).crash
+    assert crash is not None
+    assert (crash.signal, crash.frames, crash.memory) == ("SIGSEGV", [Frame("a.py", 3, "f")], {"device_free": 1.0})
+    assert (crash.faulting, crash.host_frames, crash.xid, crash.open_range) == (None, [], [], "")
