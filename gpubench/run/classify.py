@@ -94,9 +94,8 @@ def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
         return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker"
     if evidence.signal == "SIGKILL":
         return Outcome.CRASH, f"killed by SIGKILL {where}, not by gpubench; often the host's out-of-memory killer"
-    if evidence.faulting is not None and evidence.faulting.kernel:
-        error = evidence.cuda_error or evidence.faulting.exception
-        return Outcome.CRASH, f"{error} raised by {_name_kernel(evidence.faulting)}; the host was in {stage}"
+    if evidence.faulting is not None:
+        return Outcome.CRASH, f"{_describe(evidence.faulting, evidence.cuda_error)}; the host was in {stage}"
     what = f"killed by {evidence.signal}" if evidence.signal else f"the worker exited with status {death.exit_status}"
     error = f": {evidence.cuda_error}" if evidence.cuda_error else ""
     return Outcome.CRASH, f"{what} {where}{error}"
@@ -107,6 +106,12 @@ def _still_running(faulting: FaultingKernel | None) -> FaultingKernel | None:
     if faulting is None or not faulting.kernel:
         return None
     return faulting if faulting.exception else replace(faulting, note="it raised nothing: it was running")
+
+
+def _describe(faulting: FaultingKernel, cuda_error: str) -> str:
+    if not faulting.kernel:
+        return f"the GPU raised {cuda_error or faulting.exception or 'an exception'} ({faulting.note})"
+    return f"{cuda_error or faulting.exception or 'an exception'} raised by {_name_kernel(faulting)}"
 
 
 def _name_kernel(faulting: FaultingKernel) -> str:

@@ -132,7 +132,7 @@ def test_a_core_that_nobody_could_read_leaves_what_was_known_without_it(death: D
     unread = FaultingKernel(core="artifacts/cell_007/gpu.1.core", note="no cuda-gdb here")
     died = dataclasses.replace(death, exit_status=134, remains=Remains(unread))
     record = record_death(printed(died, ABORTED))
-    assert record.reason == "killed by SIGABRT during check (faults.py:39)"
+    assert record.reason == "the GPU raised an exception (no cuda-gdb here); the host was in check (faults.py:39)"
     assert record.crash is not None
     assert record.crash.faulting == unread
 
