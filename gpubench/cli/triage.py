@@ -77,6 +77,10 @@ def plain(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\t", "    "))
 
 
+def _line(text: str) -> str:
+    return " ".join(plain(text).split())
+
+
 def _print(shown: ShownTriage) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -108,7 +112,7 @@ def _overview(rows: tuple[ShownRow, ...]) -> Table:
     table.add_column("which cells", ratio=4, overflow="fold")
     for row in rows:
         new = " [bold red]new[/]" if row.is_new else ""
-        texts = (escape(plain(text)) for text in (row.stage, row.title, row.rule))
+        texts = (escape(_line(text)) for text in (row.stage, row.title, row.rule))
         table.add_row(f"{row.id}{new}", f"{row.num_cells:,}", *texts)
     return table
 
@@ -119,12 +123,12 @@ def _print_row(console: Console, row: ShownRow) -> None:
     from rich.text import Text
 
     new = "  [bold red]new[/]" if row.is_new else ""
-    console.print(f"[bold red]✕[/] [bold]{row.id}[/]  [bold]{escape(plain(row.title))}[/]{new}")
+    console.print(f"[bold red]✕[/] [bold]{row.id}[/]  [bold]{escape(_line(row.title))}[/]{new}")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True, min_width=11)
     grid.add_column(overflow="fold")
     for name, text in _facts(row):
-        grid.add_row(f"  {name}", Text(plain(text)))
+        grid.add_row(f"  {name}", Text(plain(text) if name == "log" else _line(text)))
     console.print(grid)
     # by itself and never broken: it is there to be copied
     console.print(f"  [dim]reproduce[/]  {escape(plain(row.command))}", soft_wrap=True)

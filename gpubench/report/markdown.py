@@ -56,10 +56,14 @@ def triage_markdown(triage: Triage, run_name: str = "") -> str:
 
 def _triage_row(row: ShownRow) -> list[str]:
     new = " **new**" if row.is_new else ""
-    where = [f"stage {row.stage}", f"surfaced at {row.victim}" if row.victim else ""]
-    log = escape(row.log.strip().splitlines()[-1]) if row.log.strip() else ""
+    where = [
+        f"stage {row.stage}",
+        f"caught in {row.faulting}" if row.faulting else "",
+        f"surfaced at {row.victim}" if row.victim else "",
+        row.reason,
+    ]
     return [
-        "<br>".join([f"**{row.id}**{new} {escape(row.title)}", *(escape(text) for text in where if text), log]),
+        "<br>".join([f"**{row.id}**{new} {escape(row.title)}", *(escape(text) for text in where if text)]),
         "<br>".join([f"**{row.num_cells:,}**: {escape(row.cells)}", escape(row.seen)]),
         escape(row.rule),
         "<br>".join(map(escape, row.twins)) or "–",

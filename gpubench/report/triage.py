@@ -25,6 +25,7 @@ MOST_TWINS = 3
 LOG_LINES = 12
 TAIL_BYTES = 4096
 
+_NOISE = ("Extension modules: ", "Starting GPU coredump generation")
 _FATAL = "Fatal Python error"
 _STACK = re.compile(rf"{_FATAL}|\(most recent call first\):")
 
@@ -174,7 +175,7 @@ def _log_tail(triage: Triage, row: Row, most: int) -> str:
     tail = crash.stderr_tail if crash else ""
     if not tail:
         tail = read_tail(triage.run.path / ARTIFACTS / row.cell_ids[0] / "stderr.txt", TAIL_BYTES)
-    lines = [line for line in tail.splitlines() if line.strip() and not line.startswith("Extension modules: ")]
+    lines = [line for line in tail.splitlines() if line.strip() and not line.startswith(_NOISE)]
     stacks = [number for number, line in enumerate(lines) if _STACK.search(line)]
     fatal = [number for number in stacks if _FATAL in lines[number]]
     if not stacks:

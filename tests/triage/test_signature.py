@@ -140,7 +140,8 @@ def test_a_record_of_an_older_run_gives_its_stack_from_what_was_printed():
     died = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x00007f53 (most recent call first):\n"
     died += '  File "/usr/lib/python3.12/ctypes/__init__.py", line 525 in string_at\n  File "/u/t.py", line 9 in peek\n'
     assert key(Crash(signal="SIGSEGV", stderr_tail=died)) == "segfault | t.py:peek | measure"
-    said = 'Traceback (most recent call last):\n  File "/u/a.py", line 2, in main\n    f()\n  File "/u/b.py", line 7, in f\n'
+    said = 'Traceback (most recent call last):\n  File "/u/a.py", line 2, in main\n    f()\n'
+    said += '  File "/u/b.py", line 7, in f\n'
     said += "    raise ValueError(1)\nValueError: 1\n"
     assert key(Crash(exit_status=1, stderr_tail=said)) == "python exception ValueError | b.py:f < a.py:main | measure"
 

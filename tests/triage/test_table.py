@@ -1,4 +1,4 @@
-"""A run's failed cells as a table, on any run: the story's, an interrupted one, an older one, one that was rerun since."""
+"""A run's failed cells as a table, on any run: the story's, an interrupted one, one whose cells were run again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_failures import STORY_DEAD, ended, grid_cells, story, write_run
+from made_failures import STORY_DEAD, ended, grid_cells, hostile_run, say, story, write_run
 
 from gpubench.analysis.run import load_run
 from gpubench.records import Crash, FaultingKernel, Frame, Outcome
@@ -19,16 +19,9 @@ from gpubench.report.markdown import triage_markdown
 from gpubench.report.triage import show, triage_csv, triage_json
 from gpubench.triage import VERDICTS, Triage, triage_run
 
-HOSTILE = "</script><img src=x onerror=alert(1)>|`$(reboot)`\x1b[31m\u202e\n[link](http://x) *b*"
-
 
 def triage(path: Path, baseline: Path | None = None) -> Triage:
     return triage_run(load_run(path), load_run(baseline) if baseline else None)
-
-
-def say(path: Path, *lines: dict[str, object] | bytes) -> None:
-    text = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-    (path / VERDICTS).write_bytes(text + b"\n")
 
 
 def test_the_three_dead_cells_of_the_story_are_one_signature_with_its_rule(tmp_path):
@@ -174,17 +167,6 @@ def test_a_folder_in_the_place_of_the_answers_is_said_and_survived(tmp_path):
     path = story(tmp_path)
     (path / VERDICTS).mkdir()
     assert "can't be read" in triage(path).notes[0]
-
-
-def hostile_run(results: Path) -> Path:
-    cells = grid_cells(word=[HOSTILE, "calm"])
-    frames = [Frame(HOSTILE, 1, HOSTILE)]
-    kernel = FaultingKernel(HOSTILE, HOSTILE, 1, exception=HOSTILE)
-    crash = Crash(HOSTILE, HOSTILE, frames, stderr_tail=HOSTILE, faulting=kernel, open_range=HOSTILE, xid=[HOSTILE])
-    records = [*ended(cells[0], Outcome.CRASH, crash, reason=HOSTILE), *ended(cells[1], Outcome.OK)]
-    path = write_run(results, "hostile", cells, records)
-    say(path, {"cell_id": cells[0].cell_id, "rung": HOSTILE, "verdict": HOSTILE, "detail": HOSTILE})
-    return path
 
 
 def test_markdown_of_hostile_texts_is_a_table_still(tmp_path):

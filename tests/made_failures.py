@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from gpubench.catalogue import AxisInfo, BackendInfo, WorkloadInfo
-from gpubench.records import Cell, CellRecord, Crash, Frame, Outcome, Pass, Scalar, Stage, dump_line
+from gpubench.records import Cell, CellRecord, Crash, FaultingKernel, Frame, Outcome, Pass, Scalar, Stage, dump_line
 from gpubench.store import RunHeader, create_run
 from gpubench.sweep.identity import CellNamer
+from gpubench.triage import VERDICTS
 
+HOSTILE = "</script><img src=x onerror=alert(1)>|`$(reboot)`\x1b[31m\u202e\n[link](http://x) *b*"
 GPU = "cuda:0 NVIDIA H200"
 
 
@@ -97,3 +100,21 @@ def story(results: Path, name: str = "topk-story", crash: Crash | None = None) -
         is_dead = cell.cell_id in STORY_DEAD
         records += ended(cell, Outcome.CRASH if is_dead else Outcome.OK, evidence if is_dead else None)
     return write_run(results, name, cells, records)
+
+
+def say(path: Path, *lines: dict[str, object] | bytes) -> None:
+    """Answers of reruns, as they are appended to a run; bytes are lines as they are."""
+    text = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+    (path / VERDICTS).write_bytes(text + b"\n")
+
+
+def hostile_run(results: Path) -> Path:
+    """A run in which everything that a user can name or print is meant to break out of its place."""
+    cells = grid_cells(word=[HOSTILE, "calm"])
+    frames = [Frame(HOSTILE, 1, HOSTILE)]
+    kernel = FaultingKernel(HOSTILE, HOSTILE, 1, exception=HOSTILE)
+    crash = Crash(HOSTILE, HOSTILE, frames, stderr_tail=HOSTILE, faulting=kernel, open_range=HOSTILE, xid=[HOSTILE])
+    records = [*ended(cells[0], Outcome.CRASH, crash, reason=HOSTILE), *ended(cells[1], Outcome.OK)]
+    path = write_run(results, "hostile", cells, records)
+    say(path, {"cell_id": cells[0].cell_id, "rung": HOSTILE, "verdict": HOSTILE, "detail": HOSTILE})
+    return path
