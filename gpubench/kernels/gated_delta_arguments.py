@@ -11,7 +11,6 @@ from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_launchable
 
 __all__ = [
-    "BLOCKS_V",
     "CHUNK",
     "GATE_FLOOR",
     "KEY_DIMS",
@@ -30,7 +29,6 @@ GATE_FLOOR = -30.0
 """The chunked form's smallest g: of a state that fades by e^-30 float32 keeps nothing, and −inf − −inf would be NaN."""
 
 KEY_DIMS = (16, 32, 64, 128, 256)
-BLOCKS_V = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def check_state(kernel: str, state: Tensor, shape: tuple[int, ...], dtypes: tupl
     check_contiguous(kernel, "state", state)
 
 
-def check_block_v(kernel: str, block_v: int, dim_v: int) -> None:
+def check_block_v(kernel: str, block_v: int, dim_v: int, known: tuple[int, ...]) -> None:
     """Raise ArgumentError unless a program can have `block_v` columns of V."""
-    if block_v not in BLOCKS_V or dim_v % block_v:
-        raise ArgumentError(f"{kernel}: block_v is {block_v}; wanted one of {BLOCKS_V} that divides V = {dim_v}")
+    if block_v not in known or dim_v % block_v:
+        raise ArgumentError(f"{kernel}: block_v is {block_v}; wanted one of {known} that divides V = {dim_v}")

@@ -107,7 +107,7 @@ def gated_delta_decode(
         check_float32(kernel, name, tensor, (sizes.rows, sizes.heads), like=q)
     check_state(kernel, state, (sizes.rows, sizes.heads, sizes.k, sizes.v), STATE_DTYPES)
     block_v = block_v or choose_block_v(sizes.rows * sizes.heads, sizes.v)
-    check_block_v(kernel, block_v, sizes.v)
+    check_block_v(kernel, block_v, sizes.v, tuple(WARPS))
     _decode_kernel[(sizes.v // block_v, sizes.rows * sizes.heads)](
         q,
         k,

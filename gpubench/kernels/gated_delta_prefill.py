@@ -14,7 +14,8 @@ float32. The tokens of all sequences, one sequence behind the other: sequence n 
 cu_seqlens[n + 1], int32 [sequences + 1]; it may have none. state [sequences, heads, K, V], float32, is read and
 overwritten. Scratch: `rows`, of v's dtype, and `gates`, float32, of the shapes that `scratch_shapes` says.
 
-Products of float32 operands are exact to rounding. Others run on tensor cores, T's in TF32, and are summed in float32.
+Products run on tensor cores and are summed in float32: T's in TF32, those of float32 operands as three products in TF32,
+which together are nearly exact.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ from gpubench.kernels.ops import as_op
 __all__ = ["Tiling", "choose_block_v", "choose_tiling", "gated_delta_prefill", "scratch_shapes"]
 
 
+BLOCKS_V = (16, 32, 64)
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How many tokens are taken at a time, and what a program gets to walk with them."""
@@ -58,7 +62,6 @@ _TILINGS: dict[tuple[str, int], dict[int, Tiling]] = {
         16: Tiling(chunk=64, num_warps=4, num_stages=3),
         32: Tiling(chunk=64, num_warps=4, num_stages=3),
         64: Tiling(chunk=64, num_warps=4, num_stages=3),
-        128: Tiling(chunk=64, num_warps=8, num_stages=2),
     }
 }
 
@@ -253,7 +256,7 @@ def gated_delta_prefill(
     """Write the outputs of all tokens into `out` and advance `state` by them; `rows` and `gates` are overwritten.
 
     `longest` is at least the length of the longest sequence: it sizes the launch, which can't look at `cu_seqlens`.
-    Tokens of q, k, v and out may be strided. A program walks with `block_v` columns of V: 16, 32, 64 or 128, or 0 for
+    Tokens of q, k, v and out may be strided. A program walks with `block_v` columns of V: 16, 32 or 64, or 0 for
     what was found best. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "gated_delta_prefill"
@@ -273,7 +276,7 @@ def gated_delta_prefill(
             f"which is {sizes.rows} tokens over {sequences} sequences"
         )
     block_v = block_v or choose_block_v(sequences * sizes.heads, sizes.v)
-    check_block_v(kernel, block_v, sizes.v)
+    check_block_v(kernel, block_v, sizes.v, BLOCKS_V)
     tiling = choose_tiling(block_v, v.element_size())
     common = {
         "SHARE": sizes.heads // sizes.key_heads,
@@ -281,7 +284,7 @@ def gated_delta_prefill(
         "V": sizes.v,
         "CHUNK": tiling.chunk,
         "WIDTH": rows.shape[2],
-        "PRECISION": "ieee" if v.element_size() == 4 else "tf32",
+        "PRECISION": "tf32x3" if v.element_size() == 4 else "tf32",
     }
     scale = sizes.k**-0.5
     _prepare_kernel[(triton.cdiv(longest, tiling.chunk), sizes.heads, sequences)](
