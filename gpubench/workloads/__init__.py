@@ -13,6 +13,8 @@ BUILTIN = (
     "gated_delta_decode",
     "gated_delta_prefill",
     "matmul",
+    "mla_decode",
+    "mla_prefill",
     "rmsnorm",
     "sparse_gqa_decode",
 )
