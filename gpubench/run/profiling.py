@@ -207,6 +207,8 @@ class UnprofiledRetry(PlainLauncher):
 
 def _verdict(dead: CellRecord, unprofiled: CellRecord) -> CellRecord:
     if unprofiled.outcome is not Outcome.OK:
-        return replace(dead, reason=f"{dead.reason}; and without nsys, once more: {unprofiled.reason}")
+        reason = f"{dead.reason}; and without nsys, once more: {unprofiled.reason}"
+        # without a profiler there is a core dump, and an exit status that is the worker's own
+        return replace(dead, reason=reason, crash=unprofiled.crash or dead.crash)
     told = f"no kernel times: under nsys, {dead.reason}; without it the cell then ran, so nsys is the likely cause"
     return replace(dead, outcome=Outcome.OK, stage=Stage.DONE, reason="", warnings=[*dead.warnings, told])
