@@ -186,6 +186,7 @@ def _explain(has_failed: bool) -> str:
 
 def _tell(console: Console, when: str, result: CellResult) -> None:
     from gpubench.cli.figures import headline
+    from gpubench.records import Outcome, Pass
     from gpubench.triage import signature_of
 
     record = result.decisive
@@ -195,9 +196,8 @@ def _tell(console: Console, when: str, result: CellResult) -> None:
         _say(console, when, f"{record.outcome}  {signature.id}  {signature.title}")
         _say(console, "", record.reason)
     else:
-        _say(
-            console, when, f"{record.outcome}  {record.reason if result.cell and record.reason else headline([record])}"
-        )
+        is_ok = record.outcome is Outcome.OK
+        _say(console, when, f"{record.outcome}  {headline(result.of(Pass.TIMING)) if is_ok else record.reason}")
 
 
 def _say(console: Console, name: str, text: str) -> None:
