@@ -1,0 +1,150 @@
+"""How a launch of MLA prefill is cut: its form, its tiles, its splits; all from shapes, so nothing is read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gpubench.kernels.gpu import gpu_name, sm_count
+
+__all__ = [
+    "MAX_SPLITS",
+    "Form",
+    "Sizes",
+    "Tiling",
+    "choose_form",
+    "choose_splits",
+    "choose_tiling",
+    "head_group",
+    "split_nope",
+]
+
+Form = Literal["expanded", "absorbed"]
+
+MAX_SPLITS = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of a launch without reading from the GPU."""
+
+    tokens: int
+    """Rows of q, padding included."""
+    keys: int
+    """Rows of the cache, over all sequences."""
+    sequences: int
+    heads: int
+    latent: int
+    rope: int
+    nope: int
+    v: int
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A program's tile of rows and keys, and what it gets to compute it."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def split_nope(nope: int) -> tuple[int, int]:
+    """The largest power of two in `nope`, and what is left: tiles are powers of two, and 192 = 128 + 64."""
+    largest = 1 << (nope.bit_length() - 1)
+    return largest, nope - largest
+
+
+# An H200's best of seven to twelve tilings, in bfloat16, November 2026. By N + P + V: for little work, and for much.
+_H200_EXPANDED = {
+    256: (Tiling(64, 64, num_warps=4, num_stages=3), Tiling(64, 64, num_warps=4, num_stages=3)),
+    320: (Tiling(64, 64, num_warps=4, num_stages=3), Tiling(128, 64, num_warps=8, num_stages=3)),
+    512: (Tiling(64, 64, num_warps=4, num_stages=2), Tiling(128, 64, num_warps=8, num_stages=2)),
+}
+# By R. The accumulator of 64 × 512 takes half of the registers, so that R = 512 runs at half the speed of 256.
+_H200_ABSORBED = {
+    256: Tiling(128, 64, num_warps=8, num_stages=3),
+    512: Tiling(64, 32, num_warps=8, num_stages=3),
+}
+
+_SHARED_BYTES = 99 << 10
+"""What a program may have on any GPU since compute capability 8.0."""
+
+# For other GPUs and for float32, where nothing was tuned: the first that fits into that.
+_DEFAULTS: dict[Form, tuple[Tiling, ...]] = {
+    "expanded": (
+        Tiling(64, 64, num_warps=4, num_stages=2),
+        Tiling(64, 32, num_warps=4, num_stages=2),
+        Tiling(32, 16, num_warps=4, num_stages=2),
+    ),
+    "absorbed": (
+        Tiling(32, 32, num_warps=8, num_stages=2),
+        Tiling(16, 32, num_warps=4, num_stages=2),
+        Tiling(16, 16, num_warps=4, num_stages=1),
+    ),
+}
+
+_L2_BYTES = 20 << 20
+"""Of keys and values that programs should share at a time; from 12 to 100 MB made no difference on an H200."""
+
+_ABSORBED_COST = {256: 0.9, 512: 2.5}
+"""By R, an operation of absorbed attention over one of expanded attention: on an H200, November 2026."""
+_ABSORBED_START_FLOP = 4e9
+"""Absorbing is two launches more. They are worth it from so many saved operations on, about 7 µs of an H200."""
+
+_FEWEST_KEYS = 256
+"""Per split: below, merging costs more than the split brings."""
+
+
+def choose_form(sizes: Sizes) -> Form:
+    """Absorbed where few new tokens meet many cached ones, so that expanding these is most of the work."""
+    if sizes.itemsize > 2:
+        return "expanded"
+    cost = _ABSORBED_COST[256 if sizes.latent <= 256 else 512]
+    new = sizes.tokens / sizes.sequences
+    per_pair = cost * (2 * sizes.latent + sizes.rope) - (sizes.nope + sizes.rope + sizes.v)
+    saved_per_key = sizes.latent * (sizes.nope + sizes.v) - new * per_pair
+    return "absorbed" if 2 * sizes.keys * sizes.heads * saved_per_key > _ABSORBED_START_FLOP else "expanded"
+
+
+def choose_tiling(form: Form, sizes: Sizes) -> Tiling:
+    """The table's tiling on a GPU that it was measured on, else one that runs everywhere."""
+    if gpu_name() == "NVIDIA H200" and sizes.itemsize == 2:
+        if form == "absorbed" and sizes.latent in _H200_ABSORBED:
+            return _H200_ABSORBED[sizes.latent]
+        if form == "expanded" and (width := sizes.nope + sizes.rope + sizes.v) in _H200_EXPANDED:
+            return _H200_EXPANDED[width][_is_much(sizes)]
+    return next((t for t in _DEFAULTS[form] if _shared_bytes(t, form, sizes) <= _SHARED_BYTES), _DEFAULTS[form][-1])
+
+
+def _is_much(sizes: Sizes) -> bool:
+    """Whether tiles of 128 rows are full, and enough of them to keep an H200 busy, split or not."""
+    new, keys = sizes.tokens // sizes.sequences, sizes.keys // sizes.sequences
+    programs = sizes.tokens // 128 * sizes.heads
+    return new >= 128 and (keys >= 4096 or (keys >= 1024 and programs >= 256))
+
+
+def _shared_bytes(tiling: Tiling, form: Form, sizes: Sizes) -> int:
+    """The queries, and keys and values of each stage; in the absorbed form keys are values."""
+    key = (sizes.latent if form == "absorbed" else sizes.nope) + sizes.rope
+    value = 0 if form == "absorbed" else sizes.v
+    return sizes.itemsize * (tiling.block_m * key + tiling.num_stages * tiling.block_n * (key + value))
+
+
+def choose_splits(form: Form, sizes: Sizes) -> int:
+    """Into how many splits the keys go so that programs fill the GPU once: a power of 2, or 0 where none is needed."""
+    tiling = choose_tiling(form, sizes)
+    heads, pack = (1, sizes.heads) if form == "absorbed" else (sizes.heads, 1)
+    rows = -(-sizes.tokens // sizes.sequences) * pack
+    programs = -(-rows // tiling.block_m) * sizes.sequences * heads
+    room = sm_count() * (2 if tiling.num_warps == 4 else 1) // programs
+    splits = min(room, sizes.keys // sizes.sequences // _FEWEST_KEYS, MAX_SPLITS)
+    return 1 << (splits.bit_length() - 1) if splits > 1 else 0
+
+
+def head_group(sizes: Sizes) -> int:
+    """Of how many heads one sequence's expanded keys and values fit the L2 together."""
+    head_bytes = sizes.keys // sizes.sequences * (sizes.nope + sizes.v) * sizes.itemsize
+    return min(sizes.heads, max(1, _L2_BYTES // max(head_bytes, 1)))
