@@ -143,6 +143,7 @@ def _facts(row: ShownRow) -> list[tuple[str, str]]:
         ("stage", row.stage),
         ("reason", row.reason),
         ("within", row.within),
+        ("core", row.core),
         ("driver", row.xid),
         ("cells", f"{row.num_cells:,}: {row.cells}"),
         ("seen", row.seen),

@@ -10,10 +10,12 @@ import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from gpubench.records import Scalar
 from gpubench.run.logs import read_tail
+from gpubench.stacks import WAITING
 from gpubench.store import ARTIFACTS
 from gpubench.triage import Culprit, Kernel, Row, Triage
 
@@ -26,8 +28,8 @@ LOG_LINES = 12
 TAIL_BYTES = 4096
 
 _NOISE = ("Extension modules: ", "Starting GPU coredump generation")
-_FATAL = "Fatal Python error"
-_STACK = re.compile(rf"{_FATAL}|\(most recent call first\):")
+_THREAD = re.compile(r"(?:Current thread|Thread) 0x[0-9a-f]+\b.*\(most recent call first\):")
+_WAITING = f" in {WAITING}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class ShownRow:
     rule: str
     twins: tuple[str, ...]
     verdicts: tuple[str, ...]
+    core: str
+    """Why the GPU's core dump tells less than it could, and how to get the rest."""
     xid: str
     """What the driver said of it."""
     command: str
@@ -152,6 +156,7 @@ def _show_row(triage: Triage, row: Row, run_name: str, log_lines: int) -> ShownR
         rule=row.rule_text,
         twins=_show_twins(row),
         verdicts=tuple(verdict.text for verdict in row.verdicts),
+        core=crash.faulting.note if crash and crash.faulting else "",
         xid=crash.xid[-1] if crash and crash.xid else "",
         command=reproduce_command(run_name, first),
         log=_log_tail(triage, row, log_lines),
@@ -176,12 +181,14 @@ def _log_tail(triage: Triage, row: Row, most: int) -> str:
     if not tail:
         tail = read_tail(triage.run.path / ARTIFACTS / row.cell_ids[0] / "stderr.txt", TAIL_BYTES)
     lines = [line for line in tail.splitlines() if line.strip() and not line.startswith(_NOISE)]
-    stacks = [number for number, line in enumerate(lines) if _STACK.search(line)]
-    fatal = [number for number in stacks if _FATAL in lines[number]]
-    if not stacks:
+    threads = [number for number, line in enumerate(lines) if _THREAD.match(line)]
+    if not threads:
         return "\n".join(lines[-most:])
-    start = max(0, (fatal[-1] if fatal else stacks[0]) - 1)  # the line before says why, as an assertion does
-    return "\n".join(lines[start : start + most])
+    before = lines[max(0, threads[0] - 2) : threads[0]]  # what happened, and why: an assertion, a signal
+    stacks = [lines[start:end] for start, end in pairwise([*threads, len(lines)])]
+    told = next((stack for stack in stacks if stack[0].startswith("Current")), None)
+    told = told or next((stack for stack in stacks if not any(_WAITING in line for line in stack)), stacks[0])
+    return "\n".join([*before, *told][:most])
 
 
 def _span(first: str, last: str) -> str:

@@ -282,7 +282,7 @@ def _classify_result(record: CellRecord) -> Fault:
 
 
 def _classify_hang(record: CellRecord, crash: Crash, frames: list[Frame]) -> Fault:
-    if crash.faulting is not None:
+    if crash.faulting is not None and crash.faulting.kernel:
         return Fault("device hang")
     if not frames:
         return Fault("timeout")

@@ -40,14 +40,14 @@ class Kernel:
     """A kernel and where its source is, so far as the core tells."""
 
     kernel: str
-    """As the debugger spells it; "" where the core could not be read."""
+    """As the debugger spells it."""
     file: str
     line: int | None
 
     @property
     def text(self) -> str:
         """`wild_store (faults.py:7)`, short enough for a line."""
-        name = normalise_kernel(self.kernel) or "a kernel without a name"
+        name = normalise_kernel(self.kernel) or self.kernel
         place = f"{normalise_file(self.file)}:{self.line}" if self.line is not None else normalise_file(self.file)
         return f"{name} ({place})" if place else name
 
@@ -112,9 +112,9 @@ def signature_of(record: CellRecord) -> Signature:
     fault = classify(record, frames)
     own = _own_frames(frames)
     kernel = crash.faulting
-    faulting = Kernel(kernel.kernel, kernel.file, kernel.line) if kernel else None
+    faulting = Kernel(kernel.kernel, kernel.file, kernel.line) if kernel and kernel.kernel else None
     culprit = None
-    if faulting and faulting.kernel and fault.name in _OWN_FAULT:
+    if faulting and fault.name in _OWN_FAULT:
         culprit = Culprit(**vars(faulting), basis=_OWN_FAULT[fault.name])
     place = normalise_kernel(faulting.kernel) if faulting else ""
     return Signature(

@@ -121,6 +121,11 @@ def test_a_timeout_hangs_where_its_stack_says(gpu, frames, class_):
     assert signature_of(record).class_ == class_
 
 
+def test_a_hang_whose_core_names_no_kernel_hangs_where_its_stack_says():
+    crash = Crash(faulting=FaultingKernel(note="nothing ran"), host_frames=USERS)
+    assert signature_of(failed(crash, Outcome.TIMEOUT)).class_ == "host hang"
+
+
 def test_a_hang_with_a_kernel_in_its_core_hangs_there():
     crash = Crash(faulting=FaultingKernel("spin"), host_frames=USERS)
     assert signature_of(failed(crash, Outcome.TIMEOUT)).title == "device hang in spin"

@@ -169,6 +169,46 @@ def test_a_folder_in_the_place_of_the_answers_is_said_and_survived(tmp_path):
     assert "can't be read" in triage(path).notes[0]
 
 
+THREADS = """Starting GPU coredump generation, set the CUDA_COREDUMP_SHOW_PROGRESS environment variable to 1
+Indexing.cu:111: block: [0,0,0], thread: [0,0,0] Assertion `index < size` failed.
+Fatal Python error: Aborted
+
+Thread 0x00007fbbf52546c0 (most recent call first):
+  File "/opt/gpubench/worker/__main__.py", line 160 in _wait_for_tasks
+
+{word} 0x00007fbbf5254111 (most recent call first):
+  File "/u/topk.py", line 31 in radix
+  File "/opt/gpubench/worker/cell.py", line 9 in run
+
+Extension modules: numpy._core._multiarray_umath (total: 1)
+"""
+
+
+@pytest.mark.parametrize("word", ["Thread", "Current thread"])
+def test_the_log_is_cut_to_why_it_died_and_the_stack_it_died_in(tmp_path, word):
+    found = triage(story(tmp_path, crash=Crash(signal="SIGABRT", stderr_tail=THREADS.format(word=word))))
+    assert show(found, log_lines=4).rows[0].log.splitlines() == [
+        "Indexing.cu:111: block: [0,0,0], thread: [0,0,0] Assertion `index < size` failed.",
+        "Fatal Python error: Aborted",
+        f"{word} 0x00007fbbf5254111 (most recent call first):",
+        '  File "/u/topk.py", line 31 in radix',
+    ]
+
+
+def test_a_log_without_a_stack_is_its_end_and_may_lie_in_the_cells_folder(tmp_path):
+    path = story(tmp_path, crash=Crash(exit_status=3))
+    folder = path / "artifacts" / STORY_DEAD[0]
+    folder.mkdir(parents=True)
+    (folder / "stderr.txt").write_bytes(b"".join(b"line %d\n" % number for number in range(99)) + b"\xff\xfe last\n")
+    assert show(triage(path), log_lines=2).rows[0].log == "line 98\n\ufffd\ufffd last"
+
+
+def test_why_a_core_tells_nothing_is_shown(tmp_path):
+    crash = Crash(signal="SIGABRT", faulting=FaultingKernel(note="no cuda-gdb here: install it"))
+    (row,) = show(triage(story(tmp_path, crash=crash))).rows
+    assert (row.core, row.faulting, row.class_) == ("no cuda-gdb here: install it", "", "gpu exception")
+
+
 def test_markdown_of_hostile_texts_is_a_table_still(tmp_path):
     text = triage_markdown(triage(hostile_run(tmp_path)))
     assert "<img" not in text
