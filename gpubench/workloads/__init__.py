@@ -12,6 +12,8 @@ BUILTIN = (
     "fault",
     "gated_delta_decode",
     "gated_delta_prefill",
+    "indexer_score",
+    "indexer_topk",
     "matmul",
     "mla_decode",
     "mla_prefill",
