@@ -129,6 +129,7 @@ def test_a_step_neither_synchronises_nor_allocates():
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning")
 def test_the_operators_compile():
     case = ready("triton", batch=2, isl=5000)
     want = {name: value.clone() for name, value in case.step().items()}
