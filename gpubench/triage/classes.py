@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpubench.records import CellRecord, Crash, Frame, Outcome, Stage
 from gpubench.triage.normalise import normalise_function
-from gpubench.triage.skip_lists import REPORTING
+from gpubench.triage.skip_lists import COMPILING, REPORTING
 
 __all__ = ["CLASSES", "Fault", "FaultClass", "classify", "classify_text"]
 
@@ -70,6 +70,9 @@ _CLASSES = (
     FaultClass("cufft error", "cuFFT refused, or met an earlier kernel's fault", True),
     FaultClass("nccl error", "a collective failed: here, at a peer, or on the way", True),
     FaultClass("device hang", "time ran out while the host waited for the GPU", True),
+    FaultClass(
+        "compile timeout", "time ran out while a kernel was being compiled: give timeout_s more, or run it again"
+    ),
     FaultClass("host hang", "time ran out in code of the host"),
     FaultClass("timeout", "time ran out, and nothing says in what"),
     FaultClass("segfault", "the process touched memory of the host that is not its own (SIGSEGV)"),
@@ -286,6 +289,8 @@ def _classify_hang(record: CellRecord, crash: Crash, frames: list[Frame]) -> Fau
         return Fault("device hang")
     if not frames:
         return Fault("timeout")
+    if any(part in frames[0].file for part in COMPILING):
+        return Fault("compile timeout")
     waits = normalise_function(frames[0].function) in REPORTING and record.gpu != "cpu"
     return Fault("device hang" if waits else "host hang")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ANONYMOUS", "PASSING", "REPORTING"]
+__all__ = ["ANONYMOUS", "COMPILING", "PASSING", "REPORTING"]
 
 REPORTING = frozenset(
     {
@@ -34,6 +34,9 @@ REPORTING = frozenset(
 
 PASSING = ("gpubench/graphs/", "gpubench/ranges.py", "gpubench/registry.py")
 """gpubench's own code that steps pass through on their way: it is nobody's kernel."""
+
+COMPILING = ("/triton/compiler/", "/triton/backends/", "/torch/_inductor/", "/torch/utils/cpp_extension.py")
+"""Files in which a kernel is being built: time that runs out there is neither the step's nor the GPU's."""
 
 ANONYMOUS = frozenset({"", "<dictcomp>", "<genexpr>", "<lambda>", "<listcomp>", "<module>", "_", "step"})
 """Functions that every backend has one of: only together with the backend do they say which one."""

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from made_failures import failed
 
 from gpubench.records import Crash, FaultingKernel, Frame, Outcome, Stage
+from gpubench.run.coredump import parse_cuda_gdb
 from gpubench.triage.classes import CLASSES, classify, classify_text
 from gpubench.triage.signature import signature_of
 
 DATA = Path(__file__).parent.parent / "data" / "crashes"
 CORPUS = yaml.safe_load((DATA / "corpus.yaml").read_text())
 SYNCHRONIZE = [Frame("/venv/lib/python3.12/site-packages/torch/cuda/__init__.py", 1162, "synchronize")]
+COMPILER = [Frame("/venv/lib/python3.12/site-packages/triton/backends/nvidia/compiler.py", 378, "make_llir")]
 USERS = [Frame("/home/user/mine.py", 12, "step")]
 
 
@@ -68,6 +70,29 @@ def test_a_specimen_from_an_h200_has_its_class(name):
     assert signature_of(failed(specimen(name))).class_ == SPECIMENS[name]
 
 
+CORES = {
+    "wild_eager": "illegal address in wild_store (faults.py:7)",
+    "wild_graph": "illegal address in wild_store (faults.py:7)",
+    "misaligned": "misaligned address in misaligned_load (faults.py:12)",
+    "index_assert": "device assert in at::native::index_elementwise_kernel",
+}
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_a_specimen_with_its_core_names_the_kernel(name):
+    core = parse_cuda_gdb((DATA / f"{name}.gdb").read_text())
+    assert signature_of(failed(specimen(name, faulting=core))).title == CORES[name]
+
+
+def test_the_same_wild_store_is_one_signature_in_a_graph_and_without():
+    eager, graph = (
+        signature_of(failed(specimen(name, faulting=parse_cuda_gdb((DATA / f"{name}.gdb").read_text()))))
+        for name in ("wild_eager", "wild_graph")
+    )
+    assert eager.id == graph.id
+    assert eager.victim != graph.victim
+
+
 @pytest.mark.parametrize(
     ("exception", "class_"),
     [
@@ -113,6 +138,7 @@ def test_a_signal_says_what_the_text_does_not(signal, text, class_):
         ("cuda:0 NVIDIA H200", SYNCHRONIZE, "device hang"),
         ("cuda:0 NVIDIA H200", USERS, "host hang"),
         ("cpu", SYNCHRONIZE, "host hang"),
+        ("cuda:0 NVIDIA H200", COMPILER, "compile timeout"),
         ("cuda:0 NVIDIA H200", [], "timeout"),
     ],
 )
