@@ -2,7 +2,7 @@
 
     wild_store     x [n] fp32: ones, `offset` elements away from where they belong
     spin           until flag [1] int32 is set by somebody, or after `most` looks; their number -> out [1] int64
-    too_big        x [256, 256] fp32 · itself -> out, in one block: 512 KiB of operands, more than a block may hold
+    too_big        x [128, 512] fp16 · x [512, 128] -> out fp32, by one block: 256 KiB of operands, too much for it
     no_power       Triton refuses to compile it: ranges are powers of two
 
 and of two that do right, which work in memory that their caller must keep alive:
@@ -37,9 +37,10 @@ def spin(flag, out, most):
 
 @triton.jit
 def too_big(x, out):
-    i = tl.arange(0, 256)
-    tile = tl.load(x + i[:, None] * 256 + i[None, :])
-    tl.store(out + i[:, None] * 256 + i[None, :], tl.dot(tile, tile, input_precision="ieee"))
+    i, k = tl.arange(0, 128), tl.arange(0, 512)
+    left = tl.load(x + i[:, None] * 512 + k[None, :])
+    right = tl.load(x + k[:, None] * 128 + i[None, :])
+    tl.store(out + i[:, None] * 128 + i[None, :], tl.dot(left, right))
 
 
 @triton.jit

@@ -19,9 +19,10 @@ from gpubench.run.worker import WorkerProcess
 __all__ = ["OomKillCounter", "Remains", "attach_core", "find_remains", "read_xid"]
 
 KERNEL_LOG = Path("/dev/kmsg")
+MOST_LINES = 20
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 """Linux's constant for the namespace in which the driver, too, counts processes (PROC_PID_INIT_INO)."""
-_XID = re.compile(r"NVRM: Xid \(.*")
+_XID = re.compile(r"NVRM: Xid \(([^)]*)\).*")
 _XID_PID = re.compile(r"\bpid='?(\d+)")
 
 
@@ -35,10 +36,12 @@ class Remains:
     memory: dict[str, float] = field(default_factory=dict)
 
 
-def find_remains(worker: WorkerProcess, cell: Path, cores: CoreReader, lived_s: float) -> Remains:
+def find_remains(
+    worker: WorkerProcess, cell: Path, cores: CoreReader, lived_s: float, *, is_hang: bool = False
+) -> Remains:
     """Examine a worker that has died in a cell and is closed; reading a core takes about a second."""
     return Remains(
-        faulting=cores.collect(worker.folder, cell),
+        faulting=cores.collect(worker.folder, cell, is_hang=is_hang),
         open_range=name_ranges(worker.last_ranges),
         xid=read_xid(worker.pid, lived_s),
         memory=_host_memory(),
@@ -59,12 +62,17 @@ def attach_core(record: CellRecord, worker: Path, cell: Path, cores: CoreReader)
 def read_xid(pid: int | None, since_s: float, log: Path = KERNEL_LOG) -> list[str]:
     """The driver's Xid lines of the last `since_s` seconds about a process; none where the log can't be read.
 
-    A container's processes have other numbers for the driver: there, all lines of that time are given.
+    Of those that name no process, the ones about a GPU that is named together with it. A container's processes have
+    other numbers for the driver: there, all lines of that time are given.
     """
     recent = [line for at, line in _read_kernel_log(log) if at >= time.monotonic() - since_s - 1]
-    lines = [found.group() for line in recent if (found := _XID.search(line))]
-    own = [line for line in lines if (found := _XID_PID.search(line)) and int(found[1]) == pid]
-    return own if own or _sees_all_processes() else lines
+    lines = [found for line in recent if (found := _XID.search(line))]
+    by_process = [(line, found) for line in lines if (found := _XID_PID.search(line.group()))]
+    if not _sees_all_processes() and not any(int(found[1]) == pid for _, found in by_process):
+        return [line.group() for line in lines][:MOST_LINES]
+    gpus = {line[1] for line, found in by_process if int(found[1]) == pid}
+    others = {line for line, found in by_process if int(found[1]) != pid}
+    return [line.group() for line in lines if line[1] in gpus and line not in others][:MOST_LINES]
 
 
 def _read_kernel_log(log: Path) -> list[tuple[float, str]]:

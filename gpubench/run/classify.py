@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,8 +66,7 @@ def record_death(death: Death) -> CellRecord:
 def _evidence(death: Death) -> Crash:
     log = Path(death.task.artifacts) / "stderr.txt"
     remains = death.remains
-    faulting = _still_running(remains.faulting) if death.timed_out else remains.faulting
-    raised = cuda_error_of(faulting.exception) if faulting else ""
+    raised = cuda_error_of(remains.faulting.exception) if remains.faulting else ""
     tail, searched = read_tail(log), read_tail(log, _SEARCHED_BYTES)
     found = _CUDA_ERROR.search(searched)
     printed = (found.group(1) or found.group(2)).strip() if found else ""
@@ -78,7 +77,7 @@ def _evidence(death: Death) -> Crash:
         stderr_tail=tail,
         memory=remains.memory,
         open_range=remains.open_range,
-        faulting=faulting,
+        faulting=remains.faulting,
         host_frames=parse_stack(searched),
         xid=remains.xid,
     )
@@ -87,7 +86,8 @@ def _evidence(death: Death) -> Crash:
 def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
     stage = f"{death.stage}{name_place(evidence.host_frames)}"
     if death.timed_out:
-        running = f", the GPU in {_name_kernel(evidence.faulting)}," if evidence.faulting else ""
+        faulting = evidence.faulting
+        running = f", the GPU in {_name_kernel(faulting)}," if faulting is not None and faulting.kernel else ""
         return Outcome.TIMEOUT, f"still in {stage}{running} {death.timed_out}; the worker was killed"
     where = f"during {stage}"
     if evidence.signal == "SIGKILL" and death.killed_by_host:
@@ -99,13 +99,6 @@ def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
     what = f"killed by {evidence.signal}" if evidence.signal else f"the worker exited with status {death.exit_status}"
     error = f": {evidence.cuda_error}" if evidence.cuda_error else ""
     return Outcome.CRASH, f"{what} {where}{error}"
-
-
-def _still_running(faulting: FaultingKernel | None) -> FaultingKernel | None:
-    """What the GPU was asked for when the time was over: the kernel that it was in, if it was in any."""
-    if faulting is None or not faulting.kernel:
-        return None
-    return faulting if faulting.exception else replace(faulting, note="it raised nothing: it was running")
 
 
 def _describe(faulting: FaultingKernel, cuda_error: str) -> str:

@@ -1,9 +1,9 @@
 """The GPU's core dump: who raised the exception, though the host learned of it elsewhere and later.
 
 With dumps on, the driver writes a core file and aborts the process when a kernel faults, inside a CUDA graph too, or
-when it is asked to by a pipe. It is a light one, without memory: from 3 MB to the 150 of a GPU that is full of threads,
-and nothing is paid until then. cuda-gdb names the kernel, its source line and the thread. Beside a profiler the driver
-makes no dumps.
+when it is asked to by a pipe. It is a light one, without memory: 3 MB of a small program, 110 to 190 of a worker that
+has loaded torch's libraries onto an H200 and filled it with threads. Nothing is paid until then. cuda-gdb names the
+kernel, its source line and the thread. Beside a profiler the driver makes no dumps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpubench.records import FaultingKernel
@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 KEPT_BYTES = 1 << 30
-"""Of a run's core files together; of a crash after that, what its core said is kept and the file is not."""
+"""Of a run's core files together; of a crash after that, what its core said is kept and the file is not.
+
+Of several crashes with one exception in one line of one kernel, the first one's file is kept."""
 
 LEFT_OUT = "skip_nonrelocated_elf_images,skip_global_memory,skip_shared_memory,skip_local_memory,skip_constbank_memory"
 """All memory. Never `skip_abort`: the process would go on and dump once more at every call."""
@@ -40,6 +42,9 @@ _PATTERN = "gpu.*.core"
 _PIPES = "gpu.*.pipe"
 _READ_TIMEOUT_S = 60.0
 _USUAL_PLACES = ("/usr/local/cuda/bin/cuda-gdb", "/usr/local/cuda-*/bin/cuda-gdb", "/opt/cuda/bin/cuda-gdb")
+_Fault = tuple[str, str, int | None, str]
+"""Kernel, file, line, exception."""
+
 HOW_TO_GET = "install the CUDA toolkit's (NVIDIA's packages call it cuda-gdb-13-0), or name one in GPUBENCH_CUDA_GDB"
 _MOST_CHARACTERS = 1 << 20
 """Of the debugger's output; what it has to say comes first."""
@@ -120,11 +125,14 @@ class CoreReader:
     debugger: str
     timeout_s: float = _READ_TIMEOUT_S
     kept_bytes: int = KEPT_BYTES
+    _known: dict[_Fault, str] = field(default_factory=dict)
+    """The cores that are kept, by what they say."""
 
-    def collect(self, worker: Path, cell: Path) -> FaultingKernel | None:
-        """What the cores in a worker's folder say, with the last of them moved to the cell's; None if there is none.
+    def collect(self, worker: Path, cell: Path, *, is_hang: bool = False) -> FaultingKernel | None:
+        """What the first core in a worker's folder says, with the file moved to the cell's; None if there is none.
 
-        Both folders lie in the run's `artifacts`, whose cores are counted against what is kept.
+        Both folders lie in the run's `artifacts`, whose cores are counted against what is kept. The core of a hang
+        was asked for; it is worth nothing if the GPU was idle.
         """
         cores = find_cores(worker)
         if not cores:
@@ -132,6 +140,11 @@ class CoreReader:
         found = self.read(cores[0])  # the first one to raise; others of the same process follow from it
         for core in cores[1:]:
             core.unlink()
+        if is_hang and self.debugger and not found.kernel:
+            cores[0].unlink()
+            return None
+        if is_hang and not found.exception and found.kernel:
+            found = replace(found, note="it raised nothing: it was running")
         return self._keep(found, cores[0], cell)
 
     def read(self, core: Path) -> FaultingKernel:
@@ -160,13 +173,19 @@ class CoreReader:
     def _keep(self, found: FaultingKernel, core: Path, cell: Path) -> FaultingKernel:
         artifacts = cell.parent
         held = sum(each.stat().st_size for each in artifacts.glob(f"*/{_PATTERN}"))
-        if held > self.kept_bytes:
+        same = self._known.get(_fault_of(found), "") if found.kernel else ""
+        if same or held > self.kept_bytes:
             core.unlink()
-            note = f"its core is not kept: this run's others take {self.kept_bytes >> 20} MB already"
-            return replace(found, note="; ".join(filter(None, [found.note, note])))
+            why = f"{same} is like it" if same else f"this run's others take {self.kept_bytes >> 20} MB already"
+            return replace(found, note="; ".join(filter(None, [found.note, f"its core is not kept: {why}"])))
         cell.mkdir(parents=True, exist_ok=True)
-        kept = core.rename(cell / core.name)
-        return replace(found, core=str(kept.relative_to(artifacts.parent)))
+        kept = str(core.rename(cell / core.name).relative_to(artifacts.parent))
+        self._known[_fault_of(found)] = kept
+        return replace(found, core=kept)
+
+
+def _fault_of(found: FaultingKernel) -> _Fault:
+    return found.kernel, found.file, found.line, found.exception
 
 
 _EXCEPTION = re.compile(r"^CUDA Exception: (.+)$|^(Assertion failed)\.?$", re.MULTILINE)
@@ -189,14 +208,18 @@ def parse_cuda_gdb(output: str) -> FaultingKernel:
     raised = _RAISED_IN.search(output)
     if exception is None and launched is None:
         return FaultingKernel(note=f"cuda-gdb could not read the core: {_complaint(output)}")
-    place = _PLACE.search(output)
+    innermost = _PLACE.search(output)
+    file, line = (innermost[1], int(innermost[2])) if innermost else ("", None)
+    if raised:
+        # told with the file's name alone; the frame, some instructions on, may be in another one
+        file, line = file if Path(file).name == raised[2] else raised[2], int(raised[3])
     kernel = launched[1] if launched else raised[1] if raised else ""
     focus = _FOCUS.search(output)
     indices = [int(index) for index in focus.groups()] if focus else None
     return FaultingKernel(
         kernel=kernel.strip().removeprefix("void ")[:_NAME_LENGTH],  # a template's instance is told with its type
-        file=place[1] if place else raised[2] if raised else "",
-        line=int(raised[3]) if raised else int(place[2]) if place else None,
+        file=file,
+        line=line,
         block=indices[:3] if indices else None,
         thread=indices[3:] if indices else None,
         exception=(exception[1] or exception[2]).strip() if exception else "",

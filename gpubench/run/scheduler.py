@@ -334,7 +334,7 @@ class Scheduler:
             lived_s=lived_s,
             timed_out=lane.timed_out,
             killed_by_host=self._oom_kills.has_struck(),
-            remains=find_remains(worker, cell, self._cores, lived_s),
+            remains=find_remains(worker, cell, self._cores, lived_s, is_hang=bool(lane.timed_out)),
         )
 
     def _explain(self, lane: _Lane, worker: WorkerProcess, status: int) -> None:

@@ -28,14 +28,17 @@ def log(folder: Path, *lines: tuple[float, str]) -> Path:
 
 def test_the_drivers_lines_are_those_about_this_process_in_its_time(tmp_path: Path) -> None:
     own = XID.format(pid=4711)
+    warp = "NVRM: Xid (PCI:0000:19:00): 13, Graphics SM Warp Exception on (GPC 0, TPC 8, SM 0): MMU Fault"
     lines = log(
         tmp_path,
         (500, own.replace("31", "13")),
         (3, XID.format(pid=12)),
         (2, "usb 1-1: new high-speed device"),
+        (1.5, warp.replace("19:00", "3b:00")),
+        (1.5, warp),
         (1, own),
     )
-    assert read_xid(4711, since_s=60, log=lines) == [own]
+    assert read_xid(4711, since_s=60, log=lines) == [warp, own]
 
 
 @pytest.mark.parametrize("sees_all", [True, False])

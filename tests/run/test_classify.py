@@ -145,7 +145,7 @@ def test_a_core_that_nobody_could_read_leaves_what_was_known_without_it(death: D
             "still in check, the GPU in kernel spin (mine.py:3), after 4 s",
             True,
         ),
-        (FaultingKernel(note="nothing ran"), "still in check after 4 s", False),
+        (FaultingKernel(note="no cuda-gdb here"), "still in check after 4 s", True),
         (None, "still in check after 4 s", False),
     ],
 )

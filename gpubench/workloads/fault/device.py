@@ -70,10 +70,10 @@ def _(x: Tensor) -> Step:
 def _(x: Tensor) -> Step:
     from gpubench.kernels.faulty import too_big
 
-    tile = torch.zeros(256, 256)
+    operands, out = torch.zeros(128 * 512, dtype=torch.float16), torch.empty(128, 128)
 
     def step() -> Tensor:
-        too_big[(1,)](tile, tile)
+        too_big[(1,)](operands, out, num_warps=16)
         return x
 
     return step

@@ -42,9 +42,10 @@ def _(x: Tensor) -> Step:
     others = make_scratch()
     if others.data_ptr() != address:
         raise RuntimeError("torch's allocator has not given the freed block to the next who asked for as much")
-    kept = others[: x.numel()].view_as(x).copy_(x + 1)
+    kept = others[: x.numel()].view_as(x)
 
     def step() -> Tensor:
+        torch.add(x, 1, out=kept)
         replay()  # writes to where `kept` lies now
         return kept
 
@@ -70,10 +71,10 @@ def _(x: Tensor) -> Step:
     arena = torch.empty(2 * x.numel())
     half = x.numel() // 2
     scratch, kept = arena[:half], arena[half : half + x.numel()].view_as(x)
-    kept.copy_(x + 1)
     replay = _capture_with_scratch(x, torch.empty_like(x), scratch)
 
     def step() -> Tensor:
+        torch.add(x, 1, out=kept)
         replay()  # fills twice as much as `scratch` is: `kept` begins where that ends
         return kept
 
