@@ -25,7 +25,7 @@ name: dump-overhead
 workload: rmsnorm
 axes: {backend: [torch, triton], rows: [1, 256, 4096, 65536]}
 params: {dim: 4096}
-measure: {trials: 3, max_time_s: 0.3, min_samples: 50, max_samples: 400}
+measure: {trials: 1, max_time_s: 0.3, min_samples: 50, max_samples: 400}
 """
 
 
