@@ -196,10 +196,11 @@ def _grow(
 ) -> list[tuple[float, tuple[int, ...]]]:
     """Every rule of the beam with one more condition, the best first."""
     found: dict[tuple[int, ...], float] = {}
-    for chosen in beam:
-        of_dead = dead @ dead[list(chosen)].prod(axis=0)
-        of_alive = alive @ alive[list(chosen)].prod(axis=0)
-        for place, score in enumerate(_score(of_dead, of_alive, dead.shape[1]).tolist()):
+    # all of the beam at once: the matrices are large, and are read once this way
+    of_dead = dead @ np.stack([dead[list(chosen)].prod(axis=0) for chosen in beam], axis=1)
+    of_alive = alive @ np.stack([alive[list(chosen)].prod(axis=0) for chosen in beam], axis=1)
+    for chosen, scores in zip(beam, _score(of_dead, of_alive, dead.shape[1]).T.tolist(), strict=True):
+        for place, score in enumerate(scores):
             if place not in chosen:
                 found[tuple(sorted((*chosen, place)))] = score
     return sorted(((score, chosen) for chosen, score in found.items()), key=lambda item: (-item[0], item[1]))

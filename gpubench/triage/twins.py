@@ -49,14 +49,16 @@ def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
     living = np.flatnonzero(clean)
     if not len(living) or not grid.axes:
         return
-    codes = np.stack([axis.codes for axis in grid.axes], axis=1)
-    is_ordered = np.array([axis.is_ordered for axis in grid.axes])
-    step = np.array([1 if axis.is_switch else 2 for axis in grid.axes])
-    a_whole_axis = 1 + int((step + [len(axis.values) for axis in grid.axes]).sum())
+    codes = np.stack([axis.codes for axis in grid.axes], axis=0).astype(np.int32)
+    of_living = codes[:, living]
+    step = [1 if axis.is_switch else 2 for axis in grid.axes]
+    a_whole_axis = 1 + sum(step) + sum(len(axis.values) for axis in grid.axes)
     for place in np.flatnonzero(failed).tolist():
-        apart = codes[living] - codes[place]
-        differs = apart != 0
-        distance = (differs * (a_whole_axis + step)).sum(axis=1) + (np.abs(apart) * is_ordered).sum(axis=1)
+        distance = np.zeros(len(living), dtype=np.int32)
+        for axis, theirs, its, one_step in zip(grid.axes, of_living, codes[:, place], step, strict=True):
+            distance += (theirs != its) * np.int32(a_whole_axis + one_step)
+            if axis.is_ordered:
+                distance += np.abs(theirs - its)
         nearest = int(living[int(distance.argmin())])
         found = [
             Difference(axis.name, axis.values[axis.codes[place]], axis.values[axis.codes[nearest]])

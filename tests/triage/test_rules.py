@@ -160,6 +160,20 @@ def test_a_twin_is_the_clean_cell_that_differs_least():
     assert {twin.text.partition(" ")[2] for twin in found} == {"(gvr false → true)"}
 
 
+def test_of_twins_as_near_a_switch_goes_before_another_word_and_that_before_a_number():
+    cells = grid_cells(gvr=[True, False], parallel=["TEP", "DEP"], batch=[1, 2])
+    grid = Grid(cells)
+    dead = next(number for number, cell in enumerate(cells) if list(cell.axes.values()) == [False, "DEP", 2])
+    clean = [number for number in range(len(cells)) if number != dead]
+    nearest = []
+    while clean:
+        (twin,) = find_twins(grid, grid.mask([dead]), grid.mask(clean))
+        nearest.append([difference.axis for difference in twin.differs])
+        clean.remove(next(number for number, cell in enumerate(cells) if cell.cell_id == twin.twin))
+    assert nearest[:3] == [["gvr"], ["parallel"], ["batch"]]
+    assert [len(axes) for axes in nearest] == sorted(len(axes) for axes in nearest)
+
+
 @given(st.sets(st.integers(0, 35), min_size=1, max_size=35))
 def test_no_other_clean_cell_differs_in_fewer_axes(dead):
     cells = grid_cells(batch=NUMBERS, parallel=WORDS[:3], gvr=[True, False])
