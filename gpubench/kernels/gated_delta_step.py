@@ -145,7 +145,7 @@ def gated_delta_step(
     for name, tensor in (("a_log", a_log), ("dt_bias", dt_bias)):
         check_float32(kernel, name, tensor, (heads,), like=mixed)
     check_state(kernel, state, (batch, heads, dim_k, dim_v), STATE_DTYPES)
-    block_v = block_v or choose_block_v(batch * heads, dim_v)
+    block_v = block_v or choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
     _step_kernel[(dim_v // block_v, batch * heads)](
         mixed,
