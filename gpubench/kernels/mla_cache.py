@@ -103,6 +103,8 @@ def check_cache(kernel: str, cache: Tensor, latent: tuple[str, Tensor], rope: tu
             f"{kernel}: cache has shape {tuple(cache.shape)}; wanted (pages, {PAGE}, {kv_lora + rope_dim})"
         )
     check_contiguous(kernel, "cache", cache)
+    if cache.data_ptr() % 16:
+        raise ArgumentError(f"{kernel}: cache begins at {cache.data_ptr():#x}; wanted a multiple of 16 bytes")
     return kv_lora, rope_dim
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,6 +25,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
 from gpubench.kernels.gpu import sm_count
+from gpubench.kernels.interpreter import is_interpreted
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -32,29 +35,45 @@ __all__ = ["choose_splits", "mla_decode", "mla_decode_scratch"]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a program's share of the work is cut."""
+    """How a program's share of the work is cut, and by which kernel."""
 
+    form: Literal["portable", "hopper_few", "hopper_many"]
     block_h: int
     """Heads that share one reading of the cache."""
-    block_n: int
-    """Tokens at a time, a divisor of the page."""
-    num_warps: int
     num_stages: int
     programs_per_sm: int
     """How many of these programs fit on one multiprocessor, by their shared memory."""
+    block_n: int = PAGE
+    """Tokens at a time, a divisor of the page."""
+    num_warps: int = 4
 
 
 # By bytes per element. Fits the 99 KiB of shared memory that every GPU since compute capability 8.0 has, with R 512.
 # The fastest of nine such tilings on an H200 for 16 heads, bfloat16, 2026-11-21; float32 is not tuned.
-_TILINGS = {
-    2: Tiling(block_h=16, block_n=32, num_warps=4, num_stages=5, programs_per_sm=2),
-    4: Tiling(block_h=16, block_n=16, num_warps=8, num_stages=2, programs_per_sm=2),
+_PORTABLE = {
+    2: Tiling("portable", block_h=16, num_stages=5, programs_per_sm=2, block_n=32),
+    4: Tiling("portable", block_h=16, num_stages=2, programs_per_sm=2, block_n=16, num_warps=8),
 }
 
-_LOG2_E = 1.4426950408889634
+# For compute capability 9.0 and elements of 2 bytes: by R, the most heads that a tiling serves, and the tiling; the
+# last one serves the rest. The fastest of those tried on an H200, bfloat16, 2026-11-21.
+_HOPPER: dict[int, tuple[tuple[int, Tiling], ...]] = {
+    256: (
+        (16, Tiling("hopper_few", block_h=16, num_stages=3, programs_per_sm=1)),
+        (0, Tiling("hopper_few", block_h=32, num_stages=3, programs_per_sm=1)),
+    ),
+    512: (
+        (16, Tiling("hopper_few", block_h=16, num_stages=2, programs_per_sm=1)),
+        (32, Tiling("hopper_few", block_h=32, num_stages=2, programs_per_sm=1)),
+        (0, Tiling("hopper_many", block_h=64, num_stages=1, programs_per_sm=1)),
+    ),
+}
+_HOPPER_ROPE = 64
 
 _OVERHEAD_PAGES = 3
 """A program's start and end take about as long as this many pages (H200, bfloat16, 2026-11-21)."""
+
+_LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -144,13 +163,35 @@ class Plan:
     splits: int
 
 
+def plan_launch(q_latent: Tensor, q_rope: Tensor, block_table: Tensor, splits: int | None) -> Plan:
+    """The tiling and the number of parts for these shapes on the current GPU."""
+    batch, heads, kv_lora = q_latent.shape
+    shape = (batch, heads, kv_lora, q_rope.shape[2])
+    return _plan(shape, q_latent.element_size(), block_table.shape[1], splits, sm_count(), is_hopper())
+
+
 @functools.cache
-def _plan(batch: int, heads: int, itemsize: int, max_pages: int, splits: int | None, sms: int) -> Plan:
-    tiling = _TILINGS[itemsize]
+def _plan(
+    shape: tuple[int, int, int, int], itemsize: int, max_pages: int, splits: int | None, sms: int, on_hopper: bool
+) -> Plan:
+    batch, heads, kv_lora, rope = shape
+    tiling = _PORTABLE[itemsize]
+    if on_hopper and itemsize == 2 and rope == _HOPPER_ROPE and kv_lora in _HOPPER:
+        rows = _HOPPER[kv_lora]
+        tiling = next((tiling for most_heads, tiling in rows if heads <= most_heads), rows[-1][1])
     if splits is None:
-        programs = batch * -(-heads // tiling.block_h)
-        splits = choose_splits(programs, max_pages, sms * tiling.programs_per_sm)
+        splits = choose_splits(batch * -(-heads // tiling.block_h), max_pages, sms * tiling.programs_per_sm)
     return Plan(tiling, splits)
+
+
+def is_hopper() -> bool:
+    """Whether the current GPU has compute capability 9.0, which the kernels of mla_hopper_*.py are written for."""
+    return not is_interpreted() and _capability(torch.cuda.current_device()) == (9, 0)
+
+
+@functools.cache
+def _capability(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def choose_splits(programs: int, max_pages: int, slots: int) -> int:
@@ -166,11 +207,10 @@ def choose_splits(programs: int, max_pages: int, slots: int) -> int:
     return min(range(1, min(max_pages, max(1, 2 * slots // programs)) + 1), key=cost)
 
 
-def mla_decode_scratch(q_latent: Tensor, block_table: Tensor, *, splits: int | None = None) -> int:
+def mla_decode_scratch(q_latent: Tensor, q_rope: Tensor, block_table: Tensor, *, splits: int | None = None) -> int:
     """How many elements, float32, `scratch` must have for a launch with these."""
     batch, heads, kv_lora = q_latent.shape
-    plan = _plan(batch, heads, q_latent.element_size(), block_table.shape[1], splits, sm_count())
-    return scratch_elements(batch, heads, kv_lora, plan.splits)
+    return scratch_elements(batch, heads, kv_lora, plan_launch(q_latent, q_rope, block_table, splits).splits)
 
 
 @as_op("mla_decode", mutates=("out", "scratch"))
@@ -192,10 +232,33 @@ def mla_decode(
     argument that doesn't fit.
     """
     plan = _check(q_latent, q_rope, cache, block_table, lengths, out, scratch, splits)
-    batch, heads, kv_lora = out.shape
-    target = out if plan.splits == 1 else scratch
+    operands = (q_latent, q_rope, cache, block_table, lengths, out if plan.splits == 1 else scratch)
+    scale_log2 = softmax_scale * _LOG2_E
+    if plan.tiling.form == "portable":
+        _attend(plan, operands, scale_log2)
+    elif plan.tiling.form == "hopper_few":
+        from gpubench.kernels.mla_hopper_few import attend_few_heads
+
+        attend_few_heads(
+            *operands,
+            scale_log2=scale_log2,
+            splits=plan.splits,
+            block_h=plan.tiling.block_h,
+            stages=plan.tiling.num_stages,
+        )
+    else:
+        from gpubench.kernels.mla_hopper_many import attend_many_heads
+
+        attend_many_heads(*operands, scale_log2=scale_log2, splits=plan.splits)
+    if plan.splits > 1:
+        merge_splits(scratch, out, plan.splits)
+
+
+def _attend(plan: Plan, operands: tuple[Tensor, ...], scale_log2: float) -> None:
+    q_latent, q_rope, cache, block_table, lengths, target = operands
+    batch, heads, kv_lora = q_latent.shape
     tiling = plan.tiling
-    _attend_kernel[(batch * plan.splits * triton.cdiv(heads, tiling.block_h),)](
+    _attend_kernel[(batch * plan.splits * -(-heads // tiling.block_h),)](
         q_latent,
         q_rope,
         cache,
@@ -209,7 +272,7 @@ def mla_decode(
         q_rope.stride(1),
         block_table.stride(0),
         heads,
-        softmax_scale * _LOG2_E,
+        scale_log2,
         R=kv_lora,
         P=q_rope.shape[2],
         PAGE=PAGE,
@@ -219,8 +282,6 @@ def mla_decode(
         NUM_STAGES=tiling.num_stages,
         num_warps=tiling.num_warps,
     )
-    if plan.splits > 1:
-        merge_splits(scratch, out, plan.splits)
 
 
 def _check(
@@ -245,6 +306,6 @@ def _check(
     max_pages = check_table(kernel, block_table, lengths, batch, cache)
     if splits is not None and not 1 <= splits <= max_pages:
         raise ArgumentError(f"{kernel}: splits is {splits}; wanted 1 to {max_pages}, the pages of a sequence")
-    plan = _plan(batch, heads, cache.element_size(), max_pages, splits, sm_count())
+    plan = plan_launch(q_latent, q_rope, block_table, splits)
     check_scratch(kernel, "scratch", scratch, scratch_elements(batch, heads, kv_lora, plan.splits), like=cache)
     return plan

@@ -214,7 +214,7 @@ def _triton_step(problem: Problem, splits: int | None) -> Step:
     from gpubench.kernels.mla_decode import mla_decode_scratch
 
     latent = torch.empty_like(problem.q_latent)
-    elements = mla_decode_scratch(problem.q_latent, problem.block_table, splits=splits)
+    elements = mla_decode_scratch(problem.q_latent, problem.q_rope, problem.block_table, splits=splits)
     scratch = torch.empty(elements, dtype=torch.float32, device=latent.device)
     paged = (problem.cache, problem.block_table, problem.lengths)
 

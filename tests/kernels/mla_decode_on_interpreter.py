@@ -50,8 +50,8 @@ def launch(case, arguments):
     """`out` of a launch on these, where neither out nor scratch had anything of use in them before."""
     from gpubench.kernels.mla_decode import mla_decode, mla_decode_scratch
 
-    q_latent, _, cache, table, _ = arguments
-    elements = mla_decode_scratch(q_latent, table, splits=case.splits)
+    q_latent, q_rope, cache, table, _ = arguments
+    elements = mla_decode_scratch(q_latent, q_rope, table, splits=case.splits)
     scratch = torch.full((elements + 1,), float("nan"), device=cache.device)
     border = torch.full((len(case.lengths) + 1, case.heads, case.kv_lora), SENTINEL, dtype=case.dtype).to(cache.device)
     out = border[:-1]

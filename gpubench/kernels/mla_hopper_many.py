@@ -1,0 +1,394 @@
+"""Latent attention of 64 heads and more for Hopper GPUs: bound by arithmetic, so what counts is to keep it fed.
+
+What is computed is in mla_decode.py. A program has 64 heads, and their sums [64, R] in float32 fill the registers of
+two warp groups: each has half of the columns. So both need the weights of all tokens, and they take pages in pairs:
+
+    group   scores of      then adds to its half of acc (left: columns 0 … R/2 − 1, right: the others)
+    even    even pages     weights even · C even, left      weights odd · C odd, left
+    odd     odd pages      weights even · C even, right     weights odd · C odd, right
+
+While one group takes a softmax, the other one's products run. The even group publishes its maximum and its weights;
+the odd one goes on from that maximum and rescales the even weights to its own. Weights lie where the page's rotary
+keys did, which are no longer needed then. A warp of its own copies pages, in quarters, as soon as each quarter's last
+reader has let go of it: there is room for one pair alone. The division of work is FlashMLA's (DeepSeek-AI, 2025).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from gpubench.kernels.mla_hopper_page import ROPE, SHARED, clear_rows, describe
+
+__all__ = ["BLOCK_H", "attend_many_heads"]
+
+BLOCK_H = 64
+
+_SHARED = gl.constexpr(SHARED)
+
+# Quarters of a pair of pages in shared memory. Each has a barrier that tells of its arrival, and one, _FREED behind it,
+# that tells of its release.
+_EVEN_LEFT = gl.constexpr(0)
+_EVEN_RIGHT = gl.constexpr(1)
+_ODD_LEFT = gl.constexpr(2)
+_ODD_RIGHT = gl.constexpr(3)
+_FREED = gl.constexpr(4)
+# The other barriers: a group's weights are published, its sums are.
+_WEIGHTS = gl.constexpr(8)
+_TOTALS = gl.constexpr(10)
+_NUM_BARRIERS = gl.constexpr(12)
+
+
+@gluon.jit
+def _copy_pages(latent_desc, rope_desc, table, first, last, latents, ropes, barriers):
+    HALF: gl.constexpr = latents.shape[2]
+    P: gl.constexpr = ropes.shape[2]
+    LATENT_BYTES: gl.constexpr = 64 * HALF * 2
+    ROPE_BYTES: gl.constexpr = 64 * P * 2
+    even_page = gl.load(table + first, mask=first < last, other=0)
+    odd_page = gl.load(table + first + 1, mask=first + 1 < last, other=0)
+    for even in range(first, last, 2):
+        freed = ((even - first) // 2 + 1) % 2  # the phase before this pair's: at first there is nothing to wait for
+        even_row = even_page * 64
+        odd_row = odd_page * 64  # of page 0, and cleared by its readers, if the last pair has no odd page
+        even_page = gl.load(table + even + 2, mask=even + 2 < last, other=0)
+        odd_page = gl.load(table + even + 3, mask=even + 3 < last, other=0)
+        mbarrier.wait(barriers.index(_FREED + _EVEN_LEFT), freed)
+        mbarrier.expect(barriers.index(_EVEN_LEFT), LATENT_BYTES)
+        left = latents.index(_EVEN_LEFT)
+        tma.async_copy_global_to_shared(latent_desc, [even_row, 0], barriers.index(_EVEN_LEFT), left)
+        mbarrier.wait(barriers.index(_FREED + _EVEN_RIGHT), freed)
+        mbarrier.expect(barriers.index(_EVEN_RIGHT), LATENT_BYTES + ROPE_BYTES)
+        right = latents.index(_EVEN_RIGHT)
+        tma.async_copy_global_to_shared(latent_desc, [even_row, HALF], barriers.index(_EVEN_RIGHT), right)
+        tma.async_copy_global_to_shared(rope_desc, [even_row, 2 * HALF], barriers.index(_EVEN_RIGHT), ropes.index(0))
+        mbarrier.wait(barriers.index(_FREED + _ODD_LEFT), freed)
+        mbarrier.expect(barriers.index(_ODD_LEFT), LATENT_BYTES + ROPE_BYTES)
+        left = latents.index(_ODD_LEFT)
+        tma.async_copy_global_to_shared(latent_desc, [odd_row, 0], barriers.index(_ODD_LEFT), left)
+        tma.async_copy_global_to_shared(rope_desc, [odd_row, 2 * HALF], barriers.index(_ODD_LEFT), ropes.index(1))
+        mbarrier.wait(barriers.index(_FREED + _ODD_RIGHT), freed)
+        mbarrier.expect(barriers.index(_ODD_RIGHT), LATENT_BYTES)
+        right = latents.index(_ODD_RIGHT)
+        tma.async_copy_global_to_shared(latent_desc, [odd_row, HALF], barriers.index(_ODD_RIGHT), right)
+
+
+@gluon.jit
+def _score(q_latent, q_rope, latents, ropes, barriers, phase, live, scale_log2, ODD: gl.constexpr):
+    """One page's scores [64 heads, 64 tokens], in base 2."""
+    HALF: gl.constexpr = latents.shape[2]
+    LEFT: gl.constexpr = 2 * ODD
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 64, 16])
+    # In the order in which the quarters arrive.
+    mbarrier.wait(barriers.index(LEFT), phase)
+    scores = gl.zeros([64, 64], gl.float32, SCORES)
+    keys = latents.index(LEFT).permute([1, 0])
+    scores = warpgroup_mma(q_latent.slice(0, HALF, dim=1), keys, scores, use_acc=False, is_async=True)
+    mbarrier.wait(barriers.index(LEFT + 1), phase)
+    keys = latents.index(LEFT + 1).permute([1, 0])
+    scores = warpgroup_mma(q_latent.slice(HALF, HALF, dim=1), keys, scores, is_async=True)
+    scores = warpgroup_mma(q_rope, ropes.index(ODD).permute([1, 0]), scores, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    token = gl.arange(0, 64, gl.SliceLayout(0, SCORES))
+    return gl.where((token < live)[None, :], scores * scale_log2, float("-inf"))
+
+
+@gluon.jit
+def _attend_even(
+    q_latent,
+    q_rope,
+    latents,
+    ropes,
+    tops,
+    totals,
+    barriers,
+    length,
+    first,
+    last,
+    scale_log2,
+    out,
+    lse,
+    heads,
+    SPLITS: gl.constexpr,
+):
+    HALF: gl.constexpr = latents.shape[2]
+    dtype: gl.constexpr = q_latent.dtype
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 64, 16])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, HALF, 16])
+    top = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    total = gl.zeros([64], gl.float32, gl.SliceLayout(1, SCORES))
+    acc = gl.zeros([64, HALF], gl.float32, ACC)
+    for even in range(first, last, 2):
+        phase = (even - first) // 2 % 2
+        live = length - even * 64
+        scores = _score(q_latent, q_rope, latents, ropes, barriers, phase, live, scale_log2, 0)
+        even_top = gl.maximum(top, gl.max(scores, 1))
+        weights = gl.exp2(scores - even_top[:, None])
+        rescale = gl.exp2(top - even_top)
+        total = total * rescale + gl.sum(weights, 1)
+        weights = weights.to(dtype)
+        ropes.index(0).store(weights)
+        tops.index(0).store(even_top)
+        mbarrier.arrive(barriers.index(_WEIGHTS), count=1)
+        if live < 64:
+            clear_rows(latents.index(_EVEN_LEFT), live)
+        acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, ACC))[:, None]
+        weights = gl.convert_layout(weights, gl.DotOperandLayout(0, ACC, 2))
+        acc = warpgroup_mma(weights, latents.index(_EVEN_LEFT), acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(barriers.index(_FREED + _EVEN_LEFT), count=1)
+
+        mbarrier.wait(barriers.index(_WEIGHTS + 1), phase)
+        top = tops.index(1).load(gl.SliceLayout(1, SCORES))
+        odd_live = gl.where(even + 1 < last, live - 64, 0)
+        if odd_live < 64:
+            clear_rows(latents.index(_ODD_LEFT), odd_live)
+        rescale = gl.exp2(even_top - top)
+        total = total * rescale
+        acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, ACC))[:, None]
+        acc = warpgroup_mma(ropes.index(1), latents.index(_ODD_LEFT), acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        fence_async_shared()  # between what was read and written here and the next copy to it
+        mbarrier.arrive(barriers.index(_FREED + _ODD_LEFT), count=1)
+    _finish(acc, total, top, totals, barriers, out, lse, heads, last > first, SPLITS, 0)
+
+
+@gluon.jit
+def _attend_odd(
+    q_latent,
+    q_rope,
+    latents,
+    ropes,
+    tops,
+    totals,
+    barriers,
+    length,
+    first,
+    last,
+    scale_log2,
+    out,
+    lse,
+    heads,
+    SPLITS: gl.constexpr,
+):
+    HALF: gl.constexpr = latents.shape[2]
+    dtype: gl.constexpr = q_latent.dtype
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 64, 16])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, HALF, 16])
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
+    top = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
+    total = gl.zeros([64], gl.float32, gl.SliceLayout(1, SCORES))
+    acc = gl.zeros([64, HALF], gl.float32, ACC)
+    for even in range(first, last, 2):
+        phase = (even - first) // 2 % 2
+        even_live = length - even * 64
+        live = gl.where(even + 1 < last, even_live - 64, 0)
+        scores = _score(q_latent, q_rope, latents, ropes, barriers, phase, live, scale_log2, 1)
+        own_top = gl.max(scores, 1)
+        mbarrier.wait(barriers.index(_WEIGHTS), phase)
+        even_top = tops.index(0).load(gl.SliceLayout(1, SCORES))
+        odd_top = gl.maximum(even_top, own_top)
+        weights = gl.exp2(scores - odd_top[:, None])
+        rescale = gl.exp2(top - odd_top)
+        total = total * rescale + gl.sum(weights, 1)
+        weights = weights.to(dtype)
+        ropes.index(1).store(weights)
+        tops.index(1).store(odd_top)
+        fence_async_shared()  # the even group's product reads the weights where they lie
+        mbarrier.arrive(barriers.index(_WEIGHTS + 1), count=1)
+        if live < 64:
+            clear_rows(latents.index(_ODD_RIGHT), live)
+            if even_live < 64:
+                clear_rows(latents.index(_EVEN_RIGHT), even_live)
+        acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, ACC))[:, None]
+        rescale = gl.convert_layout(gl.exp2(even_top - odd_top), gl.SliceLayout(1, OPERAND))
+        even_weights = (ropes.index(0).load(OPERAND).to(gl.float32) * rescale[:, None]).to(dtype)
+        acc = warpgroup_mma(even_weights, latents.index(_EVEN_RIGHT), acc, is_async=True)
+        weights = gl.convert_layout(weights, OPERAND)
+        acc = warpgroup_mma(weights, latents.index(_ODD_RIGHT), acc, is_async=True)
+        acc = warpgroup_mma_wait(1, deps=[acc])
+        fence_async_shared()  # between what was read and written here and the next copy to it
+        mbarrier.arrive(barriers.index(_FREED + _EVEN_RIGHT), count=1)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(barriers.index(_FREED + _ODD_RIGHT), count=1)
+        top = odd_top
+    _finish(acc, total, top, totals, barriers, out, lse, heads, last > first, SPLITS, 1)
+
+
+@gluon.jit
+def _finish(acc, total, top, totals, barriers, out, lse, heads, has_tokens, SPLITS: gl.constexpr, ODD: gl.constexpr):
+    """Add the two groups' sums up, and write this one's half of the columns."""
+    HALF: gl.constexpr = acc.shape[1]
+    ROWS: gl.constexpr = total.type.layout
+    ACC: gl.constexpr = acc.type.layout
+    totals.index(ODD).store(total)
+    mbarrier.arrive(barriers.index(_TOTALS + ODD), count=1)
+    mbarrier.wait(barriers.index(_TOTALS + 1 - ODD), 0)
+    total = total + totals.index(1 - ODD).load(ROWS)
+    total = gl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
+    acc = acc / gl.convert_layout(total, gl.SliceLayout(1, ACC))[:, None]
+    if SPLITS > 1 and ODD == 0:
+        each = gl.arange(0, 64, ROWS)
+        gl.store(lse + each, top + gl.log2(total), mask=each < heads)
+    if SPLITS == 1 or has_tokens:
+        h = gl.arange(0, 64, gl.SliceLayout(1, ACC))
+        r = ODD * HALF + gl.arange(0, HALF, gl.SliceLayout(0, ACC))
+        target = out + (h[:, None] * (2 * HALF) + r[None, :])
+        gl.store(target, acc.to(out.dtype.element_ty), mask=(h < heads)[:, None])
+
+
+@gluon.jit
+def _attend_kernel(
+    q_latent_ptr,
+    q_rope_ptr,
+    latent_desc,
+    rope_desc,
+    table_ptr,
+    lengths_ptr,
+    out_ptr,
+    lse_offset,
+    q_latent_stride_b,
+    q_latent_stride_h,
+    q_rope_stride_b,
+    q_rope_stride_h,
+    table_stride,
+    heads,
+    scale_log2,
+    R: gl.constexpr,
+    P: gl.constexpr,
+    SPLITS: gl.constexpr,
+):
+    dtype: gl.constexpr = q_latent_ptr.dtype.element_ty
+    FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [4, 1], [1, 0])
+    NARROW: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+
+    # Programs that read the same pages, for other heads, are neighbours: they find them in the L2 cache.
+    program = gl.program_id(0)
+    blocks_h = gl.cdiv(heads, 64)
+    first_head = program % blocks_h * 64
+    split = program // blocks_h % SPLITS
+    b = (program // blocks_h // SPLITS).to(gl.int64)
+
+    length = gl.load(lengths_ptr + b)
+    pages = gl.cdiv(length, 64)
+    pages_per_split = gl.cdiv(pages, SPLITS)
+    first = split * pages_per_split
+    last = gl.minimum(first + pages_per_split, pages)
+
+    q_latent = gl.allocate_shared_memory(dtype, [64, R], _SHARED)
+    q_rope = gl.allocate_shared_memory(dtype, [64, P], _SHARED)
+    latents = gl.allocate_shared_memory(dtype, [4, 64, R // 2], _SHARED)
+    ropes = gl.allocate_shared_memory(dtype, [2, 64, P], _SHARED)
+    tops = gl.allocate_shared_memory(gl.float32, [2, 64], FLAT)
+    totals = gl.allocate_shared_memory(gl.float32, [2, 64], FLAT)
+    barriers = gl.allocate_shared_memory(gl.int64, [_NUM_BARRIERS, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(_NUM_BARRIERS):
+        mbarrier.init(barriers.index(i), count=1)
+
+    h = first_head + gl.arange(0, 64, gl.SliceLayout(1, WIDE))
+    r = gl.arange(0, R, gl.SliceLayout(0, WIDE))
+    rows = q_latent_ptr + b * q_latent_stride_b + (h[:, None] * q_latent_stride_h + r[None, :])
+    q_latent.store(gl.load(rows, mask=(h < heads)[:, None], other=0.0))
+    h = first_head + gl.arange(0, 64, gl.SliceLayout(1, NARROW))
+    p = gl.arange(0, P, gl.SliceLayout(0, NARROW))
+    rows = q_rope_ptr + b * q_rope_stride_b + (h[:, None] * q_rope_stride_h + p[None, :])
+    q_rope.store(gl.load(rows, mask=(h < heads)[:, None], other=0.0))
+    fence_async_shared()
+
+    row = (b * SPLITS + split) * heads + first_head
+    out = out_ptr + row * R
+    lse = out_ptr + lse_offset + row
+    left = heads - first_head
+    table = table_ptr + b * table_stride
+    gl.warp_specialize(
+        [
+            (
+                _attend_even,
+                (
+                    q_latent,
+                    q_rope,
+                    latents,
+                    ropes,
+                    tops,
+                    totals,
+                    barriers,
+                    length,
+                    first,
+                    last,
+                    scale_log2,
+                    out,
+                    lse,
+                    left,
+                    SPLITS,
+                ),
+            ),
+            (
+                _attend_odd,
+                (
+                    q_latent,
+                    q_rope,
+                    latents,
+                    ropes,
+                    tops,
+                    totals,
+                    barriers,
+                    length,
+                    first,
+                    last,
+                    scale_log2,
+                    out,
+                    lse,
+                    left,
+                    SPLITS,
+                ),
+            ),
+            (_copy_pages, (latent_desc, rope_desc, table, first, last, latents, ropes, barriers)),
+        ],
+        [4, 1],
+        [240, 24],
+    )
+
+
+def attend_many_heads(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    target: Tensor,
+    *,
+    scale_log2: float,
+    splits: int,
+) -> None:
+    """Launch on what mla_decode has checked: `target` is its out, or its scratch if there is more than one part."""
+    batch, heads, kv_lora = q_latent.shape
+    _attend_kernel[(batch * splits * -(-heads // BLOCK_H),)](
+        q_latent,
+        q_rope,
+        describe(cache, kv_lora // 2),
+        describe(cache, ROPE),
+        block_table,
+        lengths,
+        target,
+        batch * splits * heads * kv_lora,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        block_table.stride(0),
+        heads,
+        scale_log2,
+        R=kv_lora,
+        P=ROPE,
+        SPLITS=splits,
+        num_warps=4,
+    )
