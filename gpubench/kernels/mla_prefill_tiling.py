@@ -72,18 +72,14 @@ _H200_ABSORBED = {
 _SHARED_BYTES = 99 << 10
 """What a program may have on any GPU since compute capability 8.0."""
 
-# For other GPUs and for float32, where nothing was tuned: the first that fits into that.
+# For other GPUs, where nothing was tuned: the first that fits into that. float32 has one tiling that does, everywhere.
 _DEFAULTS: dict[Form, tuple[Tiling, ...]] = {
-    "expanded": (
-        Tiling(64, 64, num_warps=4, num_stages=2),
-        Tiling(64, 32, num_warps=4, num_stages=2),
-        Tiling(32, 16, num_warps=4, num_stages=2),
-    ),
-    "absorbed": (
-        Tiling(32, 32, num_warps=8, num_stages=2),
-        Tiling(16, 32, num_warps=4, num_stages=2),
-        Tiling(16, 16, num_warps=4, num_stages=1),
-    ),
+    "expanded": (Tiling(64, 64, num_warps=4, num_stages=2), Tiling(64, 32, num_warps=4, num_stages=2)),
+    "absorbed": (Tiling(32, 32, num_warps=8, num_stages=2), Tiling(16, 32, num_warps=4, num_stages=2)),
+}
+_FLOAT32: dict[Form, Tiling] = {
+    "expanded": Tiling(32, 32, num_warps=4, num_stages=1),
+    "absorbed": Tiling(16, 16, num_warps=4, num_stages=1),
 }
 
 _L2_BYTES = 20 << 20
@@ -111,7 +107,9 @@ def choose_form(sizes: Sizes) -> Form:
 
 def choose_tiling(form: Form, sizes: Sizes) -> Tiling:
     """The table's tiling on a GPU that it was measured on, else one that runs everywhere."""
-    if gpu_name() == "NVIDIA H200" and sizes.itemsize == 2:
+    if sizes.itemsize > 2:
+        return _FLOAT32[form]
+    if gpu_name() == "NVIDIA H200":
         if form == "absorbed" and sizes.latent in _H200_ABSORBED:
             return _H200_ABSORBED[sizes.latent]
         if form == "expanded" and (width := sizes.nope + sizes.rope + sizes.v) in _H200_EXPANDED:

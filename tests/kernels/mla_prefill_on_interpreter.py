@@ -153,7 +153,12 @@ def call(form, changes):
     launch(*(changes.get(name, value) for name, value in zip(names, arguments, strict=False)))
 
 
-def chosen(sizes):
-    from gpubench.kernels.mla_prefill_tiling import Sizes, choose_form
+def error_in_groups_of(heads, case):
+    """The error when only so many heads' keys are taken to fit the L2."""
+    import gpubench.kernels.mla_prefill as kernels
 
-    return choose_form(Sizes(**sizes))
+    usual, kernels.head_group = kernels.head_group, lambda _sizes: heads
+    try:
+        return error(case, "expanded")
+    finally:
+        kernels.head_group = usual

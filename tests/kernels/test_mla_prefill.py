@@ -11,6 +11,7 @@ from mla_prefill_on_interpreter import (
     call,
     compiled_agrees,
     error,
+    error_in_groups_of,
     opcheck,
     opcheck_of_attention,
     worst_neighbour,
@@ -52,6 +53,11 @@ def test_no_head_and_no_token_is_dropped_at_the_edge_of_a_tile(interpreted, form
     for heads in (5, 20):
         case = Case((tokens,), (0,), heads, dims=(16, 16, 16, 16))
         assert interpreted(error, case, form) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_heads_that_do_not_divide_into_groups_are_all_there(interpreted, group):
+    assert interpreted(error_in_groups_of, group, Case((40, 9), (0, 5), heads=5, padding=2)) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("prefix", [1, 31, 64, 100])
