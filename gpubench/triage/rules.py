@@ -11,9 +11,10 @@ it speaks neither for a rule nor against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
+from operator import and_
 from typing import Literal
 
 import numpy as np
@@ -124,17 +125,24 @@ def find_rule(grid: Grid, crashed: Mask, clean: Mask) -> Rule:
 
 def _find_exact(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...] | None:
     tight = [candidate for place, axis in enumerate(grid.axes) for candidate in _tightest(place, axis, crashed)]
-    # what keeps out none of the living can't be part of a shortest rule
-    useful = [(candidate, candidate.holds[clean]) for candidate in tight if not candidate.holds[clean].all()]
+    everyone = _bits(clean[clean])
+    # of the living, whom each lets in; what keeps out none of them can't be part of a shortest rule
+    lets_in = [(candidate, _bits(candidate.holds[clean])) for candidate in tight]
+    useful = [(candidate, bits) for candidate, bits in lets_in if bits != everyone]
     for number in range(1, MOST_CONDITIONS + 1):
         found = [
             tuple(candidate for candidate, _ in chosen)
             for chosen in combinations(useful, number)
-            if not np.logical_and.reduce([let_in for _, let_in in chosen]).any()
+            if not reduce(and_, (bits for _, bits in chosen))
         ]
         if found:
             return min(found, key=_cost)
     return None
+
+
+def _bits(mask: Mask) -> int:
+    """A mask as one number: thousands of combinations are tried, and the conjunction of two is then one operation."""
+    return int.from_bytes(np.packbits(mask).tobytes(), "big")
 
 
 def _cost(chosen: tuple[_Candidate, ...]) -> tuple[int, list[int]]:
@@ -170,46 +178,55 @@ def _one_of(place: int, axis: Axis, codes: NDArray[np.int64]) -> list[_Candidate
     return [_Candidate(Condition(axis.name, "in", values), place, len(codes), np.isin(axis.codes, codes))]
 
 
+@dataclass(frozen=True)
+class _Grown:
+    """A conjunction of candidates, by their places, and whom it is true of."""
+
+    chosen: tuple[int, ...]
+    dead: int
+    alive: int
+    """As bits."""
+    of_dead: int
+
+    @property
+    def score(self) -> float:
+        """The harmonic mean of precision and coverage."""
+        dead = self.dead.bit_count()
+        return 2 * dead / (dead + self.alive.bit_count() + self.of_dead)
+
+    def and_also(self, other: _Grown) -> _Grown:
+        chosen = tuple(sorted((*self.chosen, *other.chosen)))
+        return _Grown(chosen, self.dead & other.dead, self.alive & other.alive, self.of_dead)
+
+
 def _find_best(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...]:
     """The rule with the highest harmonic mean of precision and coverage that a beam search meets."""
     candidates = [candidate for place, axis in enumerate(grid.axes) for candidate in _loose(place, axis, crashed)]
-    dead = np.array([candidate.holds[crashed] for candidate in candidates], dtype=np.float32)
-    alive = np.array([candidate.holds[clean] for candidate in candidates], dtype=np.float32)
-    if not candidates:
-        return ()
-    order = np.argsort(-_score(dead.sum(1), alive.sum(1), dead.shape[1]), kind="stable")[:MOST_CANDIDATES]
-    candidates, dead, alive = [candidates[place] for place in order], dead[order], alive[order]
-    everything: tuple[int, ...] = ()
-    best = (float(_score(np.float32(dead.shape[1]), np.float32(alive.shape[1]), dead.shape[1])), everything)
-    beam = [everything]
+    of_dead = int(crashed.sum())
+    single = [
+        _Grown((place,), _bits(candidate.holds[crashed]), _bits(candidate.holds[clean]), of_dead)
+        for place, candidate in enumerate(candidates)
+    ]
+    single = sorted(single, key=_best_first)[:MOST_CANDIDATES]
+    best = _Grown((), _bits(crashed[crashed]), _bits(clean[clean]), of_dead)
+    beam = [best]
     for _ in range(MOST_CONDITIONS):
-        grown = _grow(beam, dead, alive)
-        if not grown:
-            break
-        best = max(best, grown[0], key=lambda found: found[0])  # the shorter one, if they are equally good
-        beam = [chosen for _, chosen in grown[:BEAM]]
-    return tuple(candidates[place] for place in best[1])
+        # by its places, so that what can be reached in two orders is met once
+        grown = {
+            both.chosen: both
+            for one in beam
+            for other in single
+            if other.chosen[0] not in one.chosen
+            for both in [one.and_also(other)]
+        }
+        beam = sorted(grown.values(), key=_best_first)[:BEAM]
+        best = min([best, *beam[:1]], key=_best_first)
+    return tuple(candidates[place] for place in best.chosen)
 
 
-def _grow(
-    beam: Sequence[tuple[int, ...]], dead: NDArray[np.float32], alive: NDArray[np.float32]
-) -> list[tuple[float, tuple[int, ...]]]:
-    """Every rule of the beam with one more condition, the best first."""
-    found: dict[tuple[int, ...], float] = {}
-    # all of the beam at once: the matrices are large, and are read once this way
-    of_dead = dead @ np.stack([dead[list(chosen)].prod(axis=0) for chosen in beam], axis=1)
-    of_alive = alive @ np.stack([alive[list(chosen)].prod(axis=0) for chosen in beam], axis=1)
-    for chosen, scores in zip(beam, _score(of_dead, of_alive, dead.shape[1]).T.tolist(), strict=True):
-        for place, score in enumerate(scores):
-            if place not in chosen:
-                found[tuple(sorted((*chosen, place)))] = score
-    return sorted(((score, chosen) for chosen, score in found.items()), key=lambda item: (-item[0], item[1]))
-
-
-def _score(
-    dead: NDArray[np.float32] | np.float32, alive: NDArray[np.float32] | np.float32, of_dead: int
-) -> NDArray[np.float32]:
-    return np.asarray(2 * dead / (dead + alive + of_dead), dtype=np.float32)
+def _best_first(grown: _Grown) -> tuple[float, int, tuple[int, ...]]:
+    """The shorter one, if they are equally good."""
+    return -grown.score, len(grown.chosen), grown.chosen
 
 
 def _loose(place: int, axis: Axis, crashed: Mask) -> list[_Candidate]:
