@@ -19,7 +19,9 @@ from gpubench.run.worker import WorkerProcess
 __all__ = ["OomKillCounter", "Remains", "attach_core", "find_remains", "read_xid"]
 
 KERNEL_LOG = Path("/dev/kmsg")
-MOST_LINES = 20
+MOST_LINES = 8
+"""There may be one for every multiprocessor."""
+
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 """Linux's constant for the namespace in which the driver, too, counts processes (PROC_PID_INIT_INO)."""
 _XID = re.compile(r"NVRM: Xid \(([^)]*)\).*")
@@ -62,17 +64,18 @@ def attach_core(record: CellRecord, worker: Path, cell: Path, cores: CoreReader)
 def read_xid(pid: int | None, since_s: float, log: Path = KERNEL_LOG) -> list[str]:
     """The driver's Xid lines of the last `since_s` seconds about a process; none where the log can't be read.
 
-    Of those that name no process, the ones about a GPU that is named together with it. A container's processes have
-    other numbers for the driver: there, all lines of that time are given.
+    First those that name it, then those that name no process, about a GPU that is named together with it. A container's
+    processes have other numbers for the driver: there, all lines of that time are given.
     """
     recent = [line for at, line in _read_kernel_log(log) if at >= time.monotonic() - since_s - 1]
     lines = [found for line in recent if (found := _XID.search(line))]
     by_process = [(line, found) for line in lines if (found := _XID_PID.search(line.group()))]
     if not _sees_all_processes() and not any(int(found[1]) == pid for _, found in by_process):
         return [line.group() for line in lines][:MOST_LINES]
-    gpus = {line[1] for line, found in by_process if int(found[1]) == pid}
-    others = {line for line, found in by_process if int(found[1]) != pid}
-    return [line.group() for line in lines if line[1] in gpus and line not in others][:MOST_LINES]
+    own = [line for line, found in by_process if int(found[1]) == pid]
+    gpus, attributed = {line[1] for line in own}, {line for line, _ in by_process}
+    about_gpu = [line for line in lines if line[1] in gpus and line not in attributed]
+    return [line.group() for line in own + about_gpu][:MOST_LINES]
 
 
 def _read_kernel_log(log: Path) -> list[tuple[float, str]]:

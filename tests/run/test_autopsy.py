@@ -38,7 +38,7 @@ def test_the_drivers_lines_are_those_about_this_process_in_its_time(tmp_path: Pa
         (1.5, warp),
         (1, own),
     )
-    assert read_xid(4711, since_s=60, log=lines) == [warp, own]
+    assert read_xid(4711, since_s=60, log=lines) == [own, warp]
 
 
 @pytest.mark.parametrize("sees_all", [True, False])
