@@ -55,7 +55,7 @@ def reproduce(
     request = _request(original, before, out or original.path / REPRODUCED / before.cell.cell_id)
     console = Console(highlight=False)
     _say(console, "cell", f"{before.cell.cell_id} of {original.run_id}, alone in a fresh worker")
-    with stop_on_interrupt() as stop:
+    with stop_on_interrupt() as stop, console.status("running"):
         *_, ended = run_sweep(request, stop)
     if stop.is_requested:
         raise typer.Exit(INTERRUPTED)

@@ -14,7 +14,7 @@ from gpubench.records import CellRecord, Crash, Frame, Outcome, Stage
 from gpubench.triage.normalise import normalise_function
 from gpubench.triage.skip_lists import COMPILING, REPORTING
 
-__all__ = ["CLASSES", "Fault", "FaultClass", "classify", "classify_text"]
+__all__ = ["CLASSES", "Fault", "FaultClass", "classify", "classify_text", "is_command"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Fault:
 
     @property
     def text(self) -> str:
-        return self.detail or self.name
+        """`RuntimeError`, `exit status 3`, `segfault`."""
+        is_name = bool(self.detail) and not self.detail.lstrip("-").isdecimal()
+        return self.detail if is_name else f"{self.name} {self.detail}".strip()
 
 
 _CLASSES = (
@@ -212,7 +214,7 @@ _RAISED = re.compile(
     r"(?::|\s*$)",
     re.MULTILINE,
 )
-COMMAND_FAILED = "CommandFailed"
+_COMMAND_FAILED = "CommandFailed"
 _PYTHONS_OWN = ("python exception", "import error", "exit status")
 _DUMPED = "Starting GPU coredump generation"
 
@@ -236,7 +238,7 @@ def classify(record: CellRecord, frames: list[Frame]) -> Fault:
         return Fault(name)
     if record.outcome is Outcome.OOM:
         return Fault(_classify_memory(record, crash))
-    is_dead = bool(crash.signal) and _bare(crash.exception) in ("", COMMAND_FAILED)
+    is_dead = bool(crash.signal) and (not crash.exception or is_command(crash))
     if is_dead and crash.signal in _SIGNALS:
         return Fault(_SIGNALS[crash.signal])
     found = _classify_words(crash)
@@ -245,6 +247,11 @@ def classify(record: CellRecord, frames: list[Frame]) -> Fault:
     if found.name == "python exception" and record.stage in (Stage.START, Stage.SETUP):
         return Fault("set-up exception", found.detail)
     return _classify_death(record, crash) if found.name == "unknown" else found
+
+
+def is_command(crash: Crash) -> bool:
+    """Whether it tells of another program, which a cell ran: what that printed is then the evidence."""
+    return _bare(crash.exception) == _COMMAND_FAILED
 
 
 def classify_text(text: str, exception: str = "") -> Fault:
@@ -302,11 +309,11 @@ def _classify_memory(record: CellRecord, crash: Crash) -> str:
 
 def _classify_words(crash: Crash) -> Fault:
     """By what the cell said; of a command that failed, by what it printed."""
-    if _bare(crash.exception) != COMMAND_FAILED:
+    if not is_command(crash):
         return classify_text(_own_words(crash), crash.exception)
     found = classify_text(crash.stderr_tail)
     is_silent = found.name == "unknown" and not crash.signal and crash.exit_status is None
-    return Fault("python exception", COMMAND_FAILED) if is_silent else found
+    return Fault("python exception", _COMMAND_FAILED) if is_silent else found
 
 
 def _classify_death(record: CellRecord, crash: Crash) -> Fault:
@@ -316,7 +323,7 @@ def _classify_death(record: CellRecord, crash: Crash) -> Fault:
     if crash.signal:
         return Fault("abort") if crash.signal == "SIGABRT" else Fault("signal", crash.signal)
     if crash.exit_status is not None:
-        return Fault("exit status", f"exit status {crash.exit_status}")
+        return Fault("exit status", str(crash.exit_status))
     return Fault("set-up exception" if record.stage is Stage.SETUP else "unknown")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from gpubench.records import CellRecord, Crash, Frame, Outcome, Stage
 from gpubench.stacks import first_in_app, is_in_app, parse_stack
-from gpubench.triage.classes import CLASSES, Fault, classify
+from gpubench.triage.classes import CLASSES, Fault, classify, is_command
 from gpubench.triage.normalise import normalise_file, normalise_function, normalise_kernel, normalise_text
 from gpubench.triage.skip_lists import ANONYMOUS, PASSING, REPORTING
 
@@ -128,8 +128,9 @@ def signature_of(record: CellRecord) -> Signature:
 
 
 def _stack(crash: Crash) -> list[Frame]:
-    """The Python stack it died in, innermost first: as recorded, else as it was printed."""
-    return crash.frames or crash.host_frames or parse_stack(crash.stderr_tail) or _parse_traceback(crash.stderr_tail)
+    """The Python stack it died in, innermost first: as recorded, else as it was printed; a command's is its own."""
+    recorded = [] if is_command(crash) else crash.frames or crash.host_frames
+    return recorded or parse_stack(crash.stderr_tail) or _parse_traceback(crash.stderr_tail)
 
 
 def _parse_traceback(text: str) -> list[Frame]:
@@ -174,9 +175,10 @@ def _message(record: CellRecord) -> str:
     """What tells two faults of one backend apart if neither left a stack: the beginning of what it said."""
     if record.outcome in (Outcome.MISMATCH, Outcome.OOM, Outcome.TIMEOUT, Outcome.CRASH):
         return ""
-    said = record.crash.message if record.crash else ""
-    lines = normalise_text(said.strip().splitlines()[0] if said.strip() else record.reason)
-    return lines[:LONGEST_MESSAGE]
+    crash = record.crash or Crash()
+    # a command's message begins with the command, which holds the cell's values
+    said = crash.stderr_tail.strip().splitlines()[-1:] if is_command(crash) else crash.message.strip().splitlines()[:1]
+    return normalise_text(said[0] if said else crash.message or record.reason)[:LONGEST_MESSAGE]
 
 
 def _victim(own: Sequence[Frame], frames: Sequence[Frame], crash: Crash) -> str:

@@ -130,6 +130,16 @@ def test_random_bytes_as_answers_leave_the_table_as_it_is(folder: Path) -> None:
     assert (folder / "results" / "topk-story" / "triage.jsonl").read_bytes() == garbage
 
 
+def test_random_bytes_among_the_artifacts_are_not_even_looked_at(folder: Path) -> None:
+    run = folder / "results" / "topk-story"
+    before = gpubench(folder, "triage", "--format", "json").out
+    for name in ("worker_000/events.jsonl", "worker_000/stderr.txt", f"{STORY_DEAD[1]}/stderr.txt"):
+        (run / "artifacts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / "artifacts" / name).write_bytes(bytes(range(256)) * 99)
+    told = gpubench(folder, "triage", "--format", "json")
+    assert (told.code, told.err, told.out) == (0, "", before)
+
+
 def test_random_bytes_as_standard_error_have_a_place_in_the_table(folder: Path) -> None:
     cells = grid_cells(batch=[1, 2])
     printed = bytes(range(256)).decode(errors="replace")

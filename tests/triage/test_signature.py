@@ -95,6 +95,20 @@ def test_without_a_stack_the_backend_and_what_it_said_are_the_place():
     assert nan[0] != nan[1]
 
 
+def command(stderr: str, status: int = 1, value: str = "a") -> Crash:
+    frames = [Frame("/opt/gpubench/workloads/command/process.py", 57, "run")]
+    message = f"bench --mode {value}: exit status {status}: {stderr.strip().splitlines()[-1]}"
+    return Crash("gpubench.errors.CommandFailed", message, frames, exit_status=status, stderr_tail=stderr)
+
+
+def test_a_command_is_told_apart_by_what_it_printed():
+    traceback = 'Traceback (most recent call last):\n  File "/u/serve.py", line 4, in load\n    x\nKeyError: 4\n'
+    assert key(command(traceback), outcome=Outcome.ERROR) == "python exception KeyError | serve.py:load | measure"
+    keys = {key(command(f"step {n}\nno such model: {n}", 3, str(n)), outcome=Outcome.ERROR) for n in range(3)}
+    assert keys == {"exit status 3 | backend triton: no such model: N | measure"}
+    assert key(command("bad flag", 3), outcome=Outcome.ERROR) not in keys
+
+
 def test_the_faulting_kernel_goes_before_the_stack_and_the_victim_is_kept():
     kernel = FaultingKernel("wild_store", "/u/faults.py", 7, exception="Warp Illegal Address")
     crash = Crash(signal="SIGABRT", faulting=kernel, host_frames=[Frame("/u/moe.py", 40, "combine")])
