@@ -109,25 +109,8 @@ def sparse_gqa_scores(
 
     Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
-    kernel = "sparse_gqa_scores"
-    check_launchable(kernel, "index_q", index_q)
-    if index_q.dim() != 3 or not 1 <= index_q.shape[1] <= MAX_HEADS or index_q.shape[2] not in DIMS:
-        raise ArgumentError(
-            f"{kernel}: index_q has shape {tuple(index_q.shape)}; wanted (rows, heads, dim), 1 to {MAX_HEADS} heads, "
-            f"dim one of {', '.join(map(str, DIMS))}"
-        )
-    rows, heads, dim = index_q.shape
-    block = check_block(kernel, "index_k", index_k, "pages, block, dim")
-    check_operand(kernel, "index_k", index_k, (index_k.shape[0], block, dim), like=index_q)
-    check_table(kernel, block_table, lengths, rows, like=index_q)
+    rows, heads, dim, block = _check(index_q, index_k, block_table, lengths, scores)
     max_blocks = block_table.shape[1]
-    if scores.shape != (rows, heads, max_blocks) or scores.dtype != torch.float32 or scores.device != index_q.device:
-        raise ArgumentError(
-            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)} on {scores.device}; "
-            f"wanted torch.float32 {(rows, heads, max_blocks)} on {index_q.device}"
-        )
-    for name, tensor in (("index_q", index_q), ("index_k", index_k), ("scores", scores)):
-        check_adjacent(kernel, name, tensor)
     if max_blocks <= kept:
         return  # no row can have more
     walk = _WALKS[index_q.element_size()]
@@ -156,3 +139,29 @@ def sparse_gqa_scores(
         num_warps=walk.num_warps,
         num_stages=walk.num_stages,
     )
+
+
+def _check(
+    index_q: Tensor, index_k: Tensor, block_table: Tensor, lengths: Tensor, scores: Tensor
+) -> tuple[int, int, int, int]:
+    """rows, heads, dim and block; ArgumentError unless the operands fit one another."""
+    kernel = "sparse_gqa_scores"
+    check_launchable(kernel, "index_q", index_q)
+    if index_q.dim() != 3 or not 1 <= index_q.shape[1] <= MAX_HEADS or index_q.shape[2] not in DIMS:
+        raise ArgumentError(
+            f"{kernel}: index_q has shape {tuple(index_q.shape)}; wanted (rows, heads, dim), 1 to {MAX_HEADS} heads, "
+            f"dim one of {', '.join(map(str, DIMS))}"
+        )
+    rows, heads, dim = index_q.shape
+    block = check_block(kernel, "index_k", index_k, "pages, block, dim")
+    check_operand(kernel, "index_k", index_k, (index_k.shape[0], block, dim), like=index_q)
+    check_table(kernel, block_table, lengths, rows, like=index_q)
+    max_blocks = block_table.shape[1]
+    if scores.shape != (rows, heads, max_blocks) or scores.dtype != torch.float32 or scores.device != index_q.device:
+        raise ArgumentError(
+            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)} on {scores.device}; "
+            f"wanted torch.float32 {(rows, heads, max_blocks)} on {index_q.device}"
+        )
+    for name, tensor in (("index_q", index_q), ("index_k", index_k), ("scores", scores)):
+        check_adjacent(kernel, name, tensor)
+    return rows, heads, dim, block

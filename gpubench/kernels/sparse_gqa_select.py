@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.interpreter import is_interpreted
+from gpubench.kernels.arguments import check_launchable
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_adjacent, check_int32
 
@@ -90,30 +90,9 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
 
     Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
-    kernel = "sparse_gqa_select"
-    if scores.dtype != torch.float32 or scores.dim() != 3 or min(scores.shape) < 1 or scores.shape[2] > MAX_BLOCKS:
-        raise ArgumentError(
-            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)}; "
-            f"wanted torch.float32 (rows, heads, max_blocks), at most {MAX_BLOCKS} blocks"
-        )
-    if not (scores.is_cuda or is_interpreted()):
-        raise ArgumentError(
-            f"{kernel}: scores is on {scores.device}; Triton needs a GPU, or TRITON_INTERPRET=1 set from the start"
-        )
+    _check(scores, lengths, blocks, block)
     rows, heads, max_blocks = scores.shape
-    if block not in BLOCKS:
-        raise ArgumentError(f"{kernel}: block is {block}; wanted one of {', '.join(map(str, BLOCKS))} tokens")
-    if lengths.shape != (rows,):
-        raise ArgumentError(f"{kernel}: lengths has shape {tuple(lengths.shape)}; wanted ({rows},)")
-    kept = blocks.shape[-1] if blocks.dim() else 0
-    if blocks.shape != (rows, heads, kept) or not 2 <= kept <= MAX_KEPT or kept & (kept - 1):
-        raise ArgumentError(
-            f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {heads}, kept), "
-            f"kept a power of two from 2 to {MAX_KEPT}"
-        )
-    for name, tensor in (("lengths", lengths), ("blocks", blocks)):
-        check_int32(kernel, name, tensor, like=scores)
-    check_adjacent(kernel, "scores", scores)
+    kept = blocks.shape[-1]
     held = max(kept, triton.next_power_of_2(max_blocks))
     groups, warps = next((groups, warps) for largest, groups, warps in _NETWORKS if held <= largest)
     groups = min(held, groups)
@@ -131,3 +110,28 @@ def sparse_gqa_select(scores: Tensor, lengths: Tensor, blocks: Tensor, block: in
         MEMBERS=held // groups,
         num_warps=min(warps, max(1, held // 64)),
     )
+
+
+def _check(scores: Tensor, lengths: Tensor, blocks: Tensor, block: int) -> None:
+    """ArgumentError unless the operands fit one another."""
+    kernel = "sparse_gqa_select"
+    check_launchable(kernel, "scores", scores)
+    if scores.dtype != torch.float32 or scores.dim() != 3 or min(scores.shape) < 1 or scores.shape[2] > MAX_BLOCKS:
+        raise ArgumentError(
+            f"{kernel}: scores is {scores.dtype} {tuple(scores.shape)}; "
+            f"wanted torch.float32 (rows, heads, max_blocks), at most {MAX_BLOCKS} blocks"
+        )
+    rows, heads = scores.shape[:2]
+    if block not in BLOCKS:
+        raise ArgumentError(f"{kernel}: block is {block}; wanted one of {', '.join(map(str, BLOCKS))} tokens")
+    if lengths.shape != (rows,):
+        raise ArgumentError(f"{kernel}: lengths has shape {tuple(lengths.shape)}; wanted ({rows},)")
+    kept = blocks.shape[-1] if blocks.dim() else 0
+    if blocks.shape != (rows, heads, kept) or not 2 <= kept <= MAX_KEPT or kept & (kept - 1):
+        raise ArgumentError(
+            f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {heads}, kept), "
+            f"kept a power of two from 2 to {MAX_KEPT}"
+        )
+    for name, tensor in (("lengths", lengths), ("blocks", blocks)):
+        check_int32(kernel, name, tensor, like=scores)
+    check_adjacent(kernel, "scores", scores)
