@@ -23,8 +23,11 @@ partial_lse float32 [splits, T, H], with 0 splits where nothing is merged. All d
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -43,9 +46,10 @@ from gpubench.kernels.mla_prefill_arguments import (
 from gpubench.kernels.mla_prefill_tiling import Form, Sizes, choose_tiling, head_group, split_nope
 from gpubench.kernels.ops import as_op
 
-__all__ = ["mla_prefill_attention", "mla_prefill_latent_attention"]
+__all__ = ["mla_prefill_attention", "mla_prefill_latent_attention", "run_attention"]
 
 _LOG2_E = math.log2(math.e)
+_INT32_MAX = 2**31 - 1
 
 
 @triton.jit
@@ -68,6 +72,7 @@ def _attend(
     V: tl.constexpr,
     V_IS_K: tl.constexpr,
     IS_EDGE: tl.constexpr,
+    IS_LONG: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -75,20 +80,18 @@ def _attend(
     q_nope, q_tail, q_pe = queries
     total, weights, highest = state
     for start in tl.range(first, last, BLOCK_N):
-        within = tl.arange(0, BLOCK_N)
-        keys = start + within
+        keys = start + tl.arange(0, BLOCK_N)
         seen = (keys < kv_len)[:, None]
-        wide = tl.cast(start, tl.int64)  # an offset into the expanded keys may exceed 32 bits
-        at = within[:, None] * K_ROW
+        at = (keys.to(tl.int64) if IS_LONG else keys)[:, None] * K_ROW
         # What lies beyond is another sequence's, or was never written: a weight of 0 wouldn't make up for its NaN.
-        pe_at = pe_base + wide * pe_stride + within[:, None] * pe_stride + tl.arange(0, ROPE)[None, :]
-        k_at = k_base + wide * K_ROW + at + tl.arange(0, NOPE)[None, :]
+        pe_at = pe_base + keys[:, None] * pe_stride + tl.arange(0, ROPE)[None, :]
+        k_at = k_base + at + tl.arange(0, NOPE)[None, :]
         k_pe = tl.load(pe_at, mask=seen, other=0.0) if IS_EDGE else tl.load(pe_at)
         k = tl.load(k_at, mask=seen, other=0.0) if IS_EDGE else tl.load(k_at)
         scores = tl.dot(q_pe, tl.trans(k_pe), input_precision=PRECISION)
         scores = tl.dot(q_nope, tl.trans(k), scores, input_precision=PRECISION)
         if NOPE_TAIL > 0:
-            tail_at = k_base + wide * K_ROW + at + NOPE + tl.arange(0, NOPE_TAIL)[None, :]
+            tail_at = k_base + at + NOPE + tl.arange(0, NOPE_TAIL)[None, :]
             tail = tl.load(tail_at, mask=seen, other=0.0) if IS_EDGE else tl.load(tail_at)
             scores = tl.dot(q_tail, tl.trans(tail), scores, input_precision=PRECISION)
         if IS_EDGE:
@@ -100,7 +103,7 @@ def _attend(
         if V_IS_K:
             v = k
         else:
-            v_at = v_base + wide * K_ROW + at + tl.arange(0, V)[None, :]
+            v_at = v_base + at + tl.arange(0, V)[None, :]
             v = tl.load(v_at, mask=seen, other=0.0) if IS_EDGE else tl.load(v_at)
         total = tl.dot(weight.to(v.dtype), v, total * fading[:, None], input_precision=PRECISION)
         highest = rising
@@ -134,7 +137,7 @@ def _find_rows(tile, cu_q_ptr, tokens, sequences, PACK: tl.constexpr, SEQUENCES:
     return sequence, start + (tile - start // BLOCK_M - sequence) * BLOCK_M, end
 
 
-@triton.jit(do_not_specialize=["tokens", "sequences", "tiles", "head_group"])
+@triton.jit(do_not_specialize=["tokens", "sequences", "tiles", "head_group", "splits"])
 def _attention_kernel(
     q_nope_ptr,
     q_ptr,
@@ -149,6 +152,7 @@ def _attention_kernel(
     sequences,
     tiles,
     head_group,
+    splits,
     pe_stride,
     scale,
     HEADS: tl.constexpr,
@@ -161,7 +165,8 @@ def _attention_kernel(
     ROPE: tl.constexpr,
     V: tl.constexpr,
     V_IS_K: tl.constexpr,
-    SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    IS_LONG: tl.constexpr,
     SEQUENCES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -182,8 +187,8 @@ def _attention_kernel(
     position = offset + rows // PACK
     end = min(kv_len, offset + (min(first_row + BLOCK_M, end_row) - 1) // PACK + 1)  # what the last row sees
     first = 0
-    if SPLITS > 1:
-        share = tl.cdiv(tl.cdiv(end, BLOCK_N), SPLITS) * BLOCK_N
+    if IS_SPLIT:
+        share = tl.cdiv(tl.cdiv(end, BLOCK_N), splits) * BLOCK_N
         first = split * share
         end = min(end, first + share)
     shared = offset + first_row // PACK + 1  # what all rows see
@@ -209,16 +214,16 @@ def _attention_kernel(
     state = (total, weights, highest)
     state = _attend(
         state, queries, k_base, v_base, pe_base, first, edge, kv_len, position, pe_stride, scale,
-        K_ROW, NOPE, NOPE_TAIL, ROPE, V, V_IS_K, False, BLOCK_N, PRECISION,
+        K_ROW, NOPE, NOPE_TAIL, ROPE, V, V_IS_K, False, IS_LONG, BLOCK_N, PRECISION,
     )  # fmt: skip
     total, weights, highest = _attend(
         state, queries, k_base, v_base, pe_base, edge, end, kv_len, position, pe_stride, scale,
-        K_ROW, NOPE, NOPE_TAIL, ROPE, V, V_IS_K, True, BLOCK_N, PRECISION,
+        K_ROW, NOPE, NOPE_TAIL, ROPE, V, V_IS_K, True, IS_LONG, BLOCK_N, PRECISION,
     )  # fmt: skip
 
     total *= tl.where(weights > 0, 1.0 / weights, 0.0)[:, None]
     columns = tl.arange(0, V)[None, :]
-    if SPLITS > 1:
+    if IS_SPLIT:
         place = (split.to(tl.int64) * tokens * PACK) * HEADS + flat
         tl.store(partial_ptr + place[:, None] * V + columns, total, mask=inside[:, None])
         lse = tl.where(weights > 0, highest + tl.log2(weights), float("-inf"))
@@ -227,14 +232,15 @@ def _attention_kernel(
         tl.store(out_ptr + flat[:, None] * V + columns, total.to(out_ptr.dtype.element_ty), mask=inside[:, None])
 
 
-@triton.jit(do_not_specialize=["rows"])
-def _merge_kernel(partial_ptr, partial_lse_ptr, out_ptr, rows, V: tl.constexpr, SPLITS: tl.constexpr):
+@triton.jit(do_not_specialize=["rows", "splits"])
+def _merge_kernel(partial_ptr, partial_lse_ptr, out_ptr, rows, splits, V: tl.constexpr, SPLITS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    places = tl.arange(0, SPLITS).to(tl.int64) * rows + row
+    numbers = tl.arange(0, SPLITS)
+    places = numbers.to(tl.int64) * rows + row
     columns = tl.arange(0, V)
-    lse = tl.load(partial_lse_ptr + places)
+    lse = tl.load(partial_lse_ptr + places, mask=numbers < splits, other=float("-inf"))
     share = tl.exp2(lse - tl.maximum(tl.max(lse, axis=0), -1e30))
-    parts = tl.load(partial_ptr + places[:, None] * V + columns[None, :])
+    parts = tl.load(partial_ptr + places[:, None] * V + columns[None, :], mask=(numbers < splits)[:, None], other=0.0)
     whole = tl.sum(share, axis=0)
     merged = tl.sum(parts * share[:, None], axis=0) * tl.where(whole > 0, 1.0 / whole, 0.0)
     tl.store(out_ptr + row * V + columns, merged.to(out_ptr.dtype.element_ty))
@@ -267,8 +273,9 @@ def mla_prefill_attention(
     check_whole(kernel, "kv", kv, (keys, heads, dim - rope + v), like=q)
     check_whole(kernel, "out", out, (tokens, heads, v), like=q)
     check_widths(kernel, dim - rope, v)
+    check_splits(kernel, partial, partial_lse, out)
     sizes = Sizes(tokens, keys, check_offsets(kernel, cu_q, cu_k, q), heads, 0, rope, dim - rope, v, q.element_size())
-    _launch(kernel, (q, q, kv, k_pe), (cu_q, cu_k), (out, partial, partial_lse), "expanded", sizes)
+    run_attention((q, q, kv, k_pe), (cu_q, cu_k), (out, partial, partial_lse), "expanded", sizes)
 
 
 @as_op("mla_prefill_latent_attention", mutates=("out_latent", "partial", "partial_lse"))
@@ -294,60 +301,80 @@ def mla_prefill_latent_attention(
         check_whole(kernel, name, tensor, (tokens, heads, latent), like=q)
     sequences = check_offsets(kernel, cu_q, cu_k, q)
     sizes = Sizes(tokens, keys, sequences, heads, latent, rope, dim - rope, latent, q.element_size())
+    check_splits(kernel, partial, partial_lse, out_latent)
     operands = q_latent, q, cache, cache[:, latent:]
-    _launch(kernel, operands, (cu_q, cu_k), (out_latent, partial, partial_lse), "absorbed", sizes)
+    run_attention(operands, (cu_q, cu_k), (out_latent, partial, partial_lse), "absorbed", sizes)
 
 
-def _launch(
-    kernel: str,
+def run_attention(
     operands: tuple[Tensor, Tensor, Tensor, Tensor],
     offsets: tuple[Tensor, Tensor],
     outputs: tuple[Tensor, Tensor, Tensor],
     form: Form,
     sizes: Sizes,
 ) -> None:
-    """Run the attention, and the merge if the scratch has splits."""
-    q_nope, q, k, k_pe = operands
+    """Run the attention, and the merge if the scratch has splits. Every argument has been checked."""
     out, partial, partial_lse = outputs
-    splits = check_splits(kernel, partial, partial_lse, out)
-    tiling = choose_tiling(form, sizes)
-    heads, pack = (1, sizes.heads) if form == "absorbed" else (sizes.heads, 1)
-    tiles = sizes.tokens * pack // tiling.block_m + sizes.sequences + 1
-    nope, tail = split_nope(sizes.latent if form == "absorbed" else sizes.nope)
-    _attention_kernel[(tiles * heads, max(splits, 1))](
-        q_nope,
-        q,
-        k,
-        k_pe,
+    k_pe, splits = operands[3], partial.shape[0]
+    cut = _cut(form, sizes, splits > 0, out.device)
+    _attention_kernel[(cut.programs, max(splits, 1))](
+        *operands,
         *offsets,
         out,
         partial,
         partial_lse,
         sizes.tokens,
         sizes.sequences,
-        tiles,
-        head_group(sizes) if heads > 1 else 1,
+        cut.tiles,
+        cut.head_group,
+        splits,
         k_pe.stride(0),
-        (sizes.nope + sizes.rope) ** -0.5 * _LOG2_E,  # weights are powers of two
-        HEADS=heads,
-        PACK=pack,
-        Q_DIM=q.shape[2],
-        Q_NOPE_DIM=q_nope.shape[2],
-        K_DIM=k.shape[-1],
-        NOPE=nope,
-        NOPE_TAIL=tail,
-        ROPE=sizes.rope,
-        V=sizes.v,
-        V_IS_K=form == "absorbed",
-        SPLITS=max(splits, 1),
-        SEQUENCES=triton.next_power_of_2(sizes.sequences + 1),
-        BLOCK_M=tiling.block_m,
-        BLOCK_N=tiling.block_n,
-        # Of float32 alone: three TF32 products are as good as its own, but take more shared memory than R = 512 leaves.
-        PRECISION="ieee" if form == "absorbed" else "tf32x3",
-        num_warps=tiling.num_warps,
-        num_stages=tiling.num_stages,
+        cut.scale,
+        **cut.constants,
     )
     if splits:
-        rows = sizes.tokens * sizes.heads
-        _merge_kernel[(rows,)](partial, partial_lse, out, rows, V=sizes.v, SPLITS=splits, num_warps=2)
+        rows, block = sizes.tokens * sizes.heads, triton.next_power_of_2(splits)
+        _merge_kernel[(rows,)](partial, partial_lse, out, rows, splits, V=sizes.v, SPLITS=block, num_warps=2)
+
+
+class _Cut(NamedTuple):
+    """What a launch needs besides tensors."""
+
+    programs: int
+    tiles: int
+    head_group: int
+    scale: float
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def _cut(form: Form, sizes: Sizes, is_split: bool, _device: torch.device) -> _Cut:
+    """Worked out once per shape and GPU: a launch has microseconds."""
+    tiling, is_absorbed = choose_tiling(form, sizes), form == "absorbed"
+    heads, pack = (1, sizes.heads) if is_absorbed else (sizes.heads, 1)
+    tiles = sizes.tokens * pack // tiling.block_m + sizes.sequences + 1
+    nope, tail = split_nope(sizes.latent if is_absorbed else sizes.nope)
+    q_dim, k_dim = sizes.nope + sizes.rope, sizes.latent + sizes.rope if is_absorbed else sizes.nope + sizes.v
+    constants = {
+        "HEADS": heads,
+        "PACK": pack,
+        "Q_DIM": q_dim,
+        "Q_NOPE_DIM": sizes.latent if is_absorbed else q_dim,
+        "K_DIM": k_dim,
+        "NOPE": nope,
+        "NOPE_TAIL": tail,
+        "ROPE": sizes.rope,
+        "V": sizes.v,
+        "V_IS_K": is_absorbed,
+        "IS_SPLIT": is_split,
+        "IS_LONG": sizes.keys * heads * k_dim > _INT32_MAX,
+        "SEQUENCES": triton.next_power_of_2(sizes.sequences + 1),
+        "BLOCK_M": tiling.block_m,
+        "BLOCK_N": tiling.block_n,
+        # Of float32 alone: three TF32 products are as good as its own, but take more shared memory than R = 512 leaves.
+        "PRECISION": "ieee" if is_absorbed else "tf32x3",
+        "num_warps": tiling.num_warps,
+        "num_stages": tiling.num_stages,
+    }
+    scale = q_dim**-0.5 * _LOG2_E  # weights are powers of two
+    return _Cut(tiles * heads, tiles, head_group(sizes) if heads > 1 else 1, scale, constants)

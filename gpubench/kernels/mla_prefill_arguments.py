@@ -61,19 +61,18 @@ def check_offsets(kernel: str, cu_q: Tensor, cu_k: Tensor, like: Tensor) -> int:
     return sequences
 
 
-def check_splits(kernel: str, partial: Tensor, partial_lse: Tensor, out: Tensor) -> int:
-    """How many splits the scratch has room for; 0 if there is nothing to merge."""
+def check_splits(kernel: str, partial: Tensor, partial_lse: Tensor, out: Tensor) -> None:
+    """ArgumentError unless the scratch has room for its number of splits, 0 if there is nothing to merge."""
     splits = partial.shape[0] if partial.dim() == 4 else -1
-    if not 0 <= splits <= MAX_SPLITS or splits & (splits - 1):
+    if splits == 1 or not 0 <= splits <= MAX_SPLITS:
         raise ArgumentError(
-            f"{kernel}: partial has shape {tuple(partial.shape)}; wanted (splits, tokens, heads, width), splits 0 or a "
-            f"power of 2 up to {MAX_SPLITS}"
+            f"{kernel}: partial has shape {tuple(partial.shape)}; wanted (splits, tokens, heads, width), splits 0 or "
+            f"from 2 to {MAX_SPLITS}"
         )
     for name, tensor, shape in (("partial", partial, out.shape), ("partial_lse", partial_lse, out.shape[:2])):
         if tensor.shape != (splits, *shape):
             raise ArgumentError(f"{kernel}: {name} has shape {tuple(tensor.shape)}; wanted {(splits, *shape)}")
         check_scratch(kernel, name, tensor, tensor.numel(), like=out)
-    return splits
 
 
 def check_widths(kernel: str, nope: int, v: int) -> None:

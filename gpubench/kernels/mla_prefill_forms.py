@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpubench.kernels.mla_prefill import mla_prefill_attention, mla_prefill_latent_attention
-from gpubench.kernels.mla_prefill_arguments import check_cache, check_queries, check_whole
+from gpubench.kernels.mla_prefill import mla_prefill_latent_attention, run_attention
+from gpubench.kernels.mla_prefill_arguments import (
+    check_cache,
+    check_offsets,
+    check_queries,
+    check_splits,
+    check_whole,
+    check_widths,
+)
+from gpubench.kernels.mla_prefill_tiling import Sizes
 from gpubench.kernels.ops import as_op
 
 __all__ = ["mla_prefill_absorbed", "mla_prefill_expanded"]
@@ -29,13 +37,18 @@ def mla_prefill_expanded(
     Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "mla_prefill_expanded"
-    _, heads, dim = check_queries(kernel, q)
-    keys, rope = check_cache(kernel, cache, w_kv.shape[-1], q)
-    width = heads * (dim - rope + out.shape[-1])
-    check_whole(kernel, "w_kv", w_kv, (width, w_kv.shape[-1]), like=q)
-    check_whole(kernel, "kv", kv, (keys, heads, width // heads), like=q)
-    torch.mm(cache[:, : w_kv.shape[1]], w_kv.T, out=kv.view(keys, width))
-    mla_prefill_attention(q, kv, cache[:, w_kv.shape[1] :], cu_q, cu_k, out, partial, partial_lse)
+    tokens, heads, dim = check_queries(kernel, q)
+    latent, v = w_kv.shape[-1], out.shape[-1]
+    keys, rope = check_cache(kernel, cache, latent, q)
+    nope = dim - rope
+    check_whole(kernel, "w_kv", w_kv, (heads * (nope + v), latent), like=q)
+    check_whole(kernel, "kv", kv, (keys, heads, nope + v), like=q)
+    check_whole(kernel, "out", out, (tokens, heads, v), like=q)
+    check_widths(kernel, nope, v)
+    check_splits(kernel, partial, partial_lse, out)
+    sizes = Sizes(tokens, keys, check_offsets(kernel, cu_q, cu_k, q), heads, 0, rope, nope, v, q.element_size())
+    torch.mm(cache[:, :latent], w_kv.T, out=kv.view(keys, -1))
+    run_attention((q, q, kv, cache[:, latent:]), (cu_q, cu_k), (out, partial, partial_lse), "expanded", sizes)
 
 
 @as_op("mla_prefill_absorbed", mutates=("q_latent", "out_latent", "out", "partial", "partial_lse"))

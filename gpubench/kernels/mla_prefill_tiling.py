@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gpubench.kernels.gpu import gpu_name, sm_count
 
@@ -24,8 +24,7 @@ Form = Literal["expanded", "absorbed"]
 MAX_SPLITS = 16
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What is known of a launch without reading from the GPU."""
 
     tokens: int
@@ -49,6 +48,8 @@ class Tiling:
     block_n: int
     num_warps: int
     num_stages: int
+    per_sm: int = 1
+    """Programs that fit a multiprocessor together."""
 
 
 def split_nope(nope: int) -> tuple[int, int]:
@@ -57,17 +58,15 @@ def split_nope(nope: int) -> tuple[int, int]:
     return largest, nope - largest
 
 
-# An H200's best of seven to twelve tilings, in bfloat16, November 2026. By N + P + V: for little work, and for much.
-_H200_EXPANDED = {
-    256: (Tiling(64, 64, num_warps=4, num_stages=3), Tiling(64, 64, num_warps=4, num_stages=3)),
-    320: (Tiling(64, 64, num_warps=4, num_stages=3), Tiling(128, 64, num_warps=8, num_stages=3)),
-    512: (Tiling(64, 64, num_warps=4, num_stages=2), Tiling(128, 64, num_warps=8, num_stages=2)),
-}
+# An H200's best of seven to twelve tilings, in bfloat16, November 2026. Tiles of 128 rows win where they can be filled.
+_FULL = Tiling(128, 64, num_warps=8, num_stages=3)
+_PAIRS = Tiling(64, 64, num_warps=4, num_stages=2, per_sm=2)
+_DEEP = Tiling(64, 64, num_warps=4, num_stages=3)
+_DEEP_PAIRS = Tiling(64, 64, num_warps=4, num_stages=3, per_sm=2)
+_WIDE_FULL = Tiling(128, 64, num_warps=8, num_stages=2)
+_WIDE = Tiling(64, 64, num_warps=4, num_stages=2)
 # By R. The accumulator of 64 × 512 takes half of the registers, so that R = 512 runs at half the speed of 256.
-_H200_ABSORBED = {
-    256: Tiling(128, 64, num_warps=8, num_stages=3),
-    512: Tiling(64, 32, num_warps=8, num_stages=3),
-}
+_H200_ABSORBED = {256: _FULL, 512: Tiling(64, 64, num_warps=8, num_stages=2)}
 
 _SHARED_BYTES = 99 << 10
 """What a program may have on any GPU since compute capability 8.0."""
@@ -88,10 +87,10 @@ _L2_BYTES = 20 << 20
 _ABSORBED_COST = {256: 0.9, 512: 2.5}
 """By R, an operation of absorbed attention over one of expanded attention: on an H200, November 2026."""
 _ABSORBED_START_FLOP = 4e9
-"""Absorbing is two launches more. They are worth it from so many saved operations on, about 7 µs of an H200."""
+"""Absorbing is two launches more, and short of work at first: worth it from so many saved operations on, × cost."""
 
 _FEWEST_KEYS = 256
-"""Per split: below, merging costs more than the split brings."""
+"""That a row sees on average, per split: below, merging costs more than the split brings."""
 
 
 def choose_form(sizes: Sizes) -> Form:
@@ -102,7 +101,7 @@ def choose_form(sizes: Sizes) -> Form:
     new = sizes.tokens / sizes.sequences
     per_pair = cost * (2 * sizes.latent + sizes.rope) - (sizes.nope + sizes.rope + sizes.v)
     saved_per_key = sizes.latent * (sizes.nope + sizes.v) - new * per_pair
-    return "absorbed" if 2 * sizes.keys * sizes.heads * saved_per_key > _ABSORBED_START_FLOP else "expanded"
+    return "absorbed" if 2 * sizes.keys * sizes.heads * saved_per_key > cost * _ABSORBED_START_FLOP else "expanded"
 
 
 def choose_tiling(form: Form, sizes: Sizes) -> Tiling:
@@ -110,18 +109,24 @@ def choose_tiling(form: Form, sizes: Sizes) -> Tiling:
     if sizes.itemsize > 2:
         return _FLOAT32[form]
     if gpu_name() == "NVIDIA H200":
-        if form == "absorbed" and sizes.latent in _H200_ABSORBED:
-            return _H200_ABSORBED[sizes.latent]
-        if form == "expanded" and (width := sizes.nope + sizes.rope + sizes.v) in _H200_EXPANDED:
-            return _H200_EXPANDED[width][_is_much(sizes)]
+        tuned = _H200_ABSORBED.get(sizes.latent) if form == "absorbed" else _h200_expanded(sizes)
+        if tuned is not None:
+            return tuned
     return next((t for t in _DEFAULTS[form] if _shared_bytes(t, form, sizes) <= _SHARED_BYTES), _DEFAULTS[form][-1])
 
 
-def _is_much(sizes: Sizes) -> bool:
-    """Whether tiles of 128 rows are full, and enough of them to keep an H200 busy, split or not."""
+def _h200_expanded(sizes: Sizes) -> Tiling | None:
     new, keys = sizes.tokens // sizes.sequences, sizes.keys // sizes.sequences
-    programs = sizes.tokens // 128 * sizes.heads
-    return new >= 128 and (keys >= 4096 or (keys >= 1024 and programs >= 256))
+    match sizes.nope + sizes.rope + sizes.v:
+        case 256:
+            return _DEEP_PAIRS
+        case 320 if new >= 128 and (keys >= 4096 or (keys >= 1024 and sizes.tokens // 128 * sizes.heads >= 256)):
+            return _FULL
+        case 320:
+            return _PAIRS if sizes.tokens // 64 * sizes.heads > 132 else _DEEP
+        case 512:
+            return _WIDE_FULL if new >= 128 else _WIDE
+    return None
 
 
 def _shared_bytes(tiling: Tiling, form: Form, sizes: Sizes) -> int:
@@ -132,14 +137,13 @@ def _shared_bytes(tiling: Tiling, form: Form, sizes: Sizes) -> int:
 
 
 def choose_splits(form: Form, sizes: Sizes) -> int:
-    """Into how many splits the keys go so that programs fill the GPU once: a power of 2, or 0 where none is needed."""
+    """Into how many splits the keys go so that programs fill the GPU once; 0 where none is needed."""
     tiling = choose_tiling(form, sizes)
     heads, pack = (1, sizes.heads) if form == "absorbed" else (sizes.heads, 1)
-    rows = -(-sizes.tokens // sizes.sequences) * pack
-    programs = -(-rows // tiling.block_m) * sizes.sequences * heads
-    room = sm_count() * (2 if tiling.num_warps == 4 else 1) // programs
-    splits = min(room, sizes.keys // sizes.sequences // _FEWEST_KEYS, MAX_SPLITS)
-    return 1 << (splits.bit_length() - 1) if splits > 1 else 0
+    new, keys = -(-sizes.tokens // sizes.sequences), sizes.keys // sizes.sequences
+    programs = -(-new * pack // tiling.block_m) * sizes.sequences * heads
+    splits = min(sm_count() * tiling.per_sm // programs, (keys - new // 2) // _FEWEST_KEYS, MAX_SPLITS)
+    return splits if splits > 1 else 0
 
 
 def head_group(sizes: Sizes) -> int:

@@ -158,7 +158,9 @@ def error_in_groups_of(heads, case):
     import gpubench.kernels.mla_prefill as kernels
 
     usual, kernels.head_group = kernels.head_group, lambda _sizes: heads
+    kernels._cut.cache_clear()
     try:
         return error(case, "expanded")
     finally:
         kernels.head_group = usual
+        kernels._cut.cache_clear()
