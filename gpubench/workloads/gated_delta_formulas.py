@@ -105,4 +105,5 @@ def chunked(tokens: Sequence[Tensor], state: Tensor, lengths: Sequence[int]) -> 
 
 def _cut(rows: Tensor, lengths: Sequence[int]) -> Tensor:
     """[tokens, heads, …] → [sequences, heads, chunks, CHUNK, …]."""
-    return unpack(rows, lengths, CHUNK).transpose(1, 2).unflatten(2, (-1, CHUNK))
+    padded = unpack(rows, lengths, CHUNK).transpose(1, 2)
+    return padded.reshape(*padded.shape[:2], -1, CHUNK, *padded.shape[3:])
