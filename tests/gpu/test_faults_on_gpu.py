@@ -47,7 +47,7 @@ PLANTED = {
     ),
     "unmapped_scratch": Planted(Outcome.CRASH, "raised by", ILLEGAL, "fill_scratch", "tl.store(scratch", WAITS),
     "stale_topk": Planted(Outcome.CRASH, "raised by", ILLEGAL, "_radix_kernel", "tl.", WAITS, "attention"),
-    "device_assert": Planted(Outcome.CRASH, "raised by", "cudaErrorAssert", "index_elementwise_kernel", "", "look_at("),
+    "device_assert": Planted(Outcome.CRASH, "raised by", "cudaErrorAssert", "index_elementwise_kernel", "", WAITS),
     "device_hang": Planted(Outcome.TIMEOUT, "the GPU in kernel spin", "", "spin", "tl.", WAITS),
     "device_oom": Planted(Outcome.OOM, "asked for", victim_line="torch.empty(quarter"),
     "compile_error": Planted(Outcome.ERROR, "Triton could not compile no_power", victim_line="no_power[(1,)]"),

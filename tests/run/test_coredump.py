@@ -80,6 +80,19 @@ def test_what_is_no_account_of_a_crash_becomes_a_note() -> None:
     assert parse_cuda_gdb("").note.endswith("it said nothing")
 
 
+@pytest.mark.parametrize(
+    ("specimen", "note"),
+    [
+        ("core_of_noise", "Failed to read core file: elfOpenByName() failed: ELF header 'ident' verification failed"),
+        ("core_cut_short", "internal-error: initialize: Assertion `m_instance.m_num_devices > 0' failed."),
+    ],
+)
+def test_a_real_debugger_before_a_file_that_is_no_core_leaves_a_note(specimen: str, note: str) -> None:
+    found = parse_cuda_gdb((CRASHES / f"{specimen}.gdb").read_text())
+    assert found.kernel == found.exception == ""
+    assert found.note.endswith(note)
+
+
 LINES = st.sampled_from([line for file in CRASHES.glob("*.gdb") for line in file.read_text().splitlines()])
 
 
