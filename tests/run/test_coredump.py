@@ -21,6 +21,7 @@ from gpubench.run.coredump import (
     parse_cuda_gdb,
     remove_pipes,
 )
+from gpubench.run.examine import examine
 
 CRASHES = Path(__file__).parents[1] / "data" / "crashes"
 KERNELS = "/home/user/kernels/faults.py"
@@ -282,3 +283,12 @@ def test_a_running_kernel_is_named_without_an_exception() -> None:
     found = parse_cuda_gdb((CRASHES / "hang.gdb").read_text())
     assert (found.kernel, found.line, found.thread) == ("spin", 12, [32, 0, 0])
     assert found.exception == found.note == ""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_doctor_says_whether_cores_can_be_read_here(tmp_path: Path, monkeypatch, is_there: bool) -> None:
+    named = debugger(tmp_path, "exit 0") if is_there else "/no/such/debugger"
+    monkeypatch.setenv("GPUBENCH_CUDA_GDB", named)
+    (found,) = (finding for finding in examine() if finding.subject == "cuda-gdb")
+    assert (found.state == "good", bool(found.remedy)) == (is_there, not is_there)
+    assert is_there == (named in found.told)
