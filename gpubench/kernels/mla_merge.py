@@ -44,11 +44,11 @@ def _merge_kernel(
     total = tl.sum(tl.exp2(lse - top), axis=0)
     acc = tl.zeros((BLOCK_R,), dtype=tl.float32)
     for start in range(0, SPLITS, CHUNK):
-        s = start + tl.arange(0, CHUNK)
-        lse = tl.load(lse_ptr + first + s * heads, mask=s < SPLITS, other=float("-inf"))
-        rows = first + s * heads
-        partial = tl.load(scratch_ptr + rows[:, None] * R + r[None, :], mask=(lse > float("-inf"))[:, None], other=0.0)
-        acc += tl.sum(partial * tl.exp2(lse - top)[:, None], axis=0)
+        part = start + tl.arange(0, CHUNK)
+        rows = first + part * heads
+        weight = tl.exp2(tl.load(lse_ptr + rows, mask=part < SPLITS, other=float("-inf")) - top)
+        partial = tl.load(scratch_ptr + rows[:, None] * R + r[None, :], mask=(weight > 0)[:, None], other=0.0)
+        acc += tl.sum(partial * weight[:, None], axis=0)
     acc = acc / tl.where(total > 0, total, 1.0)
     tl.store(out_ptr + row * R + r, acc.to(out_ptr.dtype.element_ty))
 
