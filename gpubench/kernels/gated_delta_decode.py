@@ -51,8 +51,8 @@ def advance(state_ptr, q, k, v, decay, beta, scale, K: tl.constexpr, V: tl.const
     """One token for BLOCK_V columns of a head's state, in place; q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V]."""
     tile = state_ptr + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :]
     state = tl.load(tile).to(tl.float32)
-    # Joined, both sums take one exchange between warps.
-    recalled, queried = tl.split(tl.sum(tl.join(state * k[:, None], state * q[:, None]), axis=0))
+    recalled = tl.sum(state * k[:, None], axis=0)
+    queried = tl.sum(state * q[:, None], axis=0)
     fresh = beta * (v - decay * recalled)
     tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(state_ptr.dtype.element_ty))
     return (decay * queried + tl.sum(k * q, axis=0) * fresh) * scale
@@ -78,9 +78,11 @@ def _decode_kernel(
     V: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    sequence = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
-    first = tl.program_id(0) * BLOCK_V
+    # One dimension: another than the first ends at 65,535 programs, 2047 sequences of 32 heads.
+    BLOCKS: tl.constexpr = V // BLOCK_V
+    first = tl.program_id(0) % BLOCKS * BLOCK_V
+    head = tl.program_id(0) // BLOCKS % heads
+    sequence = (tl.program_id(0) // BLOCKS // heads).to(tl.int64)
 
     keys = head // SHARE * K + tl.arange(0, K)
     values = head * V + first + tl.arange(0, BLOCK_V)
@@ -114,7 +116,7 @@ def gated_delta_decode(
     what = "float32 state" if state.element_size() == 4 else "bfloat16 state"
     block_v = block_v or choose_block_v(sizes.rows * sizes.heads, sizes.v, what)
     check_block_v(kernel, block_v, sizes.v, tuple(WARPS))
-    _decode_kernel[(sizes.v // block_v, sizes.rows * sizes.heads)](
+    _decode_kernel[(sizes.v // block_v * sizes.rows * sizes.heads,)](
         q,
         k,
         v,

@@ -45,6 +45,7 @@ __all__ = ["Tiling", "choose_block_v", "choose_tiling", "gated_delta_prefill", "
 
 
 BLOCKS_V = (16, 32, 64)
+MAX_SEQUENCES = 65_535  # as long as a launch's third dimension may be
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,8 @@ def gated_delta_prefill(
     for name, tensor, shape in (("g", g, v.shape[:2]), ("beta", beta, v.shape[:2]), ("gates", gates, shapes[1])):
         check_float32(kernel, name, tensor, tuple(shape), like=q)
     sequences = state.shape[0] if state.dim() else 0
+    if sequences > MAX_SEQUENCES:
+        raise ArgumentError(f"{kernel}: state has {sequences:,} sequences; wanted at most {MAX_SEQUENCES:,}")
     check_state(kernel, state, (sequences, sizes.heads, sizes.k, sizes.v), (torch.float32,))
     check_index(kernel, "cu_seqlens", cu_seqlens, (sequences + 1,), like=q)
     if not -(-sizes.rows // max(sequences, 1)) <= longest <= sizes.rows:

@@ -72,9 +72,10 @@ def _step_kernel(
     TAPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    sequence = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
-    first = tl.program_id(0) * BLOCK_V
+    BLOCKS: tl.constexpr = V // BLOCK_V
+    first = tl.program_id(0) % BLOCKS * BLOCK_V
+    head = tl.program_id(0) // BLOCKS % heads
+    sequence = (tl.program_id(0) // BLOCKS // heads).to(tl.int64)
     key_width = heads // SHARE * K
     total_channels = 2 * key_width + heads * V
 
@@ -147,7 +148,7 @@ def gated_delta_step(
     check_state(kernel, state, (batch, heads, dim_k, dim_v), STATE_DTYPES)
     block_v = block_v or choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
-    _step_kernel[(dim_v // block_v, batch * heads)](
+    _step_kernel[(dim_v // block_v * batch * heads,)](
         mixed,
         conv_state,
         conv_weight,

@@ -155,6 +155,11 @@ def empty(*shape, dtype=torch.float32):
         ("gated_delta_prefill", {"cu_seqlens": torch.tensor([0, 1, 3])}, "cu_seqlens is torch.int64 on cpu; wanted"),
         ("gated_delta_prefill", {"rows": empty(2, 3, 48)}, r"rows has shape \(2, 3, 48\); wanted \(2, 3, 112\)"),
         ("gated_delta_prefill", {"gates": empty(3, 2)}, r"gates has shape \(3, 2\); wanted \(2, 3\)"),
+        (
+            "gated_delta_prefill",
+            {"state": empty(65_536, 2, 16, 0)},
+            "state has 65,536 sequences; wanted at most 65,535",
+        ),
         ("gated_delta_prefill", {"longest": 1}, "longest is 1; wanted from 2 to 3"),
         ("gated_delta_prefill", {"longest": 4}, "longest is 4; wanted from 2 to 3"),
         ("gated_delta_prefill", {"block_v": 128}, r"block_v is 128; wanted one of \(16, 32, 64\) that divides V = 32"),
