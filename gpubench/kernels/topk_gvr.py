@@ -8,7 +8,7 @@ columns out of range do no harm, and a useless hint costs only time.
 - *Verify*: one pass over the row, in registers, counts what lies above both thresholds.
 - *Refine*: the next two thresholds come from a line through the logarithms of the counts, for scores have thin tails;
   then also through the counts; after 8 guesses the bracket is cut in thirds of its keys, which ends by itself.
-- *Finish*: what lies above the bracket is written, and at most 128 elements between its ends are ranked against one
+- *Finish*: what lies above the bracket is written, and at most 64 elements between its ends are ranked against one
   another.
 
 Rows of up to 32768 columns are read once and stay in the registers of one program. Longer ones are cut into blocks:
@@ -53,10 +53,10 @@ from gpubench.kernels.topk_rows import (
 
 __all__ = ["FINALISTS", "make_gvr_scratch", "plan_gvr", "topk_gvr"]
 
-FINALISTS = 128
+FINALISTS = 64
 """Elements of the window that are ranked by comparing each with each."""
 
-_MOST_WARPS = 32
+_MOST_WARPS = 8
 
 _GUESSES: tl.constexpr = tl.constexpr(8)
 _MARGIN: tl.constexpr = tl.constexpr(0.35)
@@ -64,10 +64,8 @@ _MARGIN: tl.constexpr = tl.constexpr(0.35)
 
 
 @triton.jit
-def _guess_from_hint(x, length, hint, k, K: tl.constexpr):
+def _guess_from_hint(x, length, column):
     """Two thresholds from this row's scores at the hinted columns."""
-    slot = tl.arange(0, K)
-    column = tl.load(hint + slot, mask=slot < k, other=-1)
     score = tl.load(x + column, mask=(column >= 0) & (column < length), other=float("nan")).to(tl.float32)
     is_finite = tl.abs(score) < float("inf")
     count = tl.maximum(tl.sum(is_finite.to(tl.int32)), 1)
@@ -148,7 +146,13 @@ def _refine(score, count, k, low, high, UNIT: tl.constexpr, FINALISTS: tl.conste
     above_lo = count
     above_hi = tl.full((), 0, tl.int32)
     step = 0
+    lower, upper = lo, hi
+    above_lower, above_upper = above_lo, above_hi
     while (above_lo - above_hi > FINALISTS) & (above_lo > k) & (hi.to(tl.int64) - lo > UNIT):
+        if step > 0:
+            low, high = _next_guess(
+                lo, hi, above_lo, above_hi, k, step, lower, upper, above_lower, above_upper, _MARGIN * FINALISTS
+            )
         third = tl.maximum((hi.to(tl.int64) - lo) // 3, 1).to(tl.int32)
         lower = tl.where(step < _GUESSES, key_of(low), lo + third)
         upper = tl.where(step < _GUESSES, key_of(high), hi - third)
@@ -165,13 +169,11 @@ def _refine(score, count, k, low, high, UNIT: tl.constexpr, FINALISTS: tl.conste
         step += 1
         if (above_lo - above_hi == window) & (step >= 2):
             # Nothing was cut off: many equal scores, or none where we look. Draw the bracket's ends up to its elements.
-            inside = (score > value_of(lo)) & (score <= value_of(hi))
-            least = tl.min(tl.min(tl.where(inside, score, float("inf")), axis=0))
-            hi = key_of(tl.max(tl.max(tl.where(inside, score, float("-inf")), axis=0)))
-            lo = tl.where(lo == LOWEST, lo, key_of(least) - 1)  # what is below all scores has no score of its own
-        low, high = _next_guess(
-            lo, hi, above_lo, above_hi, k, step, lower, upper, above_lower, above_upper, _MARGIN * FINALISTS
-        )
+            least = tl.min(tl.min(tl.where(score > value_of(lo), score, float("inf")), axis=0))
+            most = tl.max(tl.max(tl.where(score <= value_of(hi), score, float("-inf")), axis=0))
+            # Both zeros are one score, though their keys differ: 0 and −1. LOWEST has no score to be compared with.
+            hi = tl.minimum(hi, tl.where(most == 0, 0, key_of(most)))
+            lo = tl.where(lo == LOWEST, lo, tl.maximum(lo, tl.where(least == 0, -2, key_of(least) - 1)))
     return lo, hi, above_lo, above_hi
 
 
@@ -207,6 +209,9 @@ def _gvr_kernel(
     candidates += program * k
     places += program * (k + FINALISTS)
     finalists = places + k
+    slot = tl.arange(0, K)
+    if WRITES_OUT:
+        hinted = tl.load(hint + row * k + slot, mask=slot < k, other=-1)  # long before it is needed
     length = tl.maximum(tl.minimum(tl.load(lengths + row), width), 0)
     within = tl.arange(0, R)[:, None] * C + tl.arange(0, C)[None, :]
     if READS_ROW:
@@ -222,7 +227,7 @@ def _gvr_kernel(
     score = load_scores(source, within, end, READS_ROW)
     out = (values + row * k, indices + row * k) if WRITES_OUT else (candidates,)
     if WRITES_OUT:
-        low, high = _guess_from_hint(x, length, hint + row * k, k, K)
+        low, high = _guess_from_hint(x, length, hinted)
     else:
         low, high = _guess_from_moments(score, quantile)
 
@@ -233,21 +238,20 @@ def _gvr_kernel(
         rest = pack_bits(is_valid(source, within, end, READS_ROW)) & ~sure
     else:
         rest = pack_bits(score > value_of(lo)) & ~sure
-    stage(sure, places, k)
-    stage(rest, tl.where(is_settled, places + above_hi, finalists), tl.where(is_settled, k - above_hi, FINALISTS))
+    stage(sure, rest, places, above_hi, finalists, tl.where(is_settled, k - above_hi, FINALISTS), is_settled)
     tl.debug_barrier()
-    slot = tl.arange(0, K)
+    which = tl.arange(0, FINALISTS)
     placed = tl.where(is_settled, tl.minimum(above_lo, k), above_hi)
+    is_last = (which < above_lo - above_hi) & (not is_settled)
     found, column = read_back(source, places, slot, slot < placed, first, READS_ROW)
+    last, its_column = read_back(source, finalists, which, is_last, first, READS_ROW)
     write(out, slot, found, column, (slot < k) & (is_settled | (slot < placed)))
     if not is_settled:
-        which = tl.arange(0, FINALISTS)
-        is_there = which < above_lo - above_hi
-        last, its_column = read_back(source, finalists, which, is_there, first, READS_ROW)
+        # One order of all: by score, then by place. What isn't there is last.
         order = (key_of(last.to(tl.float32)).to(tl.int64) << 32) | which.to(tl.int64)
-        order = tl.where(is_there, order, -(2**63))
-        rank = above_hi + tl.sum((order[None, :] > order[:, None]).to(tl.int32), axis=1)
-        write(out, rank, last, its_column, is_there & (rank < k))
+        order = tl.where(is_last, order, -(2**63))
+        rank = above_hi + tl.sum((order[:, None] > order[None, :]).to(tl.int32), axis=0)
+        write(out, rank, last, its_column, is_last & (rank < k))
 
 
 def plan_gvr(rows: int, width: int, k: int) -> Plan:

@@ -46,7 +46,7 @@ __all__ = ["FINALISTS", "PerCallRadix", "make_radix_scratch", "plan_radix", "top
 FINALISTS = 2048
 
 _LEAST_CHUNK = 2048
-_MOST_WARPS = 32
+_MOST_WARPS = 16
 
 
 _LEAST: tl.constexpr = tl.constexpr(-(2**31))
@@ -88,14 +88,6 @@ def _take_digits(key, prefix, bits, lo, hi, above_lo, above_hi, k, LIMIT: tl.con
         prefix |= digit << bits
         lo, hi = _ends(prefix, bits)
     return prefix, bits, lo, hi, above_lo, above_hi
-
-
-@triton.jit
-def _stage_bracket(key, lo, hi, above_hi, room, places, window):
-    """Stage what is certain, and `room` elements of the window."""
-    sure = pack_bits(key > hi)
-    stage(sure, places, above_hi)
-    stage(pack_bits(key > lo) & ~sure, window, room)
 
 
 @triton.jit
@@ -160,8 +152,9 @@ def _radix_kernel(
         key, prefix, bits, lo, hi, count, tl.full((), 0, tl.int32), k, LIMIT, LAST_BIT
     )
     is_settled = (above_lo <= k) | (bits <= LAST_BIT)
-    window = tl.where(is_settled, places + above_hi, finalists)
-    _stage_bracket(key, lo, hi, above_hi, tl.where(is_settled, k - above_hi, FINALISTS), places, window)
+    sure = pack_bits(key > hi)
+    rest = pack_bits(key > lo) & ~sure
+    stage(sure, rest, places, above_hi, finalists, tl.where(is_settled, k - above_hi, FINALISTS), is_settled)
     if LIMIT > 0:  # noqa: SIM102 (one is decided when compiled, the other when run)
         if not is_settled:
             tl.debug_barrier()

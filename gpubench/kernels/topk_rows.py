@@ -128,17 +128,27 @@ def _count_bits(word):
 
 
 @triton.jit
-def stage(bits, target, room):
-    """Write the places of the bits that are set, one after the other, at most `room`."""
-    C: tl.constexpr = bits.shape[0]
-    count = _count_bits(bits)
-    slot = tl.cumsum(count, axis=0) - count
-    for _ in range(tl.max(count, axis=0)):
+def stage(sure, rest, places, above_hi, finalists, room, is_settled):
+    """Write the places of the bits that are set in `sure`, side by side, and of at most `room` of those in `rest`:
+    behind slot `above_hi` if the bracket is settled, else to the finalists.
+    """
+    C: tl.constexpr = sure.shape[0]
+    window = tl.where(is_settled, places + above_hi, finalists)
+    # Both counts in one integer: neither exceeds the tile's 2^15.
+    count = _count_bits(sure) + (_count_bits(rest) << 16)
+    before = tl.cumsum(count, axis=0) - count
+    slot, within = before & 0xFFFF, before >> 16
+    bits = sure | rest
+    for _ in range(tl.max(_count_bits(bits), axis=0)):
         lowest = bits & (0 - bits)
-        place = _count_bits(lowest - 1) * C + tl.arange(0, C)
-        tl.store(target + slot, place, mask=(bits != 0) & (slot < room))
-        bits = bits & (bits - 1)
-        slot += 1
+        # A power of two as a float is its exponent.
+        row = (lowest.to(tl.uint32, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+        is_sure = (sure & lowest) != 0
+        target = tl.where(is_sure, places + slot, window + within)
+        tl.store(target, row * C + tl.arange(0, C), mask=(bits != 0) & (is_sure | (within < room)))
+        bits = bits ^ lowest
+        slot += is_sure.to(tl.int32)
+        within += 1 - is_sure.to(tl.int32)
 
 
 @triton.jit
