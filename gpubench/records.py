@@ -27,11 +27,14 @@ __all__ = [
     "Event",
     "FaultingKernel",
     "Frame",
+    "Hazard",
+    "HazardsFound",
     "Job",
     "KernelShare",
     "Measurement",
     "Outcome",
     "Pass",
+    "PointerState",
     "Scalar",
     "Stage",
     "StageEntered",
@@ -232,6 +235,41 @@ class KernelShare:
     """Of the durations of all the cell's operations."""
 
 
+class PointerState(StrEnum):
+    """What is at an address that a CUDA graph remembers, if it is not what was there when the graph was captured."""
+
+    FREED = "freed"
+    """Memory that was given back: whoever asks next gets it."""
+    REUSED = "reused"
+    """Memory that was given back, and is somebody else's now."""
+    UNMAPPED = "unmapped"
+    """No memory any more: a replay that goes there dies."""
+    UNKNOWN = "unknown"
+    """Nobody's memory, and it never was while anyone looked."""
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class Hazard:
+    """A stale address in a captured CUDA graph: a replay will use memory that isn't its own."""
+
+    kernel: str
+    """Demangled; `[memcpy]` and `[memset]` for a copy and a fill."""
+    parameter: str
+    """By name where it has one that is known, else by number: `scratch`, `argument 3`, `argument 0 + 16 B`."""
+    address: int
+    state: PointerState
+    nodes: int = 1
+    """How many nodes of the cell's graphs are like this one."""
+    file: str = ""
+    """Where the kernel's source is, where that is known …"""
+    line: int | None = None
+    """… and the line that it begins in."""
+    allocated_at: Frame | None = None
+    """Who asked for the memory that was there at the capture …"""
+    freed_at: Frame | None = None
+    """… and where it was given back."""
+
+
 @dataclass(frozen=True, config=_FROZEN)
 class CellRecord:
     """One cell, trial, pass and attempt: a line of `cells.jsonl`."""
@@ -260,6 +298,8 @@ class CellRecord:
     details: dict[str, Any] = Field(default_factory=dict)
     """What else is true of the cell: `l2`, `stopped`, `timer_choice`, `layers`, `clocks` …"""
     crash: Crash | None = None
+    hazards: list[Hazard] = Field(default_factory=list)
+    """Stale addresses in the cell's CUDA graphs, found before a replay could use them."""
     warnings: list[str] = Field(default_factory=list)
     gpu: str = ""
     """Which device: `cuda:0 NVIDIA H200`, or `cpu`."""
@@ -352,6 +392,15 @@ class StageEntered:
 
 
 @dataclass(frozen=True, config=_FROZEN)
+class HazardsFound:
+    """A cell's CUDA graphs hold stale addresses: told before it goes on, for it may not live to tell."""
+
+    cell_id: str
+    hazards: list[Hazard]
+    kind: Literal["hazards"] = "hazards"
+
+
+@dataclass(frozen=True, config=_FROZEN)
 class CellEnded:
     """One trial of a cell is over; `is_last` when the task it belongs to is."""
 
@@ -362,16 +411,16 @@ class CellEnded:
     kind: Literal["ended"] = "ended"
 
 
-Event = Annotated[WorkerReady | StageEntered | CellEnded, Field(discriminator="kind")]
+Event = Annotated[WorkerReady | StageEntered | HazardsFound | CellEnded, Field(discriminator="kind")]
 
-_EVENT: TypeAdapter[WorkerReady | StageEntered | CellEnded] = TypeAdapter(Event)
+_EVENT: TypeAdapter[WorkerReady | StageEntered | HazardsFound | CellEnded] = TypeAdapter(Event)
 _RECORD = TypeAdapter(CellRecord)
 _TASK = TypeAdapter(Task)
 _JOB = TypeAdapter(Job)
 _LINE: TypeAdapter[Any] = TypeAdapter(Any)
 
 
-def parse_event(line: bytes) -> WorkerReady | StageEntered | CellEnded:
+def parse_event(line: bytes) -> WorkerReady | StageEntered | HazardsFound | CellEnded:
     """Read one line of an event file; `ValidationError` if it isn't one."""
     return _EVENT.validate_json(line)
 
@@ -391,6 +440,6 @@ def parse_job(text: bytes) -> Job:
     return _JOB.validate_json(text)
 
 
-def dump_line(value: CellRecord | Job | Task | WorkerReady | StageEntered | CellEnded) -> bytes:
+def dump_line(value: CellRecord | Job | Task | WorkerReady | StageEntered | HazardsFound | CellEnded) -> bytes:
     """One line of JSON, newline included."""
     return _LINE.dump_json(value, by_alias=True) + b"\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gpubench.records import CellRecord, Crash, FaultingKernel, Outcome, Stage, Task
+from gpubench.records import CellRecord, Crash, FaultingKernel, Hazard, Outcome, Stage, Task
 from gpubench.run.autopsy import Remains
 from gpubench.run.coredump import cuda_error_of
 from gpubench.run.logs import read_tail
@@ -43,6 +43,8 @@ class Death:
     killed_by_host: bool = False
     """The host's out-of-memory killer has counted a victim meanwhile."""
     remains: Remains = field(default_factory=Remains)
+    hazards: list[Hazard] = field(default_factory=list)
+    """Stale addresses that the worker found in the cell's CUDA graphs while it lived."""
 
 
 def record_death(death: Death) -> CellRecord:
@@ -56,6 +58,7 @@ def record_death(death: Death) -> CellRecord:
         death.stage,
         reason=reason,
         crash=evidence,
+        hazards=death.hazards,
         gpu=death.gpu,
         started_at=datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds"),
         duration_s=round(death.lived_s, 6),

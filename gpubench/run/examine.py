@@ -32,7 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything a sweep may need; slow looks (an import of torch) are left to the sweep itself."""
-    return [*_python(), *_gpu(), *_timers(), *_debugger(), *_compilers(), *_browser(), *_results()]
+    return [*_python(), *_gpu(), *_timers(), *_debugger(), *_audit(), *_compilers(), *_browser(), *_results()]
 
 
 def _python() -> Iterator[Finding]:
@@ -81,6 +81,16 @@ def _debugger() -> Iterator[Finding]:
         yield Finding("cuda-gdb", "good", f"{debugger}; names the kernel that a GPU's core dump is of")
     else:
         yield Finding("cuda-gdb", "missing", "a crash on a GPU leaves a core that can't be read here", HOW_TO_GET)
+
+
+def _audit() -> Iterator[Finding]:
+    subject = "cuda-bindings"
+    try:
+        version = importlib.metadata.version(subject)
+        yield Finding(subject, "good", f"{version}; stale addresses in CUDA graphs are found before a replay")
+    except importlib.metadata.PackageNotFoundError:
+        told = "CUDA graphs can't be searched for stale addresses"
+        yield Finding(subject, "missing", told, "pip install 'gpubench[audit]'")
 
 
 def _compilers() -> Iterator[Finding]:

@@ -10,7 +10,19 @@ from pathlib import Path
 
 from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
-from gpubench.records import CANNOT_WRITE, CellEnded, CellRecord, Job, Outcome, Stage, StageEntered, Task, WorkerReady
+from gpubench.records import (
+    CANNOT_WRITE,
+    CellEnded,
+    CellRecord,
+    Hazard,
+    HazardsFound,
+    Job,
+    Outcome,
+    Stage,
+    StageEntered,
+    Task,
+    WorkerReady,
+)
 from gpubench.run.autopsy import OomKillCounter, attach_core, find_remains
 from gpubench.run.classify import Death, record_death
 from gpubench.run.coredump import CoreReader, find_cuda_gdb
@@ -66,6 +78,8 @@ class _Running:
     stage: Stage
     began: float
     stage_began: float
+    hazards: list[Hazard]
+    """What the worker has found in the cell's CUDA graphs."""
 
     def overdue(self, timeout: TimeoutSettings, now: float) -> str:
         """Which limit has passed, in words; "" while none has."""
@@ -212,7 +226,7 @@ class Scheduler:
         """How many tasks a worker may hold now: the spare one must not be missing on another GPU."""
         return PREFETCH if len(self.todo) > len(self.gpus) else 1
 
-    def _hear(self, lane: _Lane, event: WorkerReady | StageEntered | CellEnded) -> Iterator[SweepEvent]:
+    def _hear(self, lane: _Lane, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> Iterator[SweepEvent]:
         assert lane.worker is not None, "events come from a worker"
         now = time.monotonic()
         match event:
@@ -223,9 +237,12 @@ class Scheduler:
                     self.settings.known_ceilings.add(lane.name)
             case StageEntered():
                 lane.stillbirths = 0
-                began = lane.running.began if lane.running else now
-                lane.running = _Running(lane.worker.sent[0], event.trial, event.stage, began, now)
+                began, hazards = (lane.running.began, lane.running.hazards) if lane.running else (now, [])
+                lane.running = _Running(lane.worker.sent[0], event.trial, event.stage, began, now, hazards)
                 yield CellStarted(event.cell_id, event.trial, event.stage, lane.worker.number)
+            case HazardsFound():
+                assert lane.running is not None, "hazards are found in a cell"
+                lane.running.hazards.extend(event.hazards)
             case CellEnded():
                 lane.is_context_lost = event.context_lost
                 cell = Path(lane.worker.sent[0].artifacts)
@@ -334,6 +351,7 @@ class Scheduler:
             lived_s=lived_s,
             timed_out=lane.timed_out,
             killed_by_host=self._oom_kills.has_struck(),
+            hazards=running.hazards,
             remains=find_remains(worker, cell, self._cores, lived_s, is_hang=bool(lane.timed_out)),
         )
 

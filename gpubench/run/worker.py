@@ -15,7 +15,17 @@ import psutil
 
 from gpubench.machine import Gpu
 from gpubench.marks import FILE_NAME, read_marks
-from gpubench.records import TAKE_BACK, CellEnded, Job, StageEntered, Task, WorkerReady, dump_line, parse_event
+from gpubench.records import (
+    TAKE_BACK,
+    CellEnded,
+    HazardsFound,
+    Job,
+    StageEntered,
+    Task,
+    WorkerReady,
+    dump_line,
+    parse_event,
+)
 from gpubench.run.coredump import ask_for_cores, remove_pipes
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
@@ -82,7 +92,7 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def poll(self) -> list[WorkerReady | StageEntered | CellEnded]:
+    def poll(self) -> list[WorkerReady | StageEntered | HazardsFound | CellEnded]:
         """The events since the last call. A torn last line waits for its end."""
         *lines, self._partial = (self._partial + self._events.read()).split(b"\n")
         events = [parse_event(line) for line in lines]

@@ -26,6 +26,8 @@ from gpubench.records import (
     TAKE_BACK,
     CellEnded,
     CellRecord,
+    Hazard,
+    HazardsFound,
     Job,
     Stage,
     StageEntered,
@@ -88,7 +90,7 @@ def serve(job: Job, events: BinaryIO) -> None:
     device = open_device(needs_cuda=job.needs_cuda)
     inbox = Inbox()
 
-    def tell(event: WorkerReady | StageEntered | CellEnded) -> None:
+    def tell(event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> None:
         events.write(dump_line(event))
         events.flush()
 
@@ -100,8 +102,11 @@ def serve(job: Job, events: BinaryIO) -> None:
         def enter(trial: int, stage: Stage, cell_id: str = task.cell.cell_id) -> None:
             tell(StageEntered(cell_id, trial, stage, time.time()))
 
+        def report(hazards: list[Hazard], cell_id: str = task.cell.cell_id) -> None:
+            tell(HazardsFound(cell_id, hazards))
+
         ended: CellEnded | None = None
-        for record in run_task(task, device, enter):
+        for record in run_task(task, device, enter, report):
             if ended is not None:
                 tell(ended)
             ended = describe_end(record, job, device)

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpubench.ranges import mark_ranges, switch_ranges
-from gpubench.records import CellRecord, CheckResult, Outcome, Pass, Stage, Task
+from gpubench.records import CellRecord, CheckResult, Hazard, Outcome, Pass, Stage, Task
 from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
 from gpubench.worker.measure import Trial, measure_own, measure_trial
+from gpubench.worker.pointers import PointerAudit
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet, uses_interpreter
 from gpubench.worker.rotation import rotate
@@ -24,6 +25,7 @@ from gpubench.worker.timer_choice import explain_choice
 __all__ = ["run_task"]
 
 Enter = Callable[[int, Stage], None]
+Tell = Callable[[list[Hazard]], None]
 
 UNTIMED_STAGES = (Stage.SETUP, Stage.CHECK, Stage.WARMUP)
 """While these last, open ranges are marked for whoever asks after a death; in a sample that would cost its share."""
@@ -32,21 +34,25 @@ LEAK_BYTES = 1 << 20
 """What may stay allocated after a cell before cycles are searched for, which takes longer than many a cell."""
 
 
-def run_task(task: Task, device: Device, enter: Enter) -> Iterator[CellRecord]:
+def run_task(task: Task, device: Device, enter: Enter, tell: Tell = lambda _: None) -> Iterator[CellRecord]:
     """Run the task's trials; a record each, up to the first that isn't ok, which decides the cell.
+
+    `tell` hears of stale addresses in the cell's CUDA graphs before they are used.
 
     Nothing that a cell raises passes, sys.exit included; KeyboardInterrupt does. What a cell held is released before
     the iterator ends, unless the CUDA context is lost: then the process is to end, and cleaning up would only fail.
     """
     switch_ranges(task.pass_ is Pass.PROFILE)
     allocated = device.allocated_bytes()
-    run = _TaskRun(task, device, enter)
-    for trial in task.trials:
-        record = run.run_trial(trial)
-        yield record
-        if record.outcome is not Outcome.OK:
-            break
-    run.prepared = None
+    run = _TaskRun(task, device, enter, tell)
+    try:
+        for trial in task.trials:
+            record = run.run_trial(trial)
+            yield record
+            if record.outcome is not Outcome.OK:
+                break
+    finally:
+        run.close()
     if not is_context_lost(record) and device.allocated_bytes() > allocated + LEAK_BYTES:
         gc.collect()
 
@@ -59,6 +65,7 @@ class _Facts:
     work: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    hazards: list[Hazard] = field(default_factory=list)
 
 
 @dataclass
@@ -68,10 +75,19 @@ class _TaskRun:
     task: Task
     device: Device
     enter: Enter
+    tell: Tell
     facts: _Facts = field(default_factory=_Facts)
     prepared: Prepared | None = None
+    audit: PointerAudit | None = None
+    """Of a cell that may capture CUDA graphs, from its set-up on."""
     trial: int = 0
     stage: Stage = Stage.QUEUED
+
+    def close(self) -> None:
+        """Let go of what the trials shared."""
+        self.prepared = None
+        if self.audit is not None:
+            self.audit.close()
 
     def run_trial(self, trial: int) -> CellRecord:
         """One record, whatever happens."""
@@ -128,12 +144,26 @@ class _TaskRun:
         self._enter(Stage.CHECK)
         reference = make_reference(subject, self.task.check.against)
         self._enter(Stage.SETUP)
+        if self.device.is_cuda and self.task.check.graph_pointers != "off":
+            self.audit = PointerAudit(self.task.check.graph_pointers == "error", self.tell, self.facts.hazards)
         prepared = subject.set_up(subject.backend, subject.make_inputs())
+        self._look_at_graphs()
         self._enter(Stage.CHECK)
         checked = check_step(prepared, reference, self.task.check)
         self.facts.checks.append(checked.result)
         self.facts.warnings += checked.warnings
+        self._look_at_graphs()  # the check may have freed something, and shuffles what is free
+        if self.audit is not None and not self.audit.has_captured:
+            self.audit.stop_recording()
         return self._take_turns(prepared)
+
+    def _look_at_graphs(self) -> None:
+        """Audit what was captured so far, unless that was not asked for."""
+        if self.audit is not None:
+            try:
+                self.facts.warnings += self.audit.look()
+            finally:
+                self.facts.details.update(self.audit.details)
 
     def _take_turns(self, prepared: Prepared) -> Prepared:
         """The step, or with `measure.l2: rotate` on a GPU several of them; only the first one's outputs are checked."""
@@ -158,6 +188,10 @@ class _TaskRun:
             facts.warnings.append("Triton's interpreter ran the kernels: its times say nothing of a GPU")
 
     def _enter(self, stage: Stage) -> None:
+        if stage is Stage.MEASURE:
+            self._look_at_graphs()  # again, and at those that the timer has captured
+            if self.audit is not None:
+                self.audit.stop_recording()
         self.stage = stage
         mark_ranges(stage in UNTIMED_STAGES)
         self.enter(self.trial, stage)
@@ -172,6 +206,7 @@ class _TaskRun:
             checks=facts.checks,
             work=facts.work,
             details=facts.details,
+            hazards=facts.hazards,
             warnings=facts.warnings,
             gpu=self.device.name,
         )
