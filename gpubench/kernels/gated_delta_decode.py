@@ -30,20 +30,20 @@ STATE_DTYPES = (torch.float32, torch.bfloat16)
 WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 """By block_v: a thread holds 64 elements of the state."""
 
-# By GPU and by what is launched: up to how many heads, over all sequences, programs have 32 columns of V; beyond, 64,
-# which memory likes better once there are enough of them. Measured on 2026-11-21 with K = V = 128 and a cold L2.
-_FEW_HEADS = {
-    ("NVIDIA H200", "float32 state"): 512,
-    ("NVIDIA H200", "bfloat16 state"): 128,
-    ("NVIDIA H200", "step"): 128,
+# By GPU and by what is launched: up to how many heads, over all sequences, programs have so many columns of V; beyond,
+# they have 64, which memory likes better once there are enough of them. Measured on 2026-11-21 with K = V = 128.
+_BLOCK_V = {
+    ("NVIDIA H200", "float32 state"): ((32, 16), (512, 32)),
+    ("NVIDIA H200", "bfloat16 state"): ((128, 32),),
+    ("NVIDIA H200", "step"): ((128, 32),),
 }
-_DEFAULT_FEW_HEADS = 512
+_DEFAULT_BLOCK_V = ((512, 32),)
 
 
 def choose_block_v(heads: int, dim_v: int, what: str) -> int:
     """The current GPU's block_v for `heads` heads over all sequences: of a step, or of a token by its state's dtype."""
-    few = _FEW_HEADS.get((gpu_name(), what), _DEFAULT_FEW_HEADS)
-    return min(dim_v, 32 if heads <= few else 64)
+    rows = _BLOCK_V.get((gpu_name(), what), _DEFAULT_BLOCK_V)
+    return min(dim_v, next((block_v for most, block_v in rows if heads <= most), 64))
 
 
 @triton.jit
