@@ -178,13 +178,13 @@ def _attention_kernel(
     if first_row >= end_row:
         return
 
-    rows = first_row + tl.arange(0, BLOCK_M)
-    inside = rows < end_row
-    flat = rows.to(tl.int64) * HEADS + head
+    rows = tl.arange(0, BLOCK_M)
+    inside = (first_row + rows < end_row)[:, None]
+    place = first_row.to(tl.int64) * HEADS + head
     k_start = tl.load(cu_k_ptr + sequence)
     kv_len = max(tl.load(cu_k_ptr + sequence + 1, mask=sequence < sequences, other=0) - k_start, 0)  # 0 for padding
     offset = kv_len - end_row // PACK
-    position = offset + rows // PACK
+    position = offset + (first_row + rows) // PACK
     end = min(kv_len, offset + (min(first_row + BLOCK_M, end_row) - 1) // PACK + 1)  # what the last row sees
     first = 0
     if IS_SPLIT:
@@ -194,14 +194,13 @@ def _attention_kernel(
     shared = offset + first_row // PACK + 1  # what all rows see
     edge = max(min(shared, end) // BLOCK_N * BLOCK_N, first)
 
-    nope = tl.arange(0, NOPE)
-    q_row = q_nope_ptr + flat[:, None] * Q_NOPE_DIM
-    q_nope = tl.load(q_row + nope[None, :], mask=inside[:, None], other=0.0)
+    q_row = q_nope_ptr + place * Q_NOPE_DIM + (rows * (HEADS * Q_NOPE_DIM))[:, None]
+    q_nope = tl.load(q_row + tl.arange(0, NOPE)[None, :], mask=inside, other=0.0)
     q_tail = q_nope
     if NOPE_TAIL > 0:
-        q_tail = tl.load(q_row + NOPE + tl.arange(0, NOPE_TAIL)[None, :], mask=inside[:, None], other=0.0)
-    q_pe_at = q_ptr + flat[:, None] * Q_DIM + Q_DIM - ROPE + tl.arange(0, ROPE)[None, :]
-    queries = (q_nope, q_tail, tl.load(q_pe_at, mask=inside[:, None], other=0.0))
+        q_tail = tl.load(q_row + NOPE + tl.arange(0, NOPE_TAIL)[None, :], mask=inside, other=0.0)
+    q_pe_row = q_ptr + place * Q_DIM + (rows * (HEADS * Q_DIM))[:, None] + Q_DIM - ROPE
+    queries = (q_nope, q_tail, tl.load(q_pe_row + tl.arange(0, ROPE)[None, :], mask=inside, other=0.0))
     K_ROW: tl.constexpr = HEADS * K_DIM
     k_base = k_ptr + k_start.to(tl.int64) * K_ROW + head * K_DIM
     v_base = k_base + NOPE + NOPE_TAIL
@@ -222,14 +221,16 @@ def _attention_kernel(
     )  # fmt: skip
 
     total *= tl.where(weights > 0, 1.0 / weights, 0.0)[:, None]
-    columns = tl.arange(0, V)[None, :]
+    # Asked in other words than for the queries: one answer for both would be kept throughout, and 900 bytes be spilt.
+    is_own = rows < end_row - first_row
+    at = (rows * (HEADS * V))[:, None] + tl.arange(0, V)[None, :]
     if IS_SPLIT:
-        place = (split.to(tl.int64) * tokens * PACK) * HEADS + flat
-        tl.store(partial_ptr + place[:, None] * V + columns, total, mask=inside[:, None])
+        place += split.to(tl.int64) * tokens * (PACK * HEADS)
+        tl.store(partial_ptr + place * V + at, total, mask=is_own[:, None])
         lse = tl.where(weights > 0, highest + tl.log2(weights), float("-inf"))
-        tl.store(partial_lse_ptr + place, lse, mask=inside)
+        tl.store(partial_lse_ptr + place + rows * HEADS, lse, mask=is_own)
     else:
-        tl.store(out_ptr + flat[:, None] * V + columns, total.to(out_ptr.dtype.element_ty), mask=inside[:, None])
+        tl.store(out_ptr + place * V + at, total.to(out_ptr.dtype.element_ty), mask=is_own[:, None])
 
 
 @triton.jit(do_not_specialize=["rows", "splits"])
