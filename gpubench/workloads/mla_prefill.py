@@ -177,19 +177,22 @@ def _(launch: Launch, **given: Any) -> Step:
     if x.kv is not None:
         x.join_keys(kv, k)
         v = v.contiguous()
-    count = len(x.batch.new) if x.batch.is_equal else 1
-    spans = [(slice(0, x.batch.tokens), slice(0, len(kv)))] if x.batch.is_equal else list(x.batch.spans())
+    count = len(x.batch.new)
+
+    def attend(rows: slice, keys: slice, sequences: int) -> Tensor:
+        q_, k_, v_ = (t.reshape(sequences, -1, *t.shape[1:]).transpose(1, 2) for t in (x.q[rows], k[keys], v[keys]))
+        new, seen = q_.shape[2], k_.shape[2]
+        how = {"is_causal": True} if new == seen else {"attn_mask": causal_lower_right(new, seen)}
+        return F.scaled_dot_product_attention(q_, k_, v_, scale=x.scale, **how).transpose(1, 2).flatten(0, 1)
 
     def step() -> Tensor:
         if x.kv is None:
             x.expand(kv)
             x.join_keys(kv, k)
-        for rows, keys in spans:
-            q_, k_, v_ = (t.reshape(count, -1, *t.shape[1:]).transpose(1, 2) for t in (x.q[rows], k[keys], v[keys]))
-            new, seen = q_.shape[2], k_.shape[2]
-            how = {"is_causal": True} if new == seen else {"attn_mask": causal_lower_right(new, seen)}
-            attended = F.scaled_dot_product_attention(q_, k_, v_, scale=x.scale, **how)
-            out[rows] = attended.transpose(1, 2).flatten(0, 1)
+        if x.batch.is_equal and not x.batch.padding:
+            return attend(slice(None), slice(None), count)
+        for rows, keys in x.batch.spans():
+            out[rows] = attend(rows, keys, 1)
         x.clear_padding(out)
         return out
 
