@@ -34,9 +34,11 @@ class Sizes(NamedTuple):
     sequences: int
     heads: int
     latent: int
+    """R; 0 to a launch that has nothing to do with it."""
     rope: int
     nope: int
     v: int
+    """The width of what attention writes: R to a launch of the absorbed form."""
     itemsize: int
 
 
