@@ -24,7 +24,6 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
-from gpubench.kernels.gpu import sm_count
 from gpubench.kernels.interpreter import is_interpreted
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
@@ -164,34 +163,27 @@ class Plan:
 
 
 def plan_launch(q_latent: Tensor, q_rope: Tensor, block_table: Tensor, splits: int | None) -> Plan:
-    """The tiling and the number of parts for these shapes on the current GPU."""
+    """The tiling and the number of parts for these shapes on the tensors' GPU."""
     batch, heads, kv_lora = q_latent.shape
     shape = (batch, heads, kv_lora, q_rope.shape[2])
-    return _plan(shape, q_latent.element_size(), block_table.shape[1], splits, sm_count(), is_hopper())
+    return _plan(shape, q_latent.element_size(), block_table.shape[1], splits, q_latent.device)
 
 
 @functools.cache
 def _plan(
-    shape: tuple[int, int, int, int], itemsize: int, max_pages: int, splits: int | None, sms: int, on_hopper: bool
+    shape: tuple[int, int, int, int], itemsize: int, max_pages: int, splits: int | None, device: torch.device
 ) -> Plan:
     batch, heads, kv_lora, rope = shape
-    tiling = _PORTABLE[itemsize]
-    if on_hopper and itemsize == 2 and rope == _HOPPER_ROPE and kv_lora in _HOPPER:
-        rows = _HOPPER[kv_lora]
-        tiling = next((tiling for most_heads, tiling in rows if heads <= most_heads), rows[-1][1])
+    tiling, sms = _PORTABLE[itemsize], 1
+    if not is_interpreted():
+        gpu = torch.cuda.get_device_properties(device)
+        sms = gpu.multi_processor_count
+        if (gpu.major, gpu.minor) == (9, 0) and itemsize == 2 and rope == _HOPPER_ROPE and kv_lora in _HOPPER:
+            rows = _HOPPER[kv_lora]
+            tiling = next((tiling for most_heads, tiling in rows if heads <= most_heads), rows[-1][1])
     if splits is None:
         splits = choose_splits(batch * -(-heads // tiling.block_h), max_pages, sms * tiling.programs_per_sm)
     return Plan(tiling, splits)
-
-
-def is_hopper() -> bool:
-    """Whether the current GPU has compute capability 9.0, which the kernels of mla_hopper_*.py are written for."""
-    return not is_interpreted() and _capability(torch.cuda.current_device()) == (9, 0)
-
-
-@functools.cache
-def _capability(device: int) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def choose_splits(programs: int, max_pages: int, slots: int) -> int:

@@ -132,8 +132,9 @@ def _attend_kernel(  # noqa: PLR0915 (one pass, top to bottom)
         totals = totals * rescale[None, :] + weights
         top = new_top
         shared_weights.store(weights.to(dtype))
+        acc = acc * rescale[None, :]
         fence_async_shared()
-        acc = warpgroup_mma(latent.permute([1, 0]), shared_weights, acc * rescale[None, :], is_async=True)
+        acc = warpgroup_mma(latent.permute([1, 0]), shared_weights, acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=[acc])
         _fetch(latent_desc, rope_desc, page, latent, rope, arrived.index(stage), tile + STAGES < last)
         page = gl.load(table + tile + STAGES + 1, mask=tile + STAGES + 1 < last, other=0)
@@ -171,8 +172,7 @@ def attend_few_heads(
     _attend_kernel[(batch * splits * -(-heads // block_h),)](
         q_latent,
         q_rope,
-        describe(cache, kv_lora),
-        describe(cache, ROPE),
+        *describe(cache, kv_lora),
         block_table,
         lengths,
         target,

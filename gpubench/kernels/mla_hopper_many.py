@@ -65,6 +65,10 @@ def _copy_pages(latent_desc, rope_desc, table, first, last, latents, ropes, barr
         mbarrier.expect(barriers.index(_EVEN_LEFT), LATENT_BYTES)
         left = latents.index(_EVEN_LEFT)
         tma.async_copy_global_to_shared(latent_desc, [even_row, 0], barriers.index(_EVEN_LEFT), left)
+        mbarrier.wait(barriers.index(_FREED + _ODD_RIGHT), freed)
+        mbarrier.expect(barriers.index(_ODD_RIGHT), LATENT_BYTES)
+        right = latents.index(_ODD_RIGHT)
+        tma.async_copy_global_to_shared(latent_desc, [odd_row, HALF], barriers.index(_ODD_RIGHT), right)
         mbarrier.wait(barriers.index(_FREED + _EVEN_RIGHT), freed)
         mbarrier.expect(barriers.index(_EVEN_RIGHT), LATENT_BYTES + ROPE_BYTES)
         right = latents.index(_EVEN_RIGHT)
@@ -75,26 +79,22 @@ def _copy_pages(latent_desc, rope_desc, table, first, last, latents, ropes, barr
         left = latents.index(_ODD_LEFT)
         tma.async_copy_global_to_shared(latent_desc, [odd_row, 0], barriers.index(_ODD_LEFT), left)
         tma.async_copy_global_to_shared(rope_desc, [odd_row, 2 * HALF], barriers.index(_ODD_LEFT), ropes.index(1))
-        mbarrier.wait(barriers.index(_FREED + _ODD_RIGHT), freed)
-        mbarrier.expect(barriers.index(_ODD_RIGHT), LATENT_BYTES)
-        right = latents.index(_ODD_RIGHT)
-        tma.async_copy_global_to_shared(latent_desc, [odd_row, HALF], barriers.index(_ODD_RIGHT), right)
 
 
 @gluon.jit
 def _score(q_latent, q_rope, latents, ropes, barriers, phase, live, scale_log2, ODD: gl.constexpr):
     """One page's scores [64 heads, 64 tokens], in base 2."""
     HALF: gl.constexpr = latents.shape[2]
-    LEFT: gl.constexpr = 2 * ODD
+    FIRST: gl.constexpr = ODD  # the half that arrives first: of even pages the left one, of odd ones the right
+    SECOND: gl.constexpr = 1 - ODD
     SCORES: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 64, 16])
-    # In the order in which the quarters arrive.
-    mbarrier.wait(barriers.index(LEFT), phase)
     scores = gl.zeros([64, 64], gl.float32, SCORES)
-    keys = latents.index(LEFT).permute([1, 0])
-    scores = warpgroup_mma(q_latent.slice(0, HALF, dim=1), keys, scores, use_acc=False, is_async=True)
-    mbarrier.wait(barriers.index(LEFT + 1), phase)
-    keys = latents.index(LEFT + 1).permute([1, 0])
-    scores = warpgroup_mma(q_latent.slice(HALF, HALF, dim=1), keys, scores, is_async=True)
+    mbarrier.wait(barriers.index(2 * ODD + FIRST), phase)
+    keys = latents.index(2 * ODD + FIRST).permute([1, 0])
+    scores = warpgroup_mma(q_latent.slice(FIRST * HALF, HALF, dim=1), keys, scores, use_acc=False, is_async=True)
+    mbarrier.wait(barriers.index(2 * ODD + SECOND), phase)
+    keys = latents.index(2 * ODD + SECOND).permute([1, 0])
+    scores = warpgroup_mma(q_latent.slice(SECOND * HALF, HALF, dim=1), keys, scores, is_async=True)
     scores = warpgroup_mma(q_rope, ropes.index(ODD).permute([1, 0]), scores, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
     token = gl.arange(0, 64, gl.SliceLayout(0, SCORES))
@@ -209,16 +209,16 @@ def _attend_odd(
             if even_live < 64:
                 clear_rows(latents.index(_EVEN_RIGHT), even_live)
         acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, ACC))[:, None]
+        weights = gl.convert_layout(weights, OPERAND)
+        acc = warpgroup_mma(weights, latents.index(_ODD_RIGHT), acc, is_async=True)
         rescale = gl.convert_layout(gl.exp2(even_top - odd_top), gl.SliceLayout(1, OPERAND))
         even_weights = (ropes.index(0).load(OPERAND).to(gl.float32) * rescale[:, None]).to(dtype)
         acc = warpgroup_mma(even_weights, latents.index(_EVEN_RIGHT), acc, is_async=True)
-        weights = gl.convert_layout(weights, OPERAND)
-        acc = warpgroup_mma(weights, latents.index(_ODD_RIGHT), acc, is_async=True)
         acc = warpgroup_mma_wait(1, deps=[acc])
+        mbarrier.arrive(barriers.index(_FREED + _ODD_RIGHT), count=1)
+        acc = warpgroup_mma_wait(0, deps=[acc])
         fence_async_shared()  # between what was read and written here and the next copy to it
         mbarrier.arrive(barriers.index(_FREED + _EVEN_RIGHT), count=1)
-        acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(barriers.index(_FREED + _ODD_RIGHT), count=1)
         top = odd_top
     _finish(acc, total, top, totals, barriers, out, lse, heads, last > first, SPLITS, 1)
 
@@ -374,8 +374,7 @@ def attend_many_heads(
     _attend_kernel[(batch * splits * -(-heads // BLOCK_H),)](
         q_latent,
         q_rope,
-        describe(cache, kv_lora // 2),
-        describe(cache, ROPE),
+        *describe(cache, kv_lora // 2),
         block_table,
         lengths,
         target,

@@ -38,15 +38,18 @@ class _Address:
         return self.pointer
 
 
-def describe(cache: Tensor, width: int) -> TensorDescriptor:
-    """The cache [pages, 64, R + P] as rows, to be copied a page by `width` columns at a time."""
-    return _describe(_Address(cache.data_ptr(), cache.dtype), cache.shape[0], cache.shape[2], width)
+def describe(cache: Tensor, width: int) -> tuple[TensorDescriptor, TensorDescriptor]:
+    """The cache [pages, 64, R + P] as rows, to be copied by pages: `width` columns of latents, and the rotary keys."""
+    return _describe(cache.data_ptr(), cache.dtype, cache.shape[0], cache.shape[2], width)
 
 
 @functools.lru_cache(maxsize=1024)
-def _describe(address: _Address, pages: int, dim: int, width: int) -> TensorDescriptor:
-    # Kept, for making one takes longer than some of the kernels: a model has as many caches as layers.
-    return TensorDescriptor(address, [pages * PAGE, dim], [dim, 1], [PAGE, width], SHARED)
+def _describe(
+    pointer: int, dtype: torch.dtype, pages: int, dim: int, width: int
+) -> tuple[TensorDescriptor, TensorDescriptor]:
+    # Kept, for making them takes longer than some of the kernels: a model has as many caches as layers.
+    rows = (_Address(pointer, dtype), [pages * PAGE, dim], [dim, 1])
+    return TensorDescriptor(*rows, [PAGE, width], SHARED), TensorDescriptor(*rows, [PAGE, ROPE], SHARED)
 
 
 @gluon.jit

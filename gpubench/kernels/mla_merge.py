@@ -16,8 +16,11 @@ from torch import Tensor
 
 __all__ = ["merge_splits", "scratch_elements"]
 
-_CHUNK = 8
-"""Parts that are summed at a time."""
+_ELEMENTS = 16384
+"""Elements of the parts that a program holds at a time."""
+
+_MANY_ROWS = 256
+"""From so many rows on a program has all columns of one; fewer would leave multiprocessors idle (H200, 2026-11-21)."""
 
 
 @triton.jit
@@ -61,7 +64,8 @@ def scratch_elements(batch: int, heads: int, kv_lora: int, splits: int) -> int:
 def merge_splits(scratch: Tensor, out: Tensor, splits: int) -> None:
     """Write the merged parts into `out`, contiguous as is the scratch. The caller has checked both."""
     batch, heads, kv_lora = out.shape
-    block_r = min(kv_lora, 128)
+    block_r = kv_lora if batch * heads >= _MANY_ROWS else min(kv_lora, 128)
+    all_splits = triton.next_power_of_2(splits)
     _merge_kernel[(batch * heads, kv_lora // block_r)](
         scratch,
         out,
@@ -69,8 +73,8 @@ def merge_splits(scratch: Tensor, out: Tensor, splits: int) -> None:
         heads,
         R=kv_lora,
         SPLITS=splits,
-        ALL_SPLITS=triton.next_power_of_2(splits),
+        ALL_SPLITS=all_splits,
         BLOCK_R=block_r,
-        CHUNK=_CHUNK,
-        num_warps=2,
+        CHUNK=min(all_splits, _ELEMENTS // block_r),
+        num_warps=4,
     )
