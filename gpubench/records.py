@@ -7,6 +7,7 @@ Names are stable: a change that breaks a reader raises `SCHEMA`, and `store` kee
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -247,6 +248,23 @@ class PointerState(StrEnum):
     UNKNOWN = "unknown"
     """Nobody's memory, and it never was while anyone looked."""
 
+    @property
+    def meaning(self) -> str:
+        """What lies at the address, in words."""
+        return _LIES_THERE[self]
+
+
+_LIES_THERE = {
+    PointerState.FREED: "memory that was given back",
+    PointerState.REUSED: "memory that was given back and is somebody else's now",
+    PointerState.UNMAPPED: "memory that was given back and is not mapped any more",
+    PointerState.UNKNOWN: "no memory that anybody had",
+}
+
+
+_LONGEST_NAME = 60
+"""Of a kernel, in a sentence."""
+
 
 @dataclass(frozen=True, config=_FROZEN)
 class Hazard:
@@ -268,6 +286,17 @@ class Hazard:
     """Who asked for the memory that was there at the capture …"""
     freed_at: Frame | None = None
     """… and where it was given back."""
+
+    @property
+    def text(self) -> str:
+        """`fill_scratch (faulty.py:54): scratch = 0x7f…, memory that was given back (taken at …; given back at …)`."""
+        name = self.kernel if len(self.kernel) <= _LONGEST_NAME else f"{self.kernel[: _LONGEST_NAME - 1]}…"
+        place = f" ({Path(self.file).name}:{self.line})" if self.file else ""
+        sites = (("taken", self.allocated_at), ("given back", self.freed_at))
+        told = "; ".join(f"{word} at {Path(at.file).name}:{at.line} in {at.function}" for word, at in sites if at)
+        where = f" ({told})" if told else ""
+        times = f", in {self.nodes:,} nodes" if self.nodes > 1 else ""
+        return f"{name}{place}: {self.parameter} = {self.address:#x}, {self.state.meaning}{where}{times}"
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -1,30 +1,19 @@
-"""What an audit found, as records keep it: with the kernel's source, its parameter's name, and words for a reader."""
+"""What an audit found, as records keep it: with the kernel's source and its parameter's name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from gpubench.graphs.audit import Audit, Stale
 from gpubench.graphs.nodes import Argument
 from gpubench.graphs.sources import KernelSource, find_source
-from gpubench.records import Frame, Hazard, PointerState
+from gpubench.records import Hazard
 
-__all__ = ["Identity", "describe_hazard", "identity_of", "make_hazards"]
+__all__ = ["Identity", "identity_of", "make_hazards"]
 
 Identity = tuple[str, str, int]
 """Kernel, parameter and address: what is alike in these is one hazard."""
-
-LONGEST_NAME = 60
-"""Of a kernel in a sentence; a record has all of it."""
-
-_WORDS = {
-    PointerState.FREED: "memory that was given back",
-    PointerState.REUSED: "memory that was given back and is somebody else's now",
-    PointerState.UNMAPPED: "memory that was given back and is not mapped any more",
-    PointerState.UNKNOWN: "no memory that anybody had",
-}
 
 
 def make_hazards(audits: Iterable[Audit], source_of: Callable[[str, int], KernelSource] = find_source) -> list[Hazard]:
@@ -44,17 +33,6 @@ def make_hazards(audits: Iterable[Audit], source_of: Callable[[str, int], Kernel
 
 def identity_of(hazard: Hazard) -> Identity:
     return hazard.kernel, hazard.parameter, hazard.address
-
-
-def describe_hazard(hazard: Hazard) -> str:
-    """`fill_scratch (faulty.py:54): scratch = 0x7f…, memory that was given back (taken at …; freed at …)`."""
-    name = hazard.kernel if len(hazard.kernel) <= LONGEST_NAME else f"{hazard.kernel[: LONGEST_NAME - 1]}…"
-    place = f" ({Path(hazard.file).name}:{hazard.line})" if hazard.file else ""
-    sites = (("taken", hazard.allocated_at), ("given back", hazard.freed_at))
-    told = "; ".join(f"{word} {_name_site(site)}" for word, site in sites if site)
-    where = f" ({told})" if told else ""
-    times = f", in {hazard.nodes:,} nodes" if hazard.nodes > 1 else ""
-    return f"{name}{place}: {hazard.parameter} = {hazard.address:#x}, {_WORDS[hazard.state]}{where}{times}"
 
 
 def _make_hazard(stale: Stale, source: KernelSource) -> Hazard:
@@ -77,7 +55,3 @@ def _name_parameter(argument: Argument, source: KernelSource) -> str:
         return number
     name = source.parameters[number] if number < len(source.parameters) else f"argument {number}"
     return name if argument.is_whole else f"{name} + {argument.offset} B"
-
-
-def _name_site(site: Frame) -> str:
-    return f"at {Path(site.file).name}:{site.line} in {site.function}"

@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gpubench.graphs.switch import are_graphs_off
+
 __all__ = ["BoundStep", "CapturedStep", "capture_step"]
 
 T = TypeVar("T")
@@ -49,6 +51,18 @@ class CapturedStep(Generic[T]):
             self._graph = None
 
 
+class _UncapturedStep(CapturedStep[T]):
+    """A step that would have been captured, were graphs not switched off: every call runs it."""
+
+    def __init__(self, step: Callable[..., T]):
+        self.eager = step
+        self._graph = None
+
+    def __call__(self, *inputs: Tensor) -> T:
+        """Run the step eagerly."""
+        return self.eager(*inputs)
+
+
 @dataclass(frozen=True)
 class BoundStep(Generic[T]):
     """A captured step with its inputs. A benchmark that finds `eager` on a step compares what the two run."""
@@ -71,7 +85,10 @@ def capture_step(step: Callable[..., T], *inputs: Tensor, warmups: int = 3, pool
     `step` must have static shapes, must not synchronise, and must leave behind the same state when it is run again:
     it runs `warmups` times before it is captured, which is when kernels are compiled and libraries take their
     workspaces. The graph's memory comes from `pool`, a handle of torch.cuda.graph_pool_handle(), else from its own.
+    With GPUBENCH_GRAPHS=off nothing is captured, and the step that is returned runs eagerly.
     """
+    if are_graphs_off():
+        return _UncapturedStep(step)
     buffers = tuple(value.clone() for value in inputs)
     graph = torch.cuda.CUDAGraph()
     capture = torch.cuda.graph(graph, pool=pool)

@@ -236,6 +236,7 @@ def _data(triage: Triage, row: Row, run_name: str) -> dict[str, Any]:
             {"cell": twin.cell, "twin": twin.twin, "differs": {d.axis: _pair(d.failed, d.clean) for d in twin.differs}}
             for twin in row.twins
         ],
+        "hazards": [{"cell": cell, **asdict(hazard)} for cell, hazard in row.hazards],
         "verdicts": [asdict(verdict) for verdict in row.verdicts],
         "reproduce": reproduce_command(run_name, row.cell_ids[0]),
         "log_tail": _log_tail(triage, row, LOG_LINES),

@@ -88,6 +88,8 @@ _CLASSES = (
     FaultClass("exit status", "the process ended itself, with a status of its own"),
     FaultClass("set-up exception", "Python raised before there was a step"),
     FaultClass("python exception", "Python raised"),
+    FaultClass("stale address", "a CUDA graph holds the address of memory that was given back; no replay was risked"),
+    FaultClass("stray write", "a step wrote to memory that nobody had given it", True),
     FaultClass("nan", "the output holds NaN where the reference doesn't"),
     FaultClass("unwritten output", "elements still hold what was put there before the step"),
     FaultClass("zero output", "the output is zero throughout, and the reference's is not"),
@@ -216,6 +218,14 @@ _RAISED = re.compile(
 )
 _COMMAND_FAILED = "CommandFailed"
 _PYTHONS_OWN = ("python exception", "import error", "exit status")
+_RESULTS = (
+    ("holds a stale address", "stale address"),
+    ("wrote to free memory", "stray write"),
+    ("unwritten output", "unwritten output"),
+    ("holds NaN", "nan"),
+    ("all zeros", "zero output"),
+)
+"""What the reason of an invalid cell says."""
 _DUMPED = "Starting GPU coredump generation"
 
 
@@ -285,10 +295,7 @@ def classify_text(text: str, exception: str = "") -> Fault:
 def _classify_result(record: CellRecord) -> Fault:
     if record.outcome is Outcome.MISMATCH:
         return Fault("mismatch")
-    for words, name in (("unwritten output", "unwritten output"), ("holds NaN", "nan"), ("all zeros", "zero output")):
-        if words in record.reason:
-            return Fault(name)
-    return Fault("invalid figure")
+    return Fault(next((name for words, name in _RESULTS if words in record.reason), "invalid figure"))
 
 
 def _classify_hang(record: CellRecord, crash: Crash, frames: list[Frame]) -> Fault:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpubench.records import CellRecord, Crash, Frame, Outcome, Stage
+from gpubench.records import CellRecord, Crash, Frame, Hazard, Outcome, Stage
 from gpubench.stacks import first_in_app, is_in_app, parse_stack
 from gpubench.triage.classes import CLASSES, Fault, classify, is_command
 from gpubench.triage.normalise import normalise_file, normalise_function, normalise_kernel, normalise_text
@@ -30,6 +30,9 @@ _OWN_FAULT = {
 }
 """By class: why a core alone shows that the kernel it caught did the damage. An illegal address doesn't: it may have
 been handed a stale pointer, or an index that another kernel overwrote; nor does an assertion, which checks data."""
+
+_WRONG_RESULTS = ("stale address", "stray write", "mismatch", "nan", "unwritten output", "zero output")
+"""What a stale address can lead to, besides whatever surfaces at the next call that looks."""
 
 _TRACEBACK = re.compile(r'^  File "(.*)", line (\d{1,9}), in (.*)$')
 _CALLED = re.compile(r"when calling `(?:\w+::)*(\w+)")
@@ -113,7 +116,7 @@ def signature_of(record: CellRecord) -> Signature:
     own = _own_frames(frames)
     kernel = crash.faulting
     faulting = Kernel(kernel.kernel, kernel.file, kernel.line) if kernel and kernel.kernel else None
-    culprit = None
+    culprit = _blame_audited(record.hazards, fault, faulting)
     if faulting and fault.name in _OWN_FAULT:
         culprit = Culprit(**vars(faulting), basis=_OWN_FAULT[fault.name])
     place = normalise_kernel(faulting.kernel) if faulting else ""
@@ -125,6 +128,17 @@ def signature_of(record: CellRecord) -> Signature:
         culprit=culprit,
         victim=_victim(own, frames, crash),
     )
+
+
+def _blame_audited(hazards: Sequence[Hazard], fault: Fault, faulting: Kernel | None) -> Culprit | None:
+    """The kernel that the audit of the cell's graphs found with a stale address: the caught one if it is among them."""
+    is_possible = fault.name in _WRONG_RESULTS or CLASSES[fault.name].is_asynchronous
+    if not hazards or not is_possible or fault.name == "hardware error":
+        return None
+    caught = normalise_kernel(faulting.kernel) if faulting else ""
+    chosen = next((hazard for hazard in hazards if normalise_kernel(hazard.kernel) == caught), hazards[0])
+    basis = f"audit: its {chosen.parameter} points to {chosen.state.meaning}"
+    return Culprit(chosen.kernel, chosen.file, chosen.line, basis)
 
 
 def _stack(crash: Crash) -> list[Frame]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.run import Run
-from gpubench.records import CellRecord, Outcome
+from gpubench.records import CellRecord, Hazard, Outcome
 from gpubench.triage.classes import CLASSES, FaultClass
 from gpubench.triage.grid import Grid
 from gpubench.triage.rules import Rule, find_rule
@@ -17,6 +17,9 @@ from gpubench.triage.twins import Twin, find_twins
 from gpubench.triage.verdicts import Verdict, read_verdicts
 
 __all__ = ["Row", "Triage", "triage_run"]
+
+MOST_NAMED = 3
+"""Cells in a note."""
 
 _GRAVITY = (Outcome.CRASH, Outcome.TIMEOUT, Outcome.OOM, Outcome.ERROR, Outcome.INVALID, Outcome.MISMATCH)
 
@@ -54,6 +57,11 @@ class Row:
     def records(self) -> list[CellRecord]:
         """The one of each cell that gave it its outcome."""
         return [_decisive(result) for result in self.cells]
+
+    @property
+    def hazards(self) -> list[tuple[str, Hazard]]:
+        """The stale addresses in its cells' CUDA graphs, each with its cell."""
+        return [(record.cell_id, hazard) for record in self.records for hazard in record.hazards]
 
     @property
     def first_seen(self) -> str:
@@ -120,7 +128,7 @@ def triage_run(run: Run, baseline: Run | None = None) -> Triage:
             )
         )
     rows.sort(key=lambda row: (_GRAVITY.index(row.outcomes[0]), -len(row.cells), row.cells[0].cell.index))
-    notes = [verdicts.note, _unknown_note(run.cells)]
+    notes = [verdicts.note, _unknown_note(run.cells), _hazard_note(run.cells)]
     return Triage(run, tuple(rows), tuple(filter(None, notes)), baseline.run_id if baseline else "")
 
 
@@ -176,3 +184,19 @@ def _unknown_note(results: Sequence[CellResult]) -> str:
     skipped = sum(result.outcome is Outcome.SKIPPED for result in results)
     parts = [f"{number:,} {word}" for number, word in ((not_run, "not run"), (skipped, "skipped")) if number]
     return f"{' and '.join(parts)}: such cells count as unknown, not as clean" if parts else ""
+
+
+def _hazard_note(results: Sequence[CellResult]) -> str:
+    """Cells that came through and should not be trusted: a replay may do another harm next time."""
+    clean = [result for result in results if result.outcome is Outcome.OK]
+    held = {result.cell.cell_id: hazards for result in clean if (hazards := _hazards(result))}
+    if not held:
+        return ""
+    cells = list(held)
+    named = ", ".join(cells[:MOST_NAMED]) + (f" and {len(cells) - MOST_NAMED:,} more" if cells[MOST_NAMED:] else "")
+    who = "1 cell that is ok holds" if len(cells) == 1 else f"{len(cells):,} cells that are ok hold"
+    return f"{who} stale addresses in CUDA graphs ({named}): {held[cells[0]][0].text}"
+
+
+def _hazards(result: CellResult) -> list[Hazard]:
+    return next((record.hazards for record in result.records if record.hazards), [])

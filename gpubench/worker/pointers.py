@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gpubench.graphs.audit import Audit
-from gpubench.graphs.hazards import describe_hazard, identity_of, make_hazards
+from gpubench.graphs.hazards import identity_of, make_hazards
 from gpubench.records import Hazard, Outcome
 from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.failure import CellStopped
@@ -56,7 +56,7 @@ class PointerAudit:
         kept = found[: MOST_HAZARDS - len(self.hazards)]
         self.hazards += kept
         self._tell(kept)
-        texts = [f"a CUDA graph holds a stale address: {describe_hazard(hazard)}" for hazard in found]
+        texts = [f"a CUDA graph holds a stale address: {hazard.text}" for hazard in found]
         if self._is_fatal:
             others = f", and {len(texts) - 1:,} more" if len(texts) > 1 else ""
             raise CellStopped(Outcome.INVALID, texts[0] + others)

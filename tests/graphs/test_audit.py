@@ -59,10 +59,10 @@ def perform(memory: MadeMemory, plan: list[tuple[str, object, object]]) -> None:
             living = sorted(set(memory.owner.values()))
             if living:
                 chosen = living[what % len(living)]
-                pages = sorted(where for where, number in memory.owner.items() if number == chosen)
+                had = sorted(where for where, number in memory.owner.items() if number == chosen)
                 memory.free(chosen)
                 if action == "pass_on":
-                    memory.allocate(*pages[0], len(pages))
+                    memory.allocate(*had[0], len(had))
         elif action == "unmap":
             memory.unmap(what)
         else:

@@ -6,7 +6,7 @@ import pytest
 from graphs.made_memory import member, whole
 
 from gpubench.graphs.audit import Audit, Stale
-from gpubench.graphs.hazards import describe_hazard, identity_of, make_hazards
+from gpubench.graphs.hazards import identity_of, make_hazards
 from gpubench.graphs.memory import Freed
 from gpubench.graphs.nodes import Argument
 from gpubench.graphs.sources import KernelSource, find_source
@@ -48,20 +48,18 @@ def test_what_several_graphs_hold_alike_is_one_hazard_in_so_many_nodes() -> None
 
 def test_a_hazard_in_words() -> None:
     hazard = hazards_of(stale(whole(0x7F00, 1), nodes=61))[0]
-    assert describe_hazard(hazard) == (
+    assert hazard.text == (
         "topk (topk.py:31): scratch = 0x7f00, memory that was given back and is somebody else's now "
         "(taken at mine.py:3 in make_scratch; given back at mine.py:9 in release), in 61 nodes"
     )
     bare = hazards_of(stale(whole(0x7F00), kernel="k" * 99, freed=None), source=KernelSource())[0]
-    assert describe_hazard(bare) == (
-        f"{'k' * 59}…: argument 0 = 0x7f00, memory that was given back and is somebody else's now"
-    )
+    assert bare.text == (f"{'k' * 59}…: argument 0 = 0x7f00, memory that was given back and is somebody else's now")
 
 
 @pytest.mark.parametrize("state", PointerState)
 def test_every_state_has_words_of_its_own(state: PointerState) -> None:
-    others = {describe_hazard(Hazard("k", "x", 1, other)) for other in PointerState if other is not state}
-    assert describe_hazard(Hazard("k", "x", 1, state)) not in others
+    others = {Hazard("k", "x", 1, other).text for other in PointerState if other is not state}
+    assert Hazard("k", "x", 1, state).text not in others
 
 
 def test_a_triton_kernels_source_is_found_by_its_name() -> None:
