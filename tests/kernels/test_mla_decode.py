@@ -72,6 +72,52 @@ def test_splits_are_never_more_than_pages_and_never_leave_the_gpu_idler_than_one
         assert splits == 1
 
 
+# On GPUs that aren't here
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_portable_kernel_fits_99_kib_of_shared_memory(capability, dtype):
+    from mla_decode_compiled import shared_bytes
+
+    from gpubench.kernels.mla_decode import _PORTABLE, _attend_kernel
+
+    tiling = _PORTABLE[4 if dtype == "fp32" else 2]
+    sizes = {"R": 512, "P": 64, "PAGE": 64, "SPLITS": 4, "BLOCK_H": tiling.block_h, "BLOCK_N": tiling.block_n}
+    options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages, "NUM_STAGES": tiling.num_stages}
+    assert shared_bytes(_attend_kernel, capability, dtype, **options, **sizes) <= 99 * 1024
+
+
+@pytest.mark.parametrize(("splits", "all_splits"), [(2, 2), (7, 8), (132, 256)])
+def test_the_merge_compiles_for_few_and_many_parts(splits, all_splits):
+    from mla_decode_compiled import shared_bytes
+
+    from gpubench.kernels.mla_merge import _merge_kernel
+
+    for block_r in (128, 512):
+        sizes = {"R": 512, "SPLITS": splits, "ALL_SPLITS": all_splits, "BLOCK_R": block_r}
+        chunk = min(all_splits, 16384 // block_r)
+        assert shared_bytes(_merge_kernel, 80, "bf16", 4, **sizes, CHUNK=chunk) <= 99 * 1024
+
+
+def test_the_kernels_for_hopper_fit_its_shared_memory():
+    from mla_decode_compiled import shared_bytes
+
+    from gpubench.kernels.mla_decode import _HOPPER
+    from gpubench.kernels.mla_hopper_few import _attend_kernel as few
+    from gpubench.kernels.mla_hopper_many import _attend_kernel as many
+
+    for kv_lora, rows in _HOPPER.items():
+        for _, tiling in rows:
+            sizes = {"R": kv_lora, "P": 64, "SPLITS": 4}
+            if tiling.form == "hopper_few":
+                stages = {"BLOCK_H": tiling.block_h, "STAGES": tiling.num_stages, "widths": (kv_lora, 64)}
+                shared = shared_bytes(few, 90, "bf16", 4, gluon=True, **stages, **sizes)
+            else:
+                shared = shared_bytes(many, 90, "bf16", 4, gluon=True, widths=(kv_lora // 2, 64), **sizes)
+            assert shared <= 227 * 1024
+
+
 # What doesn't fit is named
 
 
