@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings"]
+__all__ = ["GRAPHS", "CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings"]
+
+GRAPHS = "GPUBENCH_GRAPHS"
+"""The environment variable that has workers run steps eagerly that would be captured, if it is `off`."""
 
 
 class _Settings(BaseModel):

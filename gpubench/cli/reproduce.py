@@ -13,14 +13,8 @@ if TYPE_CHECKING:
 
     from gpubench.analysis.merge import CellResult
     from gpubench.analysis.run import Run
-    from gpubench.machine import Gpu
-    from gpubench.run.sweep import SweepRequest
-    from gpubench.sweep import Sweep
 
-__all__ = ["REPRODUCED", "reproduce"]
-
-REPRODUCED = "reproduced"
-"""The folder within a run's that holds its reproductions, by cell: each is a small run of its own."""
+__all__ = ["find_cell", "reproduce"]
 
 ANOTHER_END = 1
 INTERRUPTED = 130
@@ -32,9 +26,7 @@ def reproduce(
     results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")] = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Where to write.", show_default=f"the run's folder, {REPRODUCED}/CELL"
-        ),
+        typer.Option("--out", metavar="DIR", help="Where to write.", show_default="the run's folder, reproduced/CELL"),
     ] = None,
 ) -> None:
     """Run one cell again, alone in a fresh worker, as the run's sweep has it: settings, limits, plugins.
@@ -46,13 +38,14 @@ def reproduce(
 
     from gpubench.analysis.run import load_run
     from gpubench.cli.interrupts import stop_on_interrupt
+    from gpubench.run.rerun import rerun_request
     from gpubench.run.resume import differences
     from gpubench.run.sweep import run_sweep
     from gpubench.store import find_run
 
     original = load_run(find_run(run, results))
-    before = _find_cell(original, cell)
-    request = _request(original, before, out or original.path / REPRODUCED / before.cell.cell_id)
+    before = find_cell(original, cell)
+    request = rerun_request(original, before, out)
     console = Console(highlight=False)
     _say(console, "cell", f"{before.cell.cell_id} of {original.run_id}, alone in a fresh worker")
     with stop_on_interrupt() as stop, console.status("running"):
@@ -72,7 +65,7 @@ def _path_of(ended: object) -> str:
     return ended.path
 
 
-def _find_cell(run: Run, asked: str) -> CellResult:
+def find_cell(run: Run, asked: str) -> CellResult:
     """The cell of that id or number, which must have an answer to compare with."""
     from difflib import get_close_matches
 
@@ -96,64 +89,6 @@ def _find_cell(run: Run, asked: str) -> CellResult:
 
 def _some(cell_ids: Sequence[str]) -> str:
     return ", ".join(cell_ids[:5]) + (" …" if len(cell_ids) > 5 else "")
-
-
-def _request(run: Run, before: CellResult, out: Path) -> SweepRequest:
-    """The run's sweep, asked for this cell alone."""
-    from gpubench.machine import read_machine
-    from gpubench.records import Pass
-    from gpubench.run.sweep import SweepRequest
-
-    sweep = _recorded_sweep(run)
-    decisive = before.decisive
-    assert decisive is not None, "a cell with an outcome has a record"
-    return SweepRequest(
-        sweep=sweep,
-        cells=[before.cell],
-        workload=run.header.workload,
-        plugin_files=[plugin for plugin in sweep.plugins if plugin.endswith(".py")],
-        machine=read_machine(),
-        gpus=_choose_gpu(run, decisive.gpu),
-        results=out,
-        # what died under the profiler dies there again; else the profiled pass would only add to what can differ
-        profile=decisive.pass_ is Pass.PROFILE,
-    )
-
-
-def _recorded_sweep(run: Run) -> Sweep:
-    from pydantic import ValidationError
-
-    from gpubench.errors import Location, StoreError
-    from gpubench.sweep import Sweep, find_plugins
-    from gpubench.sweep.document import Document, Node
-    from gpubench.sweep.schema import SweepFile
-
-    file = str(run.path / "run.json")
-    try:
-        spec = SweepFile.model_validate(run.header.sweep)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, ("sweep", *first["loc"])))
-        raise StoreError(f"{file}: {place}: {first['msg']}: this gpubench can't run the sweep as recorded") from None
-    find_plugins(spec.plugins, locate=lambda index: Location(file, key=f"sweep.plugins[{index}]"))
-    return Sweep(Path(run.header.sweep_file), spec, Document(Node({}, file, None)))
-
-
-def _choose_gpu(run: Run, recorded: str) -> list[Gpu]:
-    """The GPU that the cell ran on, or another of its kind; none if the run was made on a CPU."""
-    from gpubench.cli.sweep import choose_gpus
-    from gpubench.errors import UsageError
-    from gpubench.machine import read_machine
-
-    if not run.header.environment.get("gpus"):
-        return []
-    machine = read_machine()
-    usable = choose_gpus(machine, "")
-    if not usable:
-        why = machine.gpu_problem or "this torch is a CPU build"
-        raise UsageError(f"{run.run_id}: its cells ran on {recorded or 'a GPU'}, and there is none to use here: {why}")
-    same = [gpu for gpu in usable if recorded.startswith(f"cuda:{gpu.index} ")]
-    return [*same, *usable][:1]
 
 
 def _compare(console: Console, before: CellResult, again: Run) -> int:

@@ -50,11 +50,13 @@ class PlainLauncher:
     has_trace = False
     withheld: Mapping[str, CellRecord] = MappingProxyType({})
 
-    def __init__(self, *, has_dumps: bool = True) -> None:
+    def __init__(self, *, has_dumps: bool = True, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._has_dumps = has_dumps
+        self._variables = variables
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
-        return Launch(worker_command(job), worker_environment(job, gpu, has_dumps=self._has_dumps))
+        environment = worker_environment(job, gpu, has_dumps=self._has_dumps)
+        return Launch(worker_command(job), environment | dict(self._variables))
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]:
         return list(records)

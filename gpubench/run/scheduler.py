@@ -65,6 +65,7 @@ class WorkerSettings:
     tasks_per_worker: int | None = None
     """1 under `isolation: cell`; None for as many as it lives through."""
     first_number: int = 0
+    measure_ceilings: bool = True
     known_ceilings: set[str] = field(default_factory=set)
     """The GPUs, as records name them, whose ceilings the run has."""
 
@@ -205,8 +206,11 @@ class Scheduler:
             events=str(folder / "events.jsonl"),
             is_traced=is_traced,
             # once per GPU and run, and never while a profiler slows it down
-            measure_ceilings=lane.gpu is not None and not is_traced and lane.name not in self.settings.known_ceilings,
+            measure_ceilings=self._are_ceilings_wanted(lane) and not is_traced,
         )
+
+    def _are_ceilings_wanted(self, lane: _Lane) -> bool:
+        return self.settings.measure_ceilings and lane.gpu is not None and lane.name not in self.settings.known_ceilings
 
     def _feed(self, lane: _Lane) -> None:
         worker, limit = lane.worker, self.settings.tasks_per_worker

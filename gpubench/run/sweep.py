@@ -55,6 +55,10 @@ class SweepRequest:
     retry: frozenset[Outcome] = frozenset()
     profile: bool = True
     keep_traces: bool = False
+    launcher: Launcher | None = None
+    """How workers of the unprofiled pass are started; None: plainly."""
+    ceilings: bool = True
+    """Find out what each GPU can do at best."""
 
 
 def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
@@ -103,7 +107,8 @@ class _Passes:
             device += f" (overlay {self.request.overlay})"
         todo = len({task.cell.cell_id for task in tasks})
         yield SweepStarted(run.path.name, str(run.path), len(results), todo, device, self.profiler.why)
-        yield from self._scheduler(PlainLauncher(has_dumps=self._has_dumps)).run(tasks)
+        launcher = self.request.launcher or PlainLauncher(has_dumps=self._has_dumps)
+        yield from self._scheduler(launcher).run(tasks)
 
     def profile(self) -> Iterator[SweepEvent]:
         """The cells that are ok once more, under the profiler; those that die there once more without it."""
@@ -156,6 +161,7 @@ class _Passes:
             timeout=spec.timeout_s,
             tasks_per_worker=1 if spec.isolation == "cell" else cells_per_worker,
             first_number=len(list((self.store.path / ARTIFACTS).glob("worker_*"))),
+            measure_ceilings=self.request.ceilings,
             known_ceilings=self.known_ceilings,
         )
         return Scheduler(self.store, settings, self.stop, self.request.gpus or [None])

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from gpubench.errors import WorkerError
+from gpubench.graphs.switch import are_graphs_off, forbid_captures
 
 __all__ = ["Device", "open_device"]
 
@@ -116,6 +117,8 @@ def open_device(needs_cuda: bool = False) -> Device:
                 "install a CUDA build of torch that the driver serves (gpubench doctor says more)"
             )
         return Device("cpu", psutil.virtual_memory().total, l2_bytes=0, capability=None)
+    if are_graphs_off():
+        forbid_captures()
     torch.cuda.set_device(0)
     torch.zeros(1, device=CUDA)
     torch.cuda.synchronize()

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from gpubench.graphs.switch import are_graphs_off
 from gpubench.registry import Step
 from gpubench.workloads.fault.device import FAR, look_at
 from gpubench.workloads.fault.planting import plant
@@ -133,8 +134,11 @@ def capture(work: Callable[[T], object], warm_up: T, captured: T) -> Step:
     """Capture `work(captured)` after `work(warm_up)` has compiled and loaded all it needs; the replay as a step.
 
     As everywhere, it is warmed up on a stream of its own: what it allocates then shares no segment with anything else.
-    What `work` returns is kept, as a graph doesn't keep the tensors whose addresses it holds.
+    What `work` returns is kept, as a graph doesn't keep the tensors whose addresses it holds. With GPUBENCH_GRAPHS=off
+    the step runs `work(captured)` instead.
     """
+    if are_graphs_off():
+        return lambda: work(captured)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
