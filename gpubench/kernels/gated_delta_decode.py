@@ -23,7 +23,7 @@ from gpubench.kernels.gated_delta_arguments import check_block_v, check_float32,
 from gpubench.kernels.gpu import gpu_name
 from gpubench.kernels.ops import as_op
 
-__all__ = ["STATE_DTYPES", "WARPS", "advance", "choose_block_v", "gated_delta_decode", "locate_state"]
+__all__ = ["STATE_DTYPES", "WARPS", "advance", "choose_block_v", "gated_delta_decode"]
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -47,19 +47,14 @@ def choose_block_v(heads: int, dim_v: int, what: str) -> int:
 
 
 @triton.jit
-def locate_state(state_ptr, head, first, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Where a head's columns from `first` on are, [K, BLOCK_V]; `head` counts over all sequences, in 64 bits."""
-    return state_ptr + head * (K * V) + first + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :]
-
-
-@triton.jit
-def advance(tile, state, q, k, v, decay, beta, scale):
-    """One token: writes the next state to `tile`, whose content is `state`; q, k [K], v [BLOCK_V]; gives the output."""
-    state = state.to(tl.float32)
+def advance(state_ptr, q, k, v, decay, beta, scale, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr):
+    """One token for BLOCK_V columns of a head's state, in place; q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V]."""
+    tile = state_ptr + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :]
+    state = tl.load(tile).to(tl.float32)
     recalled = tl.sum(state * k[:, None], axis=0)
     queried = tl.sum(state * q[:, None], axis=0)
     fresh = beta * (v - decay * recalled)
-    tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(tile.dtype.element_ty))
+    tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(state_ptr.dtype.element_ty))
     return (decay * queried + tl.sum(k * q, axis=0) * fresh) * scale
 
 
@@ -88,8 +83,6 @@ def _decode_kernel(
     first = tl.program_id(0) % BLOCKS * BLOCK_V
     head = tl.program_id(0) // BLOCKS % heads
     sequence = (tl.program_id(0) // BLOCKS // heads).to(tl.int64)
-    tile = locate_state(state_ptr, sequence * heads + head, first, K, V, BLOCK_V)
-    state = tl.load(tile)  # before the rest, which is small and takes as long to come
 
     keys = head // SHARE * K + tl.arange(0, K)
     values = head * V + first + tl.arange(0, BLOCK_V)
@@ -99,7 +92,8 @@ def _decode_kernel(
     decay = tl.exp(tl.load(g_ptr + sequence * heads + head))
     beta = tl.load(beta_ptr + sequence * heads + head)
 
-    out = advance(tile, state, q, k, v, decay, beta, scale)
+    own_state = state_ptr + (sequence * heads + head) * (K * V) + first
+    out = advance(own_state, q, k, v, decay, beta, scale, K, V, BLOCK_V)
     tl.store(out_ptr + sequence * out_stride + values, out.to(out_ptr.dtype.element_ty))
 
 

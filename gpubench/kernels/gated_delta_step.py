@@ -29,7 +29,7 @@ from gpubench.kernels.arguments import (
     check_operand,
 )
 from gpubench.kernels.gated_delta_arguments import KEY_DIMS, check_block_v, check_float32, check_state
-from gpubench.kernels.gated_delta_decode import STATE_DTYPES, WARPS, advance, choose_block_v, locate_state
+from gpubench.kernels.gated_delta_decode import STATE_DTYPES, WARPS, advance, choose_block_v
 from gpubench.kernels.ops import as_op
 
 __all__ = ["gated_delta_step"]
@@ -76,9 +76,6 @@ def _step_kernel(
     first = tl.program_id(0) % BLOCKS * BLOCK_V
     head = tl.program_id(0) // BLOCKS % heads
     sequence = (tl.program_id(0) // BLOCKS // heads).to(tl.int64)
-    tile = locate_state(state_ptr, sequence * heads + head, first, K, V, BLOCK_V)
-    state = tl.load(tile)  # before the rest, which is small and takes as long to come
-
     key_width = heads // SHARE * K
     total_channels = 2 * key_width + heads * V
 
@@ -99,7 +96,8 @@ def _step_kernel(
     decay = tl.exp(-tl.exp(tl.load(a_log_ptr + head)) * softplus)
     beta = tl.sigmoid(tl.load(b_ptr + sequence * heads + head).to(tl.float32))
 
-    out = advance(tile, state, q, k, v, decay, beta, scale)
+    own_state = state_ptr + (sequence * heads + head) * (K * V) + first
+    out = advance(own_state, q, k, v, decay, beta, scale, K, V, BLOCK_V)
     tl.store(out_ptr + sequence * (heads * V) + values, out.to(out_ptr.dtype.element_ty))
 
 
