@@ -143,7 +143,7 @@ def _attend_kernel(  # noqa: PLR0915 (one pass, top to bottom)
 
     total = gl.sum(totals, 0)
     total = gl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
-    acc = acc / total[None, :]
+    acc = acc * (1.0 / total)[None, :]
     h = block * BLOCK_H + gl.arange(0, BLOCK_H, gl.SliceLayout(0, MMA))
     r = gl.arange(0, R, gl.SliceLayout(1, MMA))
     row = (b * SPLITS + split) * heads

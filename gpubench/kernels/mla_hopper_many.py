@@ -213,9 +213,9 @@ def _attend_odd(
         acc = warpgroup_mma(weights, latents.index(_ODD_RIGHT), acc, is_async=True)
         rescale = gl.convert_layout(gl.exp2(even_top - odd_top), gl.SliceLayout(1, OPERAND))
         even_weights = (ropes.index(0).load(OPERAND).to(gl.float32) * rescale[:, None]).to(dtype)
-        acc = warpgroup_mma(even_weights, latents.index(_EVEN_RIGHT), acc, is_async=True)
-        acc = warpgroup_mma_wait(1, deps=[acc])
+        acc = warpgroup_mma_wait(0, deps=[acc])
         mbarrier.arrive(barriers.index(_FREED + _ODD_RIGHT), count=1)
+        acc = warpgroup_mma(even_weights, latents.index(_EVEN_RIGHT), acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=[acc])
         fence_async_shared()  # between what was read and written here and the next copy to it
         mbarrier.arrive(barriers.index(_FREED + _EVEN_RIGHT), count=1)
@@ -234,7 +234,7 @@ def _finish(acc, total, top, totals, barriers, out, lse, heads, has_tokens, SPLI
     mbarrier.wait(barriers.index(_TOTALS + 1 - ODD), 0)
     total = total + totals.index(1 - ODD).load(ROWS)
     total = gl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
-    acc = acc / gl.convert_layout(total, gl.SliceLayout(1, ACC))[:, None]
+    acc = acc * gl.convert_layout(1.0 / total, gl.SliceLayout(1, ACC))[:, None]
     if SPLITS > 1 and ODD == 0:
         each = gl.arange(0, 64, ROWS)
         gl.store(lse + each, top + gl.log2(total), mask=each < heads)

@@ -19,7 +19,7 @@ __all__ = ["merge_splits", "scratch_elements"]
 _ELEMENTS = 16384
 """Elements of the parts that a program holds at a time."""
 
-_MANY_ROWS = 256
+_MANY_ROWS = 264
 """From so many rows on a program has all columns of one; fewer would leave multiprocessors idle (H200, 2026-11-21)."""
 
 
