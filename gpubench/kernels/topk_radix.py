@@ -46,7 +46,7 @@ __all__ = ["FINALISTS", "PerCallRadix", "make_radix_scratch", "plan_radix", "top
 FINALISTS = 2048
 
 _LEAST_CHUNK = 2048
-_MOST_WARPS = 16
+_MOST_WARPS = 8
 
 
 _LEAST: tl.constexpr = tl.constexpr(-(2**31))
