@@ -89,7 +89,6 @@ _CLASSES = (
     FaultClass("set-up exception", "Python raised before there was a step"),
     FaultClass("python exception", "Python raised"),
     FaultClass("stale address", "a CUDA graph holds the address of memory that was given back; no replay was risked"),
-    FaultClass("stray write", "a step wrote to memory that nobody had given it", True),
     FaultClass("nan", "the output holds NaN where the reference doesn't"),
     FaultClass("unwritten output", "elements still hold what was put there before the step"),
     FaultClass("zero output", "the output is zero throughout, and the reference's is not"),
@@ -220,7 +219,6 @@ _COMMAND_FAILED = "CommandFailed"
 _PYTHONS_OWN = ("python exception", "import error", "exit status")
 _RESULTS = (
     ("holds a stale address", "stale address"),
-    ("wrote to free memory", "stray write"),
     ("unwritten output", "unwritten output"),
     ("holds NaN", "nan"),
     ("all zeros", "zero output"),

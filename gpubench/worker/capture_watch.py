@@ -105,7 +105,6 @@ class CaptureWatch:
 
     def _begin(self, original: Callable[..., None]) -> Callable[..., None]:
         def capture_begin(graph: torch.cuda.CUDAGraph, *args: Any, **kwargs: Any) -> None:
-            self.num_seen += 1
             if graph in self._is_to_keep:
                 self._graphs[graph] = _Capture(read_state().without_trace())
             original(graph, *args, **kwargs)
@@ -115,6 +114,7 @@ class CaptureWatch:
     def _end(self, original: Callable[..., None]) -> Callable[..., None]:
         def capture_end(graph: torch.cuda.CUDAGraph) -> None:
             original(graph)
+            self.num_seen += 1
             capture = self._graphs.get(graph)
             if capture is None:
                 return

@@ -38,7 +38,9 @@ def measure_ceilings(device: Device) -> Ceilings | None:
     if copy_bytes < LEAST_PER_L2 * device.l2_bytes:
         return None
     try:
-        return Ceilings(_copy_bytes_per_s(device, copy_bytes), _matmul_flop_per_s(device))
+        copied = _copy_bytes_per_s(device, copy_bytes)
+        torch.cuda.empty_cache()  # or cuBLAS gets its workspace, which it never gives back, in those gigabytes' midst
+        return Ceilings(copied, _matmul_flop_per_s(device))
     except torch.OutOfMemoryError:
         return None
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpubench.ranges import mark_ranges, switch_ranges
 from gpubench.records import CellRecord, CheckResult, Hazard, Outcome, Pass, Stage, Task
+from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
@@ -145,7 +146,8 @@ class _TaskRun:
         reference = make_reference(subject, self.task.check.against)
         self._enter(Stage.SETUP)
         if self.device.is_cuda and self.task.check.graph_pointers != "off":
-            self.audit = PointerAudit(self.task.check.graph_pointers == "error", self.tell, self.facts.hazards)
+            is_fatal = self.task.check.graph_pointers == "error"
+            self.audit = PointerAudit(CaptureWatch(), self.facts.hazards, self.tell, is_fatal=is_fatal)
         prepared = subject.set_up(subject.backend, subject.make_inputs())
         self._look_at_graphs()
         self._enter(Stage.CHECK)

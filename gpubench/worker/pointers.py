@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from gpubench.graphs.audit import Audit
 from gpubench.graphs.hazards import identity_of, make_hazards
 from gpubench.records import Hazard, Outcome
-from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.failure import CellStopped
 
 __all__ = ["PointerAudit"]
@@ -18,15 +18,30 @@ MOST_HAZARDS = 100
 MOST_WARNINGS = 3
 
 
+class Watch(Protocol):
+    """What sees a cell's captures."""
+
+    num_seen: int
+    problem: str
+
+    def open(self) -> None: ...
+
+    def audit(self) -> list[Audit]: ...
+
+    def stop_recording(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class PointerAudit:
     """Watches a cell's captures until it is closed, and judges their addresses whenever it is asked to."""
 
-    def __init__(self, is_fatal: bool, tell: Callable[[list[Hazard]], None], hazards: list[Hazard]) -> None:
+    def __init__(self, watch: Watch, hazards: list[Hazard], tell: Callable[[list[Hazard]], None], *, is_fatal: bool):
         self.hazards = hazards
         """What was found so far; it grows."""
         self._is_fatal = is_fatal
         self._tell = tell
-        self._watch = CaptureWatch()
+        self._watch = watch
         self._last: list[Audit] = []
         self._watch.open()
 

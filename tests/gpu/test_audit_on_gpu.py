@@ -34,7 +34,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-FAULTS = Path("gpubench/workloads/fault")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -99,7 +98,7 @@ def hold_against(record: CellRecord, kind: str) -> None:
             assert "def " in "".join(Path(hazard.file).read_text().splitlines()[hazard.line - 1 : hazard.line + 3])
         assert hazard.state in states
         assert hazard.freed_at is not None, "the allocator's traffic was recorded"
-        assert Path(hazard.freed_at.file).parent.name == FAULTS.name
+        assert Path(hazard.freed_at.file).parent.name in ("fault", "kernels")
         assert hazard.allocated_at is not None
 
 
@@ -133,14 +132,8 @@ def test_a_cell_that_dies_of_its_stale_pointer_has_told_of_it(tmp_path: Path) ->
             assert record.outcome is Outcome.CRASH
             hold_against(record, str(result.cell.axes["kind"]))
         else:
-            assert (record.outcome, record.hazards) == (Outcome.OK, [])
-
-
-def test_the_healthy_twin_of_the_stale_topk_has_no_hazard() -> None:
-    record = run_cell("fault", "planted", kind="stale_topk", batch=8, only={"batch": 1}).record
-
-    assert record.outcome is Outcome.OK, record.reason
-    assert_clean(record)
+            assert record.outcome is Outcome.OK, record.reason
+            assert_clean(record)
 
 
 # Our own graphs -------------------------------------------------------------------------------------------------------
@@ -169,10 +162,11 @@ def test_every_workload_with_graphs_is_among_these() -> None:
     assert launched & set(BUILTIN) == set(OWN)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ImportWarning")
 @pytest.mark.parametrize(("workload", "backend"), own_cells())
 def test_no_kernel_of_ours_holds_a_stale_pointer(workload: str, backend: str) -> None:
     axes = {**OWN[workload], **OPTIONS.get((workload, backend), {})}
-    record = run_cell(workload, backend, **axes).record
+    record = run_cell(workload, backend, check=CheckSettings(against="none"), **axes).record
     if record.outcome is Outcome.SKIPPED:
         pytest.skip(record.reason)
 
@@ -200,7 +194,14 @@ def assert_clean(record: CellRecord) -> None:
 
 def test_copies_and_fills_are_looked_at_too(watch: CaptureWatch) -> None:
     held = [torch.ones(8 << 20), torch.zeros(8 << 20)]
-    graph = capture(lambda: (held[1].copy_(held[0]), held[1].zero_()))
+    driver = ctypes.CDLL("libcuda.so.1")
+
+    def work() -> None:
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        held[1].copy_(held[0])
+        driver.cuMemsetD8Async(ctypes.c_uint64(held[1].data_ptr()), 0, ctypes.c_size_t(held[1].nbytes), stream)
+
+    graph = capture(work)
     assert [audit.stale for audit in watch.audit()] == [()]
 
     held.clear()
