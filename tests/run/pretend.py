@@ -16,8 +16,11 @@ from gpubench.records import (
     Cell,
     CellEnded,
     CellRecord,
+    Hazard,
+    HazardsFound,
     Outcome,
     Pass,
+    PointerState,
     Stage,
     StageEntered,
     Task,
@@ -28,6 +31,8 @@ from gpubench.records import (
 from gpubench.run.launcher import Launch, PlainLauncher
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.__main__ import Inbox
+
+HAZARD = Hazard("fill_scratch", "scratch", 0x7F00, PointerState.UNMAPPED)
 
 
 @dataclass
@@ -83,6 +88,10 @@ def serve(asked: Task, worker: int, events: int) -> bool:
     """One task; False when the worker must end after it."""
     for trial in asked.trials:
         os.write(events, dump_line(StageEntered(asked.cell.cell_id, trial, Stage.MEASURE, time.time())))
+        if asked.cell.backend == "dies of what it told":
+            os.write(events, dump_line(HazardsFound(asked.cell.cell_id, [HAZARD])))
+            os.write(events, dump_line(StageEntered(asked.cell.cell_id, trial, Stage.PROFILE, time.time())))
+            os._exit(5)
         if asked.cell.backend == "dies":
             os._exit(5)
         if asked.cell.backend == "is slow":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pretend import PretendLauncher, task
+from pretend import HAZARD, PretendLauncher, task
 from support import PLUGINS
 
 from gpubench.catalogue import WorkloadInfo
@@ -115,6 +115,13 @@ def test_a_cell_that_dies_is_recorded_with_its_trial_and_stage(store: RunStore, 
     assert (dead.cell_id, dead.trial, dead.stage, dead.outcome) == ("cell_000", 0, Stage.MEASURE, Outcome.CRASH)
     assert "exited with status 5" in dead.reason
     assert well.outcome is Outcome.OK
+
+
+def test_what_a_cell_told_before_it_died_is_in_its_record(store: RunStore, tmp_path: Path) -> None:
+    list(scheduler(store, lanes=1).run([task(0, tmp_path, "dies of what it told"), task(1, tmp_path, "dies")]))
+    told, silent = read_run(store.path).records
+    assert (told.outcome, told.hazards) == (Outcome.CRASH, [HAZARD])
+    assert silent.hazards == []
 
 
 def test_trials_that_are_tasks_of_their_own_are_given_up_once_one_fails(store: RunStore, tmp_path: Path) -> None:
