@@ -44,7 +44,7 @@ def project(token: Mapping[str, Tensor], conv_state: Tensor, state: Tensor) -> t
     slots = (token["positions"][:, None] + 1 + torch.arange(taps, device=mixed.device)) % taps  # oldest to newest
     conv_state = conv_state.index_put((rows[:, 0], slots[:, -1]), mixed)
     convolved = F.silu((conv_state[rows, slots] * token["conv_weight"].T).sum(dim=1))
-    keys, values = convolved.split([mixed.shape[1] - heads * dim_v, heads * dim_v], dim=1)
+    keys, values = torch.split(convolved, [mixed.shape[1] - heads * dim_v, heads * dim_v], dim=1)
     keys = keys.view(batch, 2, -1, dim_k)
     q, k = (keys * (keys.square().sum(dim=-1, keepdim=True) + _NORM_EPS).rsqrt()).unbind(dim=1)
     kind = torch.promote_types(mixed.dtype, torch.float32)
@@ -57,7 +57,7 @@ def unpack(rows: Tensor, lengths: Sequence[int], multiple: int = 1) -> Tensor:
 
     A token of zeros (k, g and beta) leaves the state as it is.
     """
-    padded = pad_sequence(list(rows.split(list(lengths))), batch_first=True)
+    padded = pad_sequence(list(torch.split(rows, list(lengths))), batch_first=True)
     return F.pad(padded, (0, 0) * (rows.dim() - 1) + (0, -padded.shape[1] % multiple))
 
 
