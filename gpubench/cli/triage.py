@@ -43,10 +43,22 @@ def triage(
         Literal["new"] | None,
         typer.Option("--fail-on", help="Exit 1 if there are signatures the baseline didn't have."),
     ] = None,
+    is_escalated: Annotated[
+        bool,
+        typer.Option("--escalate", help="First run a failed cell of each signature again, up the ladder: who did it?"),
+    ] = False,
+    cell: Annotated[
+        str, typer.Option("--cell", metavar="CELL", help="With --escalate: this failed cell alone, by id or number.")
+    ] = "",
+    is_all: Annotated[bool, typer.Option("--all", help="With --escalate: every failed cell.")] = False,
 ) -> None:
     """Group a run's failed cells by signature, and say what separates them from the clean ones."""
     if fail_on and not baseline:
         raise UsageError(f"--fail-on {fail_on}: new since which run? name it with --baseline RUN")
+    if (cell or is_all) and not is_escalated:
+        raise UsageError(f"{'--cell' if cell else '--all'}: which cells to run again, with --escalate")
+    if cell and is_all:
+        raise UsageError("--cell, --all: one cell, or all that failed?")
     from gpubench.analysis.run import load_run
     from gpubench.report.markdown import triage_markdown
     from gpubench.report.triage import show, triage_csv, triage_json
@@ -54,7 +66,13 @@ def triage(
     from gpubench.triage import triage_run
 
     path = find_run(run, results)
-    found = triage_run(load_run(path), load_run(find_run(baseline, results)) if baseline else None)
+    known = load_run(find_run(baseline, results)) if baseline else None
+    if is_escalated:
+        from gpubench.cli.escalate import choose_cells, escalate
+
+        original = load_run(path)
+        escalate(original, choose_cells(triage_run(original), cell=cell, every=is_all))
+    found = triage_run(load_run(path), known)
     name = run_name(path, results)
     if format_ == "table":
         _print(show(found, name, SHOWN_LOG_LINES))
@@ -150,6 +168,7 @@ def _facts(row: ShownRow) -> list[tuple[str, str]]:
         ("rule", row.rule),
         *[("twin", twin) for twin in row.twins],
         *[("verdict", verdict) for verdict in row.verdicts],
+        ("so", row.diagnosis),
         ("log", row.log),
     ]
     return [(name, text) for name, text in facts if text]

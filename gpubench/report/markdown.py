@@ -68,7 +68,7 @@ def _triage_row(row: ShownRow) -> list[str]:
         escape(row.rule),
         "<br>".join(map(escape, row.twins)) or "–",
         escape(f"{row.culprit}; {row.basis}" if row.basis else row.culprit),
-        "<br>".join(map(escape, row.verdicts)) or "–",
+        "<br>".join([*([f"**{escape(row.diagnosis)}**"] if row.diagnosis else []), *map(escape, row.verdicts)]) or "–",
         _code(row.command),
     ]
 

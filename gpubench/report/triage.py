@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,7 @@ from gpubench.records import Scalar
 from gpubench.run.logs import read_tail
 from gpubench.stacks import WAITING
 from gpubench.store import ARTIFACTS
-from gpubench.triage import Culprit, Kernel, Row, Triage
+from gpubench.triage import Answer, Culprit, Kernel, Row, Triage, Verdict
 
 __all__ = ["ShownRow", "ShownTriage", "reproduce_command", "show", "triage_csv", "triage_json"]
 
@@ -56,6 +56,8 @@ class ShownRow:
     rule: str
     twins: tuple[str, ...]
     verdicts: tuple[str, ...]
+    """Answers of reruns; those that have nothing to say for one reason are one."""
+    diagnosis: str
     core: str
     """Why the GPU's core dump tells less than it could, and how to get the rest."""
     xid: str
@@ -109,7 +111,7 @@ _COLUMNS = (
     *("faulting_kernel", "faulting_file", "faulting_line"),
     *("culprit_kernel", "culprit_file", "culprit_line", "culprit_basis"),
     *("cells", "first_seen", "last_seen"),
-    *("precision", "coverage", "twins", "verdicts", "reproduce"),
+    *("precision", "coverage", "twins", "verdicts", "diagnosis", "reproduce"),
 )
 
 
@@ -155,7 +157,8 @@ def _show_row(triage: Triage, row: Row, run_name: str, log_lines: int) -> ShownR
         seen=_span(row.first_seen, row.last_seen),
         rule=row.rule_text,
         twins=_show_twins(row),
-        verdicts=tuple(verdict.text for verdict in row.verdicts),
+        verdicts=tuple(_show_verdicts(row.verdicts)),
+        diagnosis=row.diagnosis.text if row.diagnosis else "",
         core=crash.faulting.note if crash and crash.faulting else "",
         xid=crash.xid[-1] if crash and crash.xid else "",
         command=reproduce_command(run_name, first),
@@ -172,6 +175,19 @@ def _show_twins(row: Row) -> tuple[str, ...]:
     shown = [f"{differs}: {_join(pairs, MOST_TWINS)}" for differs, pairs in kinds.items()]
     more = len(shown) - MOST_TWINS
     return tuple(shown[:MOST_TWINS] + ([f"and {more} other differences"] if more > 0 else []))
+
+
+def _show_verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """In their order; rungs that don't apply for the same reason stand together, where the first of them is."""
+    unfit: defaultdict[str, list[str]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.verdict == Answer.NOT_APPLICABLE and verdict.rung not in unfit[verdict.detail]:
+            unfit[verdict.detail].append(verdict.rung)
+    for verdict in verdicts:
+        if verdict.verdict != Answer.NOT_APPLICABLE:
+            yield verdict.text
+        elif rungs := unfit.pop(verdict.detail, None):
+            yield f"{', '.join(rungs)}: {verdict.verdict} ({verdict.detail})"
 
 
 def _log_tail(triage: Triage, row: Row, most: int) -> str:
@@ -237,6 +253,7 @@ def _data(triage: Triage, row: Row, run_name: str) -> dict[str, Any]:
             for twin in row.twins
         ],
         "hazards": [{"cell": cell, **asdict(hazard)} for cell, hazard in row.hazards],
+        "diagnosis": {**asdict(row.diagnosis), "text": row.diagnosis.text} if row.diagnosis else None,
         "verdicts": [asdict(verdict) for verdict in row.verdicts],
         "reproduce": reproduce_command(run_name, row.cell_ids[0]),
         "log_tail": _log_tail(triage, row, LOG_LINES),
@@ -270,5 +287,6 @@ def _flat(row: Row, texts: ShownRow) -> dict[str, Any]:
         "coverage": f"{row.rule.coverage:.6g}",
         "twins": "; ".join(texts.twins),
         "verdicts": "; ".join(texts.verdicts),
+        "diagnosis": texts.diagnosis,
         "reproduce": texts.command,
     }

@@ -20,12 +20,14 @@ from gpubench.triage.verdicts import Answer
 
 __all__ = [
     "HOW_TO_GET_SANITIZER",
+    "LOG",
     "Finding",
     "HostFrame",
     "SanitizerLauncher",
     "SanitizerReport",
     "find_sanitizer",
     "parse_sanitizer",
+    "read_log",
 ]
 
 HOW_TO_GET_SANITIZER = "install the CUDA toolkit's, or name one in GPUBENCH_COMPUTE_SANITIZER"
@@ -142,8 +144,14 @@ _NOTE = re.compile(r"^(?:Access to|Address) (0x[0-9a-f]+) (?P<what>.+)$")
 _MORE = re.compile(r"^and (?P<what>is .+)$")
 _PROBLEM = re.compile(
     r"^(?:Error: |Internal Sanitizer Error: |Internal error: )(?!Race reported)(?P<what>.*)"
-    r"|^(?P<whole>Unable to .*|Failed to .*|.*(?:not supported|No supported devices|insufficient (?:driver|permission)).*)$"
+    r"|^(?P<whole>Unable to .*|Failed to .*|.*(?:not supported|No supported devices|insufficient permission).*)$"
 )
+
+
+def read_log(path: Path) -> str:
+    """The beginning of a log, where the first error is."""
+    with path.open("rb") as file:
+        return file.read(MOST_CHARACTERS).decode(errors="replace")
 
 
 def parse_sanitizer(text: str) -> SanitizerReport:

@@ -11,6 +11,7 @@ classes          what kind of fault it is, from names and texts
 signature        the key that cells are grouped by, and what it is made of
 grid             a run's cells as columns of codes
 rules · twins    what separates the dead from the living · each one's nearest clean cell
+diagnosis        what the answers come to, in a line
 verdicts         what reruns found out, from triage.jsonl
 table            a run's failed cells, a row per signature
 """
@@ -18,21 +19,25 @@ table            a run's failed cells, a row per signature
 from __future__ import annotations
 
 from gpubench.triage.classes import CLASSES, FaultClass
+from gpubench.triage.diagnosis import Diagnosis
 from gpubench.triage.rules import Condition, Rule
 from gpubench.triage.signature import Culprit, Kernel, Signature, signature_of
 from gpubench.triage.table import Row, Triage, triage_run
 from gpubench.triage.twins import Twin
-from gpubench.triage.verdicts import VERDICTS, Verdict, read_verdicts
+from gpubench.triage.verdicts import VERDICTS, Answer, Rung, Verdict, read_verdicts
 
 __all__ = [
     "CLASSES",
     "VERDICTS",
+    "Answer",
     "Condition",
     "Culprit",
+    "Diagnosis",
     "FaultClass",
     "Kernel",
     "Row",
     "Rule",
+    "Rung",
     "Signature",
     "Triage",
     "Twin",

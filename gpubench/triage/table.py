@@ -10,6 +10,7 @@ from gpubench.analysis.merge import CellResult
 from gpubench.analysis.run import Run
 from gpubench.records import CellRecord, Hazard, Outcome
 from gpubench.triage.classes import CLASSES, FaultClass
+from gpubench.triage.diagnosis import Diagnosis, diagnose
 from gpubench.triage.grid import Grid
 from gpubench.triage.rules import Rule, find_rule
 from gpubench.triage.signature import Culprit, Signature, signature_of
@@ -71,6 +72,10 @@ class Row:
     @property
     def last_seen(self) -> str:
         return max(record.started_at for record in self.records)
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        return diagnose(self.signature, self.rule, self.twins, self.verdicts)
 
     @property
     def rule_text(self) -> str:
