@@ -6,7 +6,7 @@ and the trace, as far as its recording was on, who took and gave back what, in o
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -38,10 +38,14 @@ class Segment:
     pool: Pool
     blocks: tuple[Block, ...]
     """By address."""
+    _starts: list[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_starts", [block.start for block in self.blocks])
 
     def find(self, address: int) -> Block | None:
         """The block that an address lies in; None in a gap, which is not mapped."""
-        place = bisect_right(self.blocks, address, key=lambda block: block.start) - 1
+        place = bisect_right(self._starts, address) - 1
         return self.blocks[place] if place >= 0 and address < self.blocks[place].end else None
 
 
@@ -98,22 +102,19 @@ class Memory:
             return {}
         wanted = sorted(set(addresses))
         found: dict[int, Freed] = {}
-        for number in range(position, len(self.trace)):
-            entry = self.trace[number]
-            if entry["action"] != "free_requested":
+        taken: dict[int, Mapping[str, Any]] = {}
+        for number, entry in enumerate(self.trace):
+            start = entry["addr"]
+            if entry["action"] == "alloc":
+                taken[start] = entry
+            if entry["action"] != "free_requested" or number < position:
                 continue
-            start, end = entry["addr"], entry["addr"] + entry["size"]
-            for address in wanted[bisect_right(wanted, start - 1) : bisect_right(wanted, end - 1)]:
+            end = start + entry["size"]
+            for address in wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]:
                 if address not in found:
-                    found[address] = Freed(start, end, self._allocated_at(number), _site(entry))
+                    took = taken.get(start)
+                    found[address] = Freed(start, end, _site(took) if took else None, _site(entry))
         return found
-
-    def _allocated_at(self, number: int) -> Frame | None:
-        """Who took the block that entry `number` of the trace gives back."""
-        address = self.trace[number]["addr"]
-        earlier = (self.trace[n] for n in range(number - 1, -1, -1))
-        took = next((entry for entry in earlier if entry["action"] == "alloc" and entry["addr"] == address), None)
-        return _site(took) if took else None
 
 
 def read_memory(snapshot: Mapping[str, Any], device: int = 0, most_entries: int | None = None) -> Memory:
