@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.run import Run
@@ -181,7 +181,7 @@ def _of(verdicts: Iterable[Verdict], cell_ids: Sequence[str]) -> list[Verdict]:
 def _decisive(result: CellResult) -> CellRecord:
     record = result.decisive
     assert record is not None, "a cell that failed has a record"
-    return record
+    return record if record.hazards else replace(record, hazards=_hazards(result))  # one pass knows for both
 
 
 def _unknown_note(results: Sequence[CellResult]) -> str:

@@ -9,7 +9,18 @@ import pytest
 from made_failures import failed, write_run
 
 from gpubench.analysis.run import load_run
-from gpubench.records import Cell, Crash, FaultingKernel, Frame, Hazard, Outcome, PointerState, Stage, parse_record
+from gpubench.records import (
+    Cell,
+    Crash,
+    FaultingKernel,
+    Frame,
+    Hazard,
+    Outcome,
+    Pass,
+    PointerState,
+    Stage,
+    parse_record,
+)
 from gpubench.records import dump_line as dump
 from gpubench.report.triage import triage_json
 from gpubench.triage import triage_run
@@ -90,6 +101,20 @@ def test_cells_that_are_ok_and_hold_one_are_named_and_failed_ones_list_theirs(tm
     (signature,) = json.loads(triage_json(triage))["signatures"]
     (hazard,) = signature["hazards"]
     assert (hazard["cell"], hazard["kernel"], hazard["state"]) == ("cell_000", "fill_scratch", "unmapped")
+
+
+def test_what_the_timing_pass_found_explains_a_crash_in_the_profiled_one(tmp_path: Path) -> None:
+    cell = Cell(0, "cell_000", "k0", "topk", "triton", {"concurrency": 1}, {})
+    same = {"cell_id": cell.cell_id, "key": cell.key, "axes": cell.axes}
+    records = [
+        failed(None, Outcome.OK, Stage.DONE, **same, hazards=[FILL]),
+        failed(ILLEGAL, Outcome.CRASH, Stage.PROFILE, **{**same, "pass_": Pass.PROFILE}),
+    ]
+    (row,) = triage_run(load_run(write_run(tmp_path, "run", [cell], records))).rows
+
+    assert row.signature.culprit is not None
+    assert row.signature.culprit.kernel == "fill_scratch"
+    assert row.hazards == [("cell_000", FILL)]
 
 
 def test_a_record_keeps_its_hazards_and_one_without_any_is_read_as_ever() -> None:
