@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gpubench.analysis.merge import CellResult
 from gpubench.analysis.run import Run, load_run
 from gpubench.errors import WorkerError
 from gpubench.records import CellRecord, Outcome, Stage
+from gpubench.run.answers import Told, read_audit, read_rerun, read_sanitizer
 from gpubench.run.events import CellStarted, SweepStarted
 from gpubench.run.rerun import rerun_request
 from gpubench.run.rungs import (
@@ -30,19 +31,16 @@ from gpubench.run.rungs import (
     find_tools,
     why_not,
 )
-from gpubench.run.sanitizer import LOG, Finding, parse_sanitizer, read_log
+from gpubench.run.sanitizer import LOG, parse_sanitizer, read_log
 from gpubench.run.scheduler import StopSignal
 from gpubench.run.sweep import SweepRequest, run_sweep
 from gpubench.store import ARTIFACTS
-from gpubench.triage import Signature, signature_of
-from gpubench.triage.classes import CLASSES
-from gpubench.triage.verdicts import Answer, Blame, Rung, Verdict, append_verdict
+from gpubench.triage import Answer, Rung, Signature, Verdict, signature_of
+from gpubench.triage.verdicts import append_verdict
 
 __all__ = ["CellBegun", "CellClimbed", "LadderEvent", "RungAnswered", "RungBegun", "RungWorks", "climb"]
 
 _AGAIN = (Rung.ALONE, Rung.AFTER_OTHERS)
-_BLAMING = (Answer.INVALID_ACCESS, Answer.RACE, Answer.BARRIER)
-"""What a kernel does itself. Who asserts checks another's data, who reads what was never written is its victim."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class _Climb:
             return
         before = cells_before(self.cell, self.run.cells)
         if not before:
-            yield from self._write(Rung.AFTER_OTHERS, Answer.NOT_APPLICABLE, "it was its worker's first cell")
+            yield self._write(Rung.AFTER_OTHERS, Told(Answer.NOT_APPLICABLE, "it was its worker's first cell"))
             return
         self.before = before
         yield from self._ask(Rung.AFTER_OTHERS)
@@ -162,7 +160,7 @@ class _Climb:
         is_program = self.run.header.workload.measures_itself
         unable = why_not(rung, self.signature, self.record, self.tools, is_program=is_program) or why_not_now
         if unable:
-            yield from self._write(rung, Answer.NOT_APPLICABLE, unable)
+            yield self._write(rung, Told(Answer.NOT_APPLICABLE, unable))
             return
         yield RungBegun(rung)
         began = time.monotonic()
@@ -170,15 +168,15 @@ class _Climb:
         try:
             path = yield from self._rerun(rung, request)
         except WorkerError as error:
-            yield from self._write(rung, Answer.NONE, str(error).splitlines()[0], time.monotonic() - began)
+            yield self._write(rung, Told(Answer.NONE, str(error).splitlines()[0]), time.monotonic() - began)
             return
         again = next(
             result for result in load_run(path).cells if result.cell.cell_id == self.cell.cell.cell_id
         ).decisive
         if again is None or self._is_cut_short(again):
             return
-        verdict = replace(self._read(rung, again, path), records=str(path.relative_to(self.run.path)))
-        yield self._append(verdict, time.monotonic() - began)
+        records = str(path.relative_to(self.run.path))
+        yield self._write(rung, self._read(rung, again, path), time.monotonic() - began, records)
 
     def _is_cut_short(self, again: CellRecord) -> bool:
         """Whether the user has ended a rerun that might still have failed."""
@@ -194,84 +192,32 @@ class _Climb:
                 yield RungWorks(rung, event.cell_id, event.stage)
         return path
 
-    def _write(self, rung: Rung, answer: Answer, detail: str, took_s: float = 0.0) -> Iterator[LadderEvent]:
-        yield self._append(self._verdict(rung, answer, detail), took_s)
-
-    def _append(self, verdict: Verdict, took_s: float) -> RungAnswered:
-        verdict = replace(verdict, at=datetime.now(UTC).isoformat(timespec="seconds"))
+    def _write(self, rung: Rung, told: Told, took_s: float = 0.0, records: str = "") -> RungAnswered:
+        verdict = Verdict(
+            cell_id=self.cell.cell.cell_id,
+            rung=rung.value,
+            verdict=told.answer.value,
+            detail=told.detail,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            culprit=told.blame,
+            records=records,
+        )
         append_verdict(self.run.path, verdict)
-        self._given[Rung(verdict.rung)] = Answer(verdict.verdict)
+        self._given[rung] = told.answer
         return RungAnswered(verdict, took_s)
 
-    def _verdict(self, rung: Rung, answer: Answer, detail: str = "", culprit: Blame | None = None) -> Verdict:
-        return Verdict(self.cell.cell.cell_id, rung.value, answer.value, detail, culprit=culprit)
-
-    def _read(self, rung: Rung, again: CellRecord, path: Path) -> Verdict:
+    def _read(self, rung: Rung, again: CellRecord, path: Path) -> Told:
         """What the rerun's record says, and a sanitizer's log."""
+        after = f"after {_count(len(self.before), 'cell')} in one worker" if self.before else ""
         if again.outcome is Outcome.SKIPPED:
-            return self._verdict(rung, Answer.NOT_APPLICABLE, again.reason)
+            return Told(Answer.NOT_APPLICABLE, again.reason)
         if rung in SANITIZER_RUNGS:
-            return self._read_sanitizer(rung, again, path)
+            logs = sorted((path / ARTIFACTS).glob(f"*/{LOG}"))
+            report = parse_sanitizer("\n".join(map(read_log, logs))) if logs else None
+            return read_sanitizer(rung, again, report, after)
         if rung is Rung.AUDIT:
-            return self._read_audit(again)
-        if not again.outcome.is_failure:
-            return self._verdict(rung, Answer.PASSES, self._after())
-        after = signature_of(again)
-        # without a core dump the place is another one: then only the kind of fault can be compared
-        is_same = after.key == self.signature.key if rung in _AGAIN else _are_alike(self.signature, after)
-        told = ", ".join(filter(None, [after.title, self._after()]))
-        return self._verdict(rung, Answer.SAME if is_same else Answer.OTHERWISE, told)
-
-    def _after(self) -> str:
-        return f"after {_count(len(self.before), 'cell')} in one worker" if self.before else ""
-
-    def _read_audit(self, again: CellRecord) -> Verdict:
-        looked = str(again.details.get("graph_pointers", ""))
-        if again.hazards:
-            # of several kernels with a stale address it is the one that the GPU caught in the run, if that is known
-            culprit = signature_of(replace(again, crash=self.record.crash)).culprit
-            blame = Blame(culprit.kernel, culprit.basis, culprit.file, culprit.line) if culprit else None
-            more = len(again.hazards) - 1
-            told = again.hazards[0].text + (f"; and {more:,} more" if more else "")
-            return self._verdict(Rung.AUDIT, Answer.STALE, told, blame)
-        if looked.startswith("not checked"):
-            return self._verdict(Rung.AUDIT, Answer.NONE, looked)
-        if not looked and not again.outcome.is_failure:
-            return self._verdict(Rung.AUDIT, Answer.NOT_APPLICABLE, "the cell captures no CUDA graph")
-        return self._verdict(Rung.AUDIT, Answer.NOTHING, looked)
-
-    def _read_sanitizer(self, rung: Rung, again: CellRecord, path: Path) -> Verdict:
-        logs = sorted((path / ARTIFACTS).glob(f"*/{LOG}"))
-        report = parse_sanitizer("\n".join(map(read_log, logs)))
-        if report.findings:
-            return self._found(rung, report.findings)
-        if again.outcome is Outcome.TIMEOUT:
-            return self._verdict(rung, Answer.NONE, again.reason)
-        if not logs or (report.problem and again.outcome.is_failure):
-            return self._verdict(rung, Answer.NONE, report.problem or "it has written no log")
-        ended = f"the cell ends in {signature_of(again).title}" if again.outcome.is_failure else "the cell passes"
-        return self._verdict(rung, Answer.NOTHING, ", ".join(filter(None, [ended, self._after()])))
-
-    def _found(self, rung: Rung, findings: Sequence[Finding]) -> Verdict:
-        first = findings[0]
-        launched = first.launched_at
-        told = f"{first.told} at {first.place}" if first.kernel else first.told
-        parts = [
-            told,
-            first.note,
-            f"launched at {Path(launched.file).name}:{launched.line} in {launched.function}" if launched else "",
-            f"{len(findings) - 1:,} more like it" if len(findings) > 1 else "",
-        ]
-        blame = None
-        if first.answer in _BLAMING and first.kernel:
-            basis = f"{rung}: {': '.join(filter(None, [first.told, first.note]))}"
-            blame = Blame(first.kernel, basis, first.file, first.line)
-        return self._verdict(rung, first.answer, "; ".join(filter(None, parts)), blame)
-
-
-def _are_alike(before: Signature, after: Signature) -> bool:
-    both_late = CLASSES[before.class_].is_asynchronous and CLASSES[after.class_].is_asynchronous
-    return before.class_ == after.class_ or both_late
+            return read_audit(self.record, again)
+        return read_rerun(rung, self.signature, again, after)
 
 
 def _count(number: int, noun: str) -> str:

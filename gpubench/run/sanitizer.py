@@ -126,24 +126,31 @@ _LAUNCHING = frozenset(
 """Files of Triton and torch between a line of the user's and a kernel: the log has names without folders."""
 
 _HEADS: Sequence[tuple[Answer, re.Pattern[str]]] = (
-    (Answer.INVALID_ACCESS, re.compile(r"Invalid __\w+__ (?P<access>\w+)(?: of size (?P<size>[\d,]+))?.*")),
-    (Answer.INVALID_ACCESS, re.compile(r"Out-of-range Shared or Local Address.*|Warp Out-of-range Address.*")),
+    (
+        Answer.INVALID_ACCESS,
+        re.compile(r"(?:Potential i|I)nvalid __\w+__ (?P<access>\w+)(?: of size (?P<size>[\d,]+))?.*"),
+    ),
+    (
+        Answer.INVALID_ACCESS,
+        re.compile(r"(?:Warp )?(?:Illegal|Misaligned|Invalid|Out-of-range) (?:\w+ )*?(?:Address|PC|Instruction).*"),
+    ),
     (Answer.DEVICE_ASSERT, re.compile(r"(?:Warp|Device) assert.*", re.IGNORECASE)),
     (Answer.UNINITIALISED, re.compile(r"Uninitialized __\w+__ memory (?P<access>\w+)(?: of size (?P<size>[\d,]+))?.*")),
-    (Answer.RACE, re.compile(r"(?:Error: |Warning: )?(?:Race reported|Potential \w+ hazard).*")),
-    (Answer.BARRIER, re.compile(r"Barrier error detected.*|Divergent thread\(s\) in.*")),
-    (Answer.INVALID_ACCESS, re.compile(r"(?:Warp )?(?:Illegal|Misaligned|Invalid) (?:Instruction|Address|PC).*")),
+    (Answer.RACE, re.compile(r"(?:ERROR|WARNING): .*?(?:Race reported|Potential \w+ hazard).*", re.IGNORECASE)),
+    (Answer.BARRIER, re.compile(r"(?:Barrier error|Deadlock) detected.*")),
 )
 _PREFIX = re.compile(r"^=========(?: |$)")
-_AT = re.compile(r"^(?:at|.* access at) (?P<place>\S.*)$")
-_OFFSET = re.compile(r"\+0x[0-9a-f]+$")
+_AT = re.compile(r"^(?:at|.*(?: access|\)) at) (?P<place>\S.*)$")
+_FRAME = re.compile(r"^Device Frame:\s*(?P<place>(?!NVIDIA )\S.*?)(?: \[0x[0-9a-f]+\])?$")
+_OFFSET = re.compile(r"[+:]0x[0-9a-f]+$")
 _HOST = re.compile(r"^Host Frame:\s*(?P<rest>.*)$")
 _PYTHON = re.compile(r"^(?P<function>.+) in (?P<file>[^\[\]]+):(?P<line>\d{1,9})$")
 _NATIVE = re.compile(r"^(?P<function>.*?)\s*\[0x[0-9a-f]+\] in (?P<file>.+)$")
 _NOTE = re.compile(r"^(?:Access to|Address) (0x[0-9a-f]+) (?P<what>.+)$")
 _MORE = re.compile(r"^and (?P<what>is .+)$")
 _PROBLEM = re.compile(
-    r"^(?:Error: |Internal Sanitizer Error: |Internal error: )(?!Race reported)(?P<what>.*)"
+    r"^(?:Internal Sanitizer Error|Internal error): (?P<why>.*)"
+    r"|^Error: (?P<what>(?:Target application terminated before|Failed|Unable|No ).*)"
     r"|^(?P<whole>Unable to .*|Failed to .*|.*(?:not supported|No supported devices|insufficient permission).*)$"
 )
 
@@ -195,7 +202,11 @@ def _read_block(block: Sequence[str]) -> Finding | None:
 def _finding(answer: Answer, match: re.Match[str], block: Sequence[str]) -> Finding:
     named = match.groupdict()
     place = next((found["place"] for line in block if (found := _AT.match(line))), "")
+    frames = [found["place"] for line in block if (found := _FRAME.match(line))]
     kernel, file, line = _read_place(place)
+    if frames:  # it happened in a device function: the outermost frame is the kernel's
+        kernel = _read_place(frames[-1])[0]
+        _, file, line = next((read for read in map(_read_place, [place, *frames]) if read[1]), ("", "", None))
     notes = [found["what"] for line in block if (found := _NOTE.match(line) or _MORE.match(line))]
     return Finding(
         answer=answer,
@@ -237,4 +248,4 @@ def _host_frame(line: str) -> HostFrame | None:
 
 def _problem_of(line: str) -> str:
     found = _PROBLEM.match(line)
-    return (found["what"] or found["whole"] or "")[:300] if found else ""
+    return (found["why"] or found["what"] or found["whole"] or "")[:300] if found else ""
