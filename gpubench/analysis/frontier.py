@@ -18,7 +18,7 @@ from gpubench.analysis.frames import field
 from gpubench.analysis.metrics import Metric
 from gpubench.records import Outcome
 
-__all__ = ["frontier", "group_labels"]
+__all__ = ["axis_text", "frontier", "group_labels", "label"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -66,11 +66,17 @@ def group_labels(rows: pd.DataFrame, group: Sequence[str]) -> pd.Series:
     """The group of each row: the values of the columns, joined by a middle dot; "" without columns."""
     labels = pd.Series("", index=rows.index, dtype=object)
     for number, name in enumerate(group):
-        labels = labels + (" · " if number else "") + rows[name].map(_label).astype(object)
+        labels = labels + (" · " if number else "") + rows[name].map(axis_text).astype(object)
     return labels
 
 
-def _label(value: object) -> str:
+def label(values: Sequence[object]) -> str:
+    """One cell's group, of its values of the grouping columns."""
+    return " · ".join(map(axis_text, values))
+
+
+def axis_text(value: object) -> str:
+    """An axis' value: an integer that a frame had to keep as a float is one again, and a null is an en dash."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "–" if value is None or value != value else str(value)  # noqa: PLR0124 (NaN is not itself)

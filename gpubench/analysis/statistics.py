@@ -37,7 +37,17 @@ from numpy.typing import NDArray
 
 from gpubench.analysis import columns as c
 
-__all__ = ["Interval", "Ratio", "SampleWarning", "Summary", "difference", "ratio", "summarise", "summarise_all"]
+__all__ = [
+    "MIN_SAMPLES",
+    "Interval",
+    "Ratio",
+    "SampleWarning",
+    "Summary",
+    "difference",
+    "ratio",
+    "summarise",
+    "summarise_all",
+]
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.intp]
@@ -105,7 +115,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times one median is another, with its 95 % interval."""
+    """How many times one median is another, with its interval: of 95 %, unless another one was asked for."""
 
     value: float
     low: float
@@ -166,18 +176,24 @@ def summarise_all(figures: Sequence[Sequence[Sequence[float]]], is_time: Sequenc
     return frame
 
 
-def ratio(numerator: Interval | Summary, denominator: Interval | Summary) -> Ratio:
+def ratio(numerator: Interval | Summary, denominator: Interval | Summary, confidence: float = CONFIDENCE) -> Ratio:
     """numerator / denominator of two positive medians measured apart.
 
     The interval is recovered from both their intervals on a log scale (MOVER; Zou and Donner, Statistics in Medicine
-    27, 2008): the distances to the bounds that matter add in quadrature. NaN where a median isn't positive.
+    27, 2008): the distances to the bounds that matter add in quadrature. For another confidence than 95 % they are
+    multiplied as a normal error's would be. NaN where a median isn't positive.
     """
     if not (numerator.median > 0 and denominator.median > 0):
         return Ratio(math.nan, math.nan, math.nan)
     value = numerator.median / denominator.median
     down = math.hypot(_log_ratio(numerator.median, numerator.low), _log_ratio(denominator.high, denominator.median))
     up = math.hypot(_log_ratio(numerator.high, numerator.median), _log_ratio(denominator.median, denominator.low))
-    return Ratio(value, value * math.exp(-down), value * math.exp(up))
+    wider = 1.0 if confidence == CONFIDENCE else _z(confidence) / _z(CONFIDENCE)
+    return Ratio(value, value * math.exp(-down * wider), value * math.exp(up * wider))
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(1 - (1 - confidence) / 2)
 
 
 def difference(minuend: Interval | Summary, subtrahend: Interval | Summary) -> Interval:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import gpubench
+from gpubench.cli.compare import compare
 from gpubench.cli.doctor import doctor
 from gpubench.cli.listing import list_workloads
 from gpubench.cli.nsys import nsys
@@ -18,8 +19,8 @@ from gpubench.cli.triage import triage
 __all__ = ["app"]
 
 EPILOG = (
-    "Exit codes: 0 no cell failed · 1 --fail-on fired, or a reproduction ended otherwise · 2 usage or a bad file · "
-    "3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable"
+    "Exit codes: 0 no cell failed · 1 compare found a regression, --fail-on fired, or a reproduction ended otherwise · "
+    "2 usage or a bad file · 3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable"
 )
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ def root(
 app.command()(sweep)
 app.command()(report)
 app.command()(triage)
+app.command()(compare)
 app.command()(reproduce)
 app.command()(nsys)
 app.command("list")(list_workloads)

@@ -12,18 +12,17 @@ import pandas as pd
 
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
+from gpubench.analysis.frontier import axis_text
 from gpubench.analysis.metrics import Metric, format_value
 from gpubench.analysis.statistics import Interval, Ratio, ratio
+from gpubench.analysis.verdicts import within_grain
 from gpubench.records import Outcome
 from gpubench.report.content import Content
 
-__all__ = ["Comparison", "Row", "Tally", "Versus", "axis_text", "compare"]
+__all__ = ["Comparison", "Row", "Tally", "Versus", "compare"]
 
 COMPARED = ("step_time", "kernel_sum")
 """What a user waits for, and what the GPU works for it: a backend can win one and lose the other."""
-
-GRAIN_SHARE, GRAIN_S = 0.02, 64e-9
-"""Kernel times closer than either are the same: nsys ticks in 32 ns, and one profiled pass doesn't show what drifts."""
 
 Cell = Mapping[Hashable, Any]
 """A row of the wide frame."""
@@ -112,15 +111,8 @@ def compare(content: Content) -> Comparison | None:
     return Comparison(baseline, metrics, axes, tuple(_rows(content.wide, axes, baseline, metrics)))
 
 
-def axis_text(value: object) -> str:
-    """An axis' value: an integer that a frame had to keep as a float is one again, and a null is an en dash."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "–" if value is None or value != value else str(value)  # noqa: PLR0124 (NaN is not itself)
-
-
 def _rows(wide: pd.DataFrame, axes: Sequence[str], baseline: str, metrics: Sequence[Metric]) -> Iterator[Row]:
-    figures = [name for metric in metrics for name in (metric.key, *_bounds(metric))]
+    figures = [name for metric in metrics for name in (metric.key, *_bounds(metric), field(metric.key, c.TIMER))]
     by_shape: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in wide[[c.BACKEND, c.OUTCOME, *axes, *figures]].to_dict(orient="records"):
         by_shape[tuple(axis_text(cell[name]) for name in axes)].append(cell)
@@ -140,9 +132,7 @@ def _against(base: Cell | None, other: Cell, metric: Metric) -> Versus:
     speedup = ratio(before, after)
     if math.isnan(speedup.value):
         return Versus(_figure(base, metric), figure, None)
-    is_grain = metric.key != "step_time" and (
-        abs(speedup.value - 1) <= GRAIN_SHARE or abs(before.median - after.median) <= GRAIN_S
-    )
+    is_grain = within_grain(metric, str(other[field(metric.key, c.TIMER)]), before.median, after.median)
     return Versus(_figure(base, metric), figure, speedup, speedup.is_clear and not is_grain)
 
 

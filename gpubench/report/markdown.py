@@ -9,15 +9,16 @@ import pandas as pd
 
 from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import Caveat
+from gpubench.analysis.frontier import axis_text
 from gpubench.analysis.metrics import Metric, format_value
 from gpubench.records import Outcome
-from gpubench.report.comparison import Versus, axis_text, compare
+from gpubench.report.comparison import Versus, compare
 from gpubench.report.content import Content
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
 from gpubench.triage import Triage
 
-__all__ = ["markdown_report", "triage_markdown"]
+__all__ = ["escape", "markdown_report", "table", "triage_markdown"]
 
 MAX_ROWS = 60
 """Per table. GitHub refuses a comment of more than 65,536 characters; what is left out is counted and in the CSV."""
@@ -78,10 +79,10 @@ def _code(text: str) -> str:
     return escape(text) if re.search(r"[`|\s]", text.replace(" ", "")) else f"`{text}`"
 
 
-def escape(text: object) -> str:
+def escape(text: object, limit: int = MAX_TEXT) -> str:
     """A text within a table or a line: no markup, no line breaks, no cell borders, and of bounded length."""
     line = re.sub(r"\s+", " ", str(text)).strip()
-    line = line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", line)
 
@@ -111,8 +112,8 @@ def _comparison(content: Content) -> list[str]:
         f"- **{escape(tally.backend)}**, {escape(tally.metric.label)}: {escape(tally.words)}"
         for tally in found.tallies()
     ]
-    table = _table(head, body, right=_numbers(content, head))
-    return [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies), table]
+    rows = table(head, body, right=_numbers(content, head))
+    return [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies), rows]
 
 
 def _texts(versus: Versus) -> list[str]:
@@ -137,7 +138,7 @@ def _frontier(content: Content) -> list[str]:
         f"{len(on)} of {len(found)} ok cells; no other is as good in both and better in one.{close}",
     ]
     head = ["cell", *axes, x.label, y.label]
-    return [*lines, _table(head, body, right=[*_numbers(content, head), len(head) - 2, len(head) - 1])]
+    return [*lines, table(head, body, right=[*_numbers(content, head), len(head) - 2, len(head) - 1])]
 
 
 def _both(row: pd.Series, x: Metric, y: Metric) -> list[str]:
@@ -153,7 +154,7 @@ def _not_ok(content: Content) -> list[str]:
         [row[c.OUTCOME], row[c.CELL_ID], *(axis_text(row[name]) for name in axes), row[c.STAGE], row[c.REASON]]
         for _, row in rows.iterrows()
     ]
-    return ["### Cells that are not ok", _table(["outcome", "cell", *axes, "stage", "reason"], body)]
+    return ["### Cells that are not ok", table(["outcome", "cell", *axes, "stage", "reason"], body)]
 
 
 def _warnings(content: Content) -> list[str]:
@@ -192,7 +193,8 @@ def _numbers(content: Content, head: Sequence[str]) -> list[int]:
     return [place for place, name in enumerate(head) if name in content.numeric_axes]
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[object]], right: Iterable[int] = ()) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[object]], right: Iterable[int] = ()) -> str:
+    """A table of texts, of at most MAX_ROWS rows; the columns in `right` stand on the right."""
     return _escaped_table(head, [list(map(escape, row)) for row in body[:MAX_ROWS]], len(body), right)
 
 

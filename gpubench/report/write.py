@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from gpubench.analysis.compare import RunComparison
 from gpubench.analysis.run import Run
 from gpubench.errors import StoreError, UsageError
+from gpubench.report.compare_html import compare_html
+from gpubench.report.compare_json import compare_json
+from gpubench.report.compare_markdown import compare_markdown
 from gpubench.report.content import Content, read_content
 from gpubench.report.export import to_csv, to_json
 from gpubench.report.html import render_html
 from gpubench.report.markdown import markdown_report
 
-__all__ = ["FORMATS", "write_report"]
+__all__ = ["FORMATS", "write_comparison", "write_report"]
 
 _RENDER: dict[str, Callable[[Content], str]] = {
     "html": render_html,
@@ -24,6 +28,11 @@ _RENDER: dict[str, Callable[[Content], str]] = {
     "json": to_json,
 }
 FORMATS = tuple(_RENDER)
+_RENDER_COMPARISON: dict[str, Callable[[RunComparison], str]] = {
+    "html": compare_html,
+    "md": compare_markdown,
+    "json": compare_json,
+}
 
 
 def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list[Path]:
@@ -33,17 +42,24 @@ def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list
     doesn't exist, StoreError when the disk refuses.
     """
     for name in formats:
-        _require_format(name)
+        _require_format(name, FORMATS)
     content = read_content(runs)
     return [_write(out / f"report.{name}", _RENDER[name](content)) for name in dict.fromkeys(formats)]
 
 
-def _require_format(name: str) -> None:
-    if name in FORMATS:
+def write_comparison(comparison: RunComparison, formats: Sequence[str], out: Path) -> list[Path]:
+    """Write `compare.<format>` for each format into the folder `out`, and give back the files' paths."""
+    for name in formats:
+        _require_format(name, tuple(_RENDER_COMPARISON))
+    return [_write(out / f"compare.{name}", _RENDER_COMPARISON[name](comparison)) for name in dict.fromkeys(formats)]
+
+
+def _require_format(name: str, known: Sequence[str]) -> None:
+    if name in known:
         return
-    close = get_close_matches(name, FORMATS, n=1)
+    close = get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    raise UsageError(f"--format {name}: no such format{hint} known: {', '.join(FORMATS)}")
+    raise UsageError(f"--format {name}: no such format{hint} known: {', '.join(known)}")
 
 
 def _write(path: Path, text: str) -> Path:
