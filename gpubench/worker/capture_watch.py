@@ -127,7 +127,8 @@ class CaptureWatch:
     def _read(self, graph: torch.cuda.CUDAGraph, before: Memory) -> Captured | None:
         try:
             nodes = read_nodes(graph.raw_cuda_graph())
-        except RuntimeError as error:  # the cell's figures are worth more than our knowing
+        # The cell's figures are worth more than our knowing. A ValueError is a type of nodes newer than cuda-bindings.
+        except (RuntimeError, ValueError) as error:
             self.problem = str(error)
             return None
         return Captured(nodes, graph.pool(), before, read_state().without_trace())
