@@ -39,6 +39,17 @@ class Page:
     def click(self, selector: str) -> None:
         self.driver.execute_script("arguments[0].click()", self.one(selector))
 
+    def only(self, axis: str, *values: str) -> None:
+        """Keep these values of an axis alone, by its menu."""
+        menu = self.one(f"#filter-{axis}")
+        self.driver.execute_script("arguments[0].open = true", menu)
+        WebDriverWait(self.driver, 10).until(lambda _: menu.find_elements(By.CSS_SELECTOR, "label"))
+        menu.find_elements(By.CSS_SELECTOR, "button")[1].click()
+        for label in menu.find_elements(By.CSS_SELECTOR, "label"):
+            if label.find_element(By.CSS_SELECTOR, "span").text in values:
+                label.click()
+        self.driver.execute_script("arguments[0].open = false", menu)
+
     def show_all_rows(self) -> None:
         if self.all("#pager select") and self.one("#pager").is_displayed():
             Select(self.one("#pager select")).select_by_value("1000")

@@ -86,7 +86,7 @@ def test_the_frontier_of_any_two_metrics_is_pythons(page, run):
 
 
 def test_a_filter_recomputes_the_frontier_over_what_is_left(page, run):
-    page.choose("filter-isl", "1024")
+    page.only("isl", "1024")
     assert (page.marked("●"), page.marked("≈")) == on_frontier(run, "tok_s_user", "tok_s_gpu", "isl == 1024")
     assert {row["axis:isl"] for row in page.table()} == {"1024"}
 

@@ -19,6 +19,7 @@ function showTooltip(row, event) {
   fill(tooltip, 
     h("h4", {}, data.cells.id[row]),
     h("dl", {}, pairs, figures.length ? h("div", { class: "rule" }) : "", figures),
+    standingNode(row, current.frontier),
     isOk(row) ? "" : h("p", {}, outcomeNode(outcomeOf(row)), reasonOf(row) ? ` ${reasonOf(row)}` : ""),
     row in data.recorded || warningsOf(row).length ? h("p", {}, `⚠ ${[...warningsOf(row), ...(data.recorded[row] ?? [])].join("; ")}`) : "",
   );
@@ -57,6 +58,7 @@ function openDetail(row, frontier) {
     h("pre", { tabindex: "0" }, reproduceCommand(row)),
   );
   dialog.showModal();
+  rememberOpened(row);
 }
 
 function standingNode(row, frontier) {

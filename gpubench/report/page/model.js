@@ -21,10 +21,17 @@ function columnsOf(key) {
   return { ...values, timerOf: decode(values.timer), warningsOf: decode(values.warnings) };
 }
 
+// The statistics to choose from: a name, and the column of a metric that is better low, or high.
+const STATISTICS = new Map([
+  ["median", { label: "median", low: "median", high: "median" }],
+  ["slow", { label: "slowest 10%", low: "p90", high: "p10", words: "Shown is the slowest tenth: p90 of what is better low, p10 of what is better high." }],
+  ["fast", { label: "fastest 10%", low: "p10", high: "p90", words: "Shown is the fastest tenth: p10 of what is better low, p90 of what is better high." }],
+]);
+
 // The values of a metric under a statistic: [value, low, high], with no interval but for the median.
 function statisticOf(metric, statistic) {
   if (statistic === "median") return [metric.median, metric.low, metric.high];
-  const values = metric.higher_is_better ? metric.p10 : metric.p90;
+  const values = metric[STATISTICS.get(statistic)[metric.higher_is_better ? "high" : "low"]];
   return [values, values, values];
 }
 

@@ -7,47 +7,93 @@ const MANY_GROUPS = 32; // beyond which a legend hides the plot; hovering still 
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
 const MARGIN = { left: 78, right: 44, top: 46, bottom: 56 };
 
-// state: {x, y, group: [axis keys], statistic, logX, logY, intervals, label, filter: Map}
-// Gives {frontier, shown}: what the table marks; frontier is null when x is no metric.
+// Gives {view, shown}: what the table marks; view.frontier is null when x is no metric.
 function drawPlot(state) {
   const element = document.getElementById("plot"), empty = document.getElementById("plot-empty");
   const shown = rows.filter((row) => passes(state, row));
   const view = makeView(state, shown);
-  const hasPlot = size > 0 && (view.points.length > 0 || view.failed.length > 0);
+  const hasPlot = size > 0 && (view.points.length > 0 || view.grey.length > 0 || view.failed.length > 0);
   element.hidden = !hasPlot;
   empty.hidden = hasPlot;
-  empty.textContent = size ? "No cell passes the filter." : "There is nothing to plot.";
+  empty.textContent = !size ? "There is nothing to plot." : shown.length ? "No cell here has figures to plot." : "No cell passes the filter.";
+  const at = updateSummary(state, view, shown);
   if (hasPlot) {
-    const traces = [...groupTraces(state, view), ...failedTraces(state, view)];
-    Plotly.react(element, traces, layoutOf(state, view), {
+    const layout = layoutOf(state, view, at);
+    const positions = labelPositions(state, view, frameOf(element, layout));
+    const traces = [...greyTraces(state, view), ...groupTraces(state, view, positions), ...failedTraces(state, view)];
+    Plotly.react(element, traces, layout, {
       displaylogo: false,
       responsive: true,
       modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]], // none that uploads
       toImageButtonOptions: { filename: data.runs[0]?.id ?? "gpubench", scale: 2 },
     });
   }
-  return { frontier: view.frontier, shown };
+  return { frontier: view.frontier, misses: view.misses, shown };
 }
 
-const passes = (state, row) =>
-  [...state.filter].every(([key, code]) => code === null || axes.get(key).values.codes[row] === code);
+// Where the axes lie, in pixels, and from where to where they reach.
+function frameOf(element, layout) {
+  const width = Math.max(element.clientWidth - layout.margin.l - layout.margin.r, 50);
+  const [bottom, top] = layout.yaxis.domain, inner = layout.height - layout.margin.t - layout.margin.b;
+  return { x: layout.xaxis.range, y: layout.yaxis.range, width, height: (top - bottom) * inner };
+}
 
 function makeView(state, shown) {
   const group = groupOf(state.group);
-  const y = series.get(state.y);
+  const y = series.get(state.y), x = series.get(state.x);
   const failed = shown.filter((row) => !isOk(row));
-  if (!y) return { group, points: [], failed, frontier: null, valueX: () => null };
-  const x = series.get(state.x);
+  const misses = findMisses(state, shown);
+  const base = { group, failed, misses, grey: [], points: [], frontier: null, valuesX: null, valueX: () => null };
+  if (!y) return base;
+  const kept = shown.filter((row) => !misses.missed.has(row));
   const valuesY = statisticOf(y, state.statistic);
   if (x) {
-    const frontier = computeFrontier(shown, x, y, state.statistic, group);
-    const valuesX = statisticOf(x, state.statistic);
-    return { group, points: frontier.points, failed, frontier, valuesX, valuesY, valueX: (row) => valuesX[0][row] };
+    const frontier = computeFrontier(kept, x, y, state.statistic, group);
+    const valuesX = statisticOf(x, state.statistic), valueX = (row) => valuesX[0][row];
+    const grey = [...misses.missed].filter((row) => valueX(row) > 0 && valuesY[0][row] > 0);
+    return { ...base, grey, points: frontier.points, frontier, valuesX, valuesY, valueX };
   }
   const valueX = axes.has(state.x) ? axes.get(state.x).of : (row) => data.cells.index[row];
-  const canShow = (value) => value !== null && (value > 0 || !state.logY);
-  const points = shown.filter((row) => isOk(row) && canShow(valuesY[0][row]) && valueX(row) !== null);
-  return { group, points, failed, frontier: null, valuesX: null, valuesY, valueX };
+  const canShow = (row) => valueX(row) !== null && valuesY[0][row] !== null && (valuesY[0][row] > 0 || !state.logY);
+  const points = kept.filter((row) => isOk(row) && canShow(row));
+  return { ...base, grey: [...misses.missed].filter(canShow), points, valuesY, valueX };
+}
+
+// What misses a limit, grey and hollow; it can be hovered and opened as any other.
+function greyTraces(state, view) {
+  if (!view.grey.length) return [];
+  const surface = surfaceNow(), styleFor = styleOfGroups(state);
+  return [{
+    type: view.grey.length > MANY ? "scattergl" : "scatter", mode: "markers", name: "misses a limit", customdata: view.grey,
+    x: view.grey.map(view.valueX), y: view.grey.map((row) => view.valuesY[0][row]), hoverinfo: "none", showlegend: false,
+    marker: { color: surface.muted, symbol: view.grey.map((row) => `${styleFor(view.group(row)).symbol}-open`), size: 8, opacity: 0.6 },
+  }];
+}
+
+// A wider ring around a group's cells that are beaten, but by less than the intervals can tell.
+function nearTraces(view, members, name) {
+  const near = members.filter((row) => view.frontier?.near.has(row));
+  if (!near.length) return [];
+  return [{
+    type: near.length > MANY ? "scattergl" : "scatter", mode: "markers", name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
+    x: near.map(view.valueX), y: near.map((row) => view.valuesY[0][row]),
+    marker: { color: surfaceNow().ink, symbol: "circle-open", size: 15, line: { width: 1.1 } },
+  }];
+}
+
+// The labels, and among very many points the frontier's again, on top and ringed.
+function labelTraces(state, view, positions, members, name, style) {
+  const isCrowded = view.points.length > MANY;
+  const told = members.filter((row) => positions.has(row) || (isCrowded && view.frontier?.onGroup.has(row)));
+  if (!told.length) return [];
+  const surface = surfaceNow();
+  return [{
+    type: "scatter", mode: isCrowded ? "markers+text" : "text", name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
+    x: told.map(view.valueX), y: told.map((row) => view.valuesY[0][row]),
+    text: told.map((row) => (positions.has(row) ? plain(formatAxis(axes.get(state.label).of(row))) : "")),
+    textposition: told.map((row) => positions.get(row) ?? "top center"), textfont: { size: 11, color: surface.ink },
+    marker: { color: style.colour, symbol: style.symbol, size: 9, line: { color: surface.ink, width: told.map((row) => (view.frontier?.on.has(row) ? 1.4 : 0)) } },
+  }];
 }
 
 // Colours follow a group for as long as the grouping stays, whatever is filtered away.
@@ -61,12 +107,13 @@ function styleOfGroups(state) {
   });
 }
 
-function groupTraces(state, view) {
+function groupTraces(state, view, positions) {
   const styleFor = styleOfGroups(state);
   const traces = [];
   for (const [name, members] of groupBy(view.points, view.group)) {
     const style = styleFor(name);
-    traces.push(...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style), legendTrace(name, style));
+    traces.push(...nearTraces(view, members, name), ...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style),
+      ...labelTraces(state, view, positions, members, name, style), legendTrace(name, style));
   }
   return traces;
 }
@@ -89,14 +136,10 @@ function pointTrace(state, view, members, name, style) {
     visible: true,
   });
   const drawBars = detailed && state.intervals && state.statistic === "median";
-  const labelled = detailed && axes.has(state.label);
   return {
     type: detailed ? "scatter" : "scattergl",
-    mode: labelled ? "markers+text" : "markers",
-    name: plain(name), legendgroup: name, showlegend: false, customdata: members,
+    mode: "markers", name: plain(name), legendgroup: name, showlegend: false, customdata: members,
     x: members.map(view.valueX), y: members.map((row) => view.valuesY[0][row]),
-    text: labelled ? members.map((row) => (stands(row) ? plain(formatAxis(axes.get(state.label).of(row))) : "")) : null,
-    textposition: "top center", textfont: { size: 10.5, color: surface.muted },
     error_x: drawBars && view.valuesX ? bars(view.valuesX) : { visible: false },
     error_y: drawBars ? bars(view.valuesY) : { visible: false },
     marker: {
@@ -139,7 +182,7 @@ function failedOutcomes(view) {
   return Object.keys(theme.outcomes).filter((outcome) => present.has(outcome));
 }
 
-const isOverAxis = (state, view) => view.points.length > 0 && !view.frontier && axes.has(state.x);
+const isOverAxis = (state, view) => view.points.length + view.grey.length > 0 && !view.frontier && axes.has(state.x);
 
 // Over an axis, cells that are not ok stand at their value of it; over two metrics they have none, so at their place in the grid.
 function failedTraces(state, view) {
@@ -155,83 +198,6 @@ function failedTraces(state, view) {
       cliponaxis: false,
     };
   });
-}
-
-function layoutOf(state, view) {
-  const surface = surfaceNow();
-  const outcomes = failedOutcomes(view);
-  const onAxis = isOverAxis(state, view);
-  const valuesX = view.points.map(view.valueX), valuesY = view.points.map((row) => view.valuesY[0][row]);
-  const reach = onAxis ? valuesX.concat(view.failed.map(view.valueX)) : valuesX;
-  const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
-  const main = view.points.length ? 430 : 0;
-  const between = strip && main ? 84 : 0;
-  const inner = main + between + strip;
-  const base = {
-    gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
-    ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,
-  };
-  const title = (text) => ({ text: plain(text), font: { size: 13, color: surface.ink }, standoff: 12 });
-  return {
-    height: inner + MARGIN.top + MARGIN.bottom,
-    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: strip ? 34 : MARGIN.bottom },
-    font: { family: theme.font, size: 12, color: surface.ink },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    hovermode: "closest", dragmode: "zoom",
-    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
-    showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
-    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
-    xaxis: {
-      ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeOf(reach, state.logX), title: title(titleOf(state.x)), anchor: "y",
-      type: state.logX ? "log" : "linear", visible: main > 0,
-    },
-    yaxis: {
-      ...base, ...tickFormat(state.y, valuesY, state.logY), ...rangeOf(valuesY, state.logY), title: title(titleOf(state.y)),
-      type: state.logY ? "log" : "linear", domain: [Math.min((strip + between) / inner, 0.99), 1], visible: main > 0,
-    },
-    xaxis2: { ...base, anchor: "y2", showticklabels: false, ticks: "", showgrid: false, zeroline: false, visible: !onAxis },
-    yaxis2: {
-      ...base, domain: [0, strip ? strip / inner : 0], type: "category", categoryorder: "array", ticks: "",
-      categoryarray: [...outcomes].reverse(), visible: strip > 0, fixedrange: true, range: [-0.6, outcomes.length - 0.4],
-    },
-    annotations: strip ? [{
-      text: onAxis ? "not ok, at their place on the axis" : "not ok, in the grid's order", showarrow: false,
-      xref: "paper", yref: "paper", x: 0, xanchor: "left", y: strip / inner, yanchor: "bottom", yshift: 6,
-      font: { size: 12, color: surface.muted },
-    }] : [],
-  };
-}
-
-// Wide enough for every point; the bars of a cell whose trials disagree may end outside, or nothing else could be seen.
-function rangeOf(values, isLog) {
-  const known = values.filter((value) => value !== null && (!isLog || value > 0));
-  if (!known.length) return {};
-  const [low, high] = extremes(known).map((value) => (isLog ? Math.log10(value) : value));
-  const pad = high > low ? 0.07 * (high - low) : isLog ? 0.3 : Math.abs(low) / 4 || 1;
-  return { range: [low - pad, high + pad] };
-}
-
-// Seconds and bytes carry their prefix on every tick, their unit in the title; axes of few values get a tick per value.
-function tickFormat(key, values, isLog) {
-  const metric = series.get(key);
-  if (!metric) {
-    const distinct = [...new Set(values)].sort((a, b) => a - b);
-    if (distinct.length > 0 && distinct.length <= 14 && (isLog || distinct.length <= 8))
-      return { tickmode: "array", tickvals: distinct, ticktext: distinct.map(formatAxis) };
-    return {};
-  }
-  if (metric.unit === "share") return { tickformat: "~%", ...logTicks(values, isLog) };
-  const isPrefixed = isLog || metric.unit in PREFIXED;
-  return { tickformat: isPrefixed ? "~s" : ",~r", ...logTicks(values, isLog) };
-}
-
-// At 1, 2 and 5 of each decade, or where there are many at the decades alone.
-function logTicks(values, isLog) {
-  const known = values.filter((value) => value > 0);
-  if (!isLog || !known.length) return {};
-  const [low, high] = extremes(known);
-  const decades = Math.log10(high / low);
-  return { dtick: decades > 4 ? 1 : "D2" };
 }
 
 const extremes = (values) =>

@@ -1,17 +1,6 @@
 // The page: its state, its controls, and what follows from a change of them.
 
-const state = {
-  x: data.choice.x,
-  y: data.choice.y,
-  group: [...data.choice.group],
-  statistic: "median",
-  logX: false,
-  logY: false,
-  intervals: true,
-  label: "",
-  filter: new Map([...axes.keys()].map((key) => [key, null])),
-};
-let current = { frontier: null, shown: rows };
+let current = { frontier: null, misses: null, shown: rows };
 
 function update() {
   current = drawPlot(state);
@@ -19,6 +8,8 @@ function update() {
   updateTimes(current.shown);
   drawRoofline(state, current.shown);
   describeFrontier();
+  describeFilters(current.shown);
+  document.getElementById("limits-line").textContent = describeMisses(current.misses, current.shown);
   describeAxes();
 }
 
@@ -32,6 +23,7 @@ function describeFrontier() {
     const members = groupBy([...frontier.on], groupOf(state.group));
     const shares = [...members].map(([name, found]) => `${found.length} of ${name}`).join(", ");
     text = `${frontier.on.size} of ${count(frontier.points.length, "ok cell")} on the frontier${state.group.length ? `: ${shares}` : ""}`;
+    if (frontier.near.size) text += `; ${frontier.near.size.toLocaleString("en-US")} more too close to call (≈, ringed)`;
   }
   document.getElementById("frontier-line").textContent = text;
 }
@@ -42,64 +34,12 @@ function describeAxes() {
     const timers = [...new Set(current.shown.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean);
     return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers.length ? `; timed by ${timers.join(" and ")}` : ""}.`);
   });
-  if (state.statistic !== "median") words.push(h("span", {}, "Shown is the slowest tenth: p90 of what is better low, p10 of what is better high."));
+  if (state.statistic !== "median") words.push(h("span", {}, STATISTICS.get(state.statistic).words));
   fill(document.getElementById("axis-words"), words);
   document.getElementById("plot").setAttribute("aria-label", `${titleOf(state.y)} against ${titleOf(state.x)}`);
 }
 
-function select(id, label, options, value, onChange) {
-  const nodes = options.map(([key, text]) => h("option", { value: key, selected: key === value }, text));
-  return h("label", {}, h("span", {}, label), h("select", { id, onchange: (event) => { onChange(event.target.value); update(); } }, nodes));
-}
-
-function check(id, label, key) {
-  const box = h("input", { type: "checkbox", id, onchange: (event) => { state[key] = event.target.checked; update(); } });
-  box.checked = state[key];
-  return h("label", { class: "check" }, box, label);
-}
-
-function buildControls() {
-  const metrics = [...series.values()].map((metric) => [metric.key, metric.label]);
-  const numeric = [...axes.values()].filter((axis) => axis.numeric).map((axis) => [axis.key, axis.label]);
-  const withIndex = state.x === INDEX ? [[INDEX, "cell"]] : [];
-  const setX = (key) => { state.x = key; resetScale("X", key); };
-  const setY = (key) => { state.y = key; resetScale("Y", key); };
-  const groups = groupOptions();
-  const choices = [
-    select("x-axis", "x", [...metrics, ...numeric, ...withIndex], state.x, setX),
-    select("y-axis", "y", metrics, state.y, setY),
-    select("group", "group by", groups.map(([keys, text]) => [JSON.stringify(keys), text]), JSON.stringify(state.group), (keys) => { state.group = JSON.parse(keys); }),
-    select("statistic", "statistic", [["median", "median"], ["slow", "slowest 10%"]], state.statistic, (key) => { state.statistic = key; }),
-    select("label", "labels", [["", "none"], ...[...axes.values()].map((axis) => [axis.key, axis.label])], state.label, (key) => { state.label = key; }),
-  ];
-  const scales = [
-    h("span", { class: "spacer" }),
-    check("log-x", "log x", "logX"), check("log-y", "log y", "logY"), check("intervals", "intervals", "intervals"),
-  ];
-  const filters = [...axes.values()].filter(({ values }) => values.values.length > 1 && values.values.length <= MANY_VALUES).map((axis) => {
-    const values = axis.values.values.map((value, code) => [code, value]);
-    if (axis.numeric) values.sort(([, a], [, b]) => (a === null) - (b === null) || a - b);
-    const options = [["", "all"], ...values.map(([code, value]) => [String(code), formatAxis(value)])];
-    return select(`filter-${axis.key}`, `only ${axis.label}`, options, "", (code) => { state.filter.set(axis.key, code === "" ? null : Number(code)); });
-  });
-  fill(document.getElementById("controls"), 
-    ...(series.size ? [...choices, h("span", { class: "break" })] : []), ...filters, ...(series.size ? scales : []));
-}
-
-function groupOptions() {
-  const options = [[[], "nothing"], ...[...axes.keys()].map((key) => [[key], axes.get(key).label])];
-  const chosen = JSON.stringify(state.group);
-  if (!options.some(([keys]) => JSON.stringify(keys) === chosen)) options.push([state.group, state.group.map((key) => axes.get(key).label).join(" × ")]);
-  return options;
-}
-
-function resetScale(end, key) {
-  state[`log${end}`] = wantsLog(key);
-  document.getElementById(`log-${end.toLowerCase()}`).checked = state[`log${end}`];
-}
-
 const FAILED_AT_ONCE = 25;
-const MANY_VALUES = 1000; // of an axis, beyond which a list to choose from is no help
 
 function buildFailed() {
   const failed = rows.filter((row) => !isOk(row));
@@ -170,18 +110,17 @@ function listenTo(plot) {
 function listen() {
   listenTo(document.getElementById("plot"));
   document.getElementById("detail").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
+  document.getElementById("detail").addEventListener("close", rememberClosed);
+  document.addEventListener("pointerdown", closeMenus);
+  addEventListener("hashchange", followLink);
   darkMode.addEventListener("change", update);
   addEventListener("beforeprint", () => setPrinting(true));
   addEventListener("afterprint", () => setPrinting(false));
 }
 
-state.label = defaultLabel(state);
-state.logX = wantsLog(state.x);
-state.logY = wantsLog(state.y);
-buildControls();
 buildTableControls();
 buildFailed();
 buildWarnings();
-update();
+followLink();
 listen();
 document.documentElement.dataset.ready = "true";

@@ -1,0 +1,80 @@
+// Where the plot's parts lie: axes, ticks, the strip of what is not ok.
+
+function layoutOf(state, view, at) {
+  const surface = surfaceNow();
+  const outcomes = failedOutcomes(view);
+  const onAxis = isOverAxis(state, view);
+  const seen = [...view.points, ...view.grey];
+  const valuesX = seen.map(view.valueX), valuesY = seen.map((row) => view.valuesY[0][row]);
+  const reach = onAxis ? valuesX.concat(view.failed.map(view.valueX)) : valuesX;
+  const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
+  const main = seen.length ? 430 : 0;
+  const between = strip && main ? 84 : 0;
+  const inner = main + between + strip;
+  const base = {
+    gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
+    ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,
+  };
+  const title = (text) => ({ text: plain(text), font: { size: 13, color: surface.ink }, standoff: 12 });
+  return {
+    height: inner + MARGIN.top + MARGIN.bottom,
+    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: strip ? 34 : MARGIN.bottom },
+    font: { family: theme.font, size: 12, color: surface.ink },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    hovermode: "closest", dragmode: "zoom",
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
+    showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
+    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
+    xaxis: {
+      ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeOf(reach, state.logX), title: title(titleOf(state.x)), anchor: "y",
+      type: state.logX ? "log" : "linear", visible: main > 0,
+    },
+    yaxis: {
+      ...base, ...tickFormat(state.y, valuesY, state.logY), ...rangeOf(valuesY, state.logY), title: title(titleOf(state.y)),
+      type: state.logY ? "log" : "linear", domain: [Math.min((strip + between) / inner, 0.99), 1], visible: main > 0,
+    },
+    xaxis2: { ...base, anchor: "y2", showticklabels: false, ticks: "", showgrid: false, zeroline: false, visible: !onAxis },
+    yaxis2: {
+      ...base, domain: [0, strip ? strip / inner : 0], type: "category", categoryorder: "array", ticks: "",
+      categoryarray: [...outcomes].reverse(), visible: strip > 0, fixedrange: true, range: [-0.6, outcomes.length - 0.4],
+    },
+    shapes: at === null ? [] : [{ type: "line", x0: at, x1: at, xref: "x", y0: 0, y1: 1, yref: "y domain", layer: "below", line: { color: surface.muted, width: 1, dash: "dash" } }],
+    annotations: strip ? [{
+      text: onAxis ? "not ok, at their place on the axis" : "not ok, in the grid's order", showarrow: false,
+      xref: "paper", yref: "paper", x: 0, xanchor: "left", y: strip / inner, yanchor: "bottom", yshift: 6,
+      font: { size: 12, color: surface.muted },
+    }] : [],
+  };
+}
+
+// Wide enough for every point; the bars of a cell whose trials disagree may end outside, or nothing else could be seen.
+function rangeOf(values, isLog) {
+  const known = values.filter((value) => value !== null && (!isLog || value > 0));
+  if (!known.length) return {};
+  const [low, high] = extremes(known).map((value) => (isLog ? Math.log10(value) : value));
+  const pad = high > low ? 0.07 * (high - low) : isLog ? 0.3 : Math.abs(low) / 4 || 1;
+  return { range: [low - pad, high + pad] };
+}
+
+// Seconds and bytes carry their prefix on every tick, their unit in the title; axes of few values get a tick per value.
+function tickFormat(key, values, isLog) {
+  const metric = series.get(key);
+  if (!metric) {
+    const distinct = [...new Set(values)].sort((a, b) => a - b);
+    if (distinct.length > 0 && distinct.length <= 14 && (isLog || distinct.length <= 8))
+      return { tickmode: "array", tickvals: distinct, ticktext: distinct.map(formatAxis) };
+    return {};
+  }
+  if (metric.unit === "share") return { tickformat: "~%", ...logTicks(values, isLog) };
+  const isPrefixed = isLog || metric.unit in PREFIXED;
+  return { tickformat: isPrefixed ? "~s" : ",~r", ...logTicks(values, isLog) };
+}
+
+// At 1, 2 and 5 of each decade, or where there are many at the decades alone.
+function logTicks(values, isLog) {
+  const known = values.filter((value) => value > 0);
+  if (!isLog || !known.length) return {};
+  const [low, high] = extremes(known);
+  const decades = Math.log10(high / low);
+  return { dtick: decades > 4 ? 1 : "D2" };
+}
