@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ from gpubench.analysis.metrics import Metric
 from gpubench.analysis.run import Run
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content
+from gpubench.report.evidence import hazards, signatures
+from gpubench.report.memory import memory
 from gpubench.report.payload import page_data, script_json
+from gpubench.report.samples import samples
 from gpubench.report.triage import show
 from gpubench.report.verdict import verdict
+from gpubench.triage import Triage
 
 __all__ = ["render_html"]
 
@@ -41,11 +45,17 @@ SCRIPTS = (
     "controls.js",
     "roofline.js",
     "breakdown.js",
+    "kernels.js",
+    "memory.js",
+    "heatmap.js",
+    "views.js",
+    "strip.js",
     "detail.js",
     "table.js",
     "report.js",
 )
 """In the order in which they are joined into one script."""
+STYLES = ("report.css", "views.css")
 
 MOST_COMPARED = 1000
 """Rows of the comparison on a page; their count says how many there are."""
@@ -80,24 +90,37 @@ def render_html(content: Content) -> str:
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_visible
     )
-    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script, css = (
+        "\n".join((PAGE / name).read_text(encoding="utf-8") for name in names) for names in (SCRIPTS, STYLES)
+    )
+    triages = content.triages()
     page = environment.get_template("report.html.j2").render(
         content=content,
         verdict=verdict(content),
         facts=_facts(content),
         comparison=compare(content),
         most_compared=MOST_COMPARED,
-        triages=[show(found) for found in content.triages()],
+        triages=[show(found) for found in triages],
         most_signatures=MOST_SIGNATURES,
         metrics=_metric_rows(content),
         environments=[_environment(run, content.ceilings()) for run in content.runs],
         version=gpubench.__version__,
-        css=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
-        data=Markup(script_json(page_data(content))),  # noqa: S704 (escaped for where it stands)
+        css=Markup(css),  # noqa: S704 (our own files)
+        data=Markup(script_json(page_data(content) | _evidence(content, triages))),  # noqa: S704 (escaped for where it stands)
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         script=Markup('"use strict";\n{\n' + script + "}\n"),  # noqa: S704 (our own files)
     )
     return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _evidence(content: Content, triages: Sequence[Triage]) -> dict[str, Any]:
+    """What stands behind the figures; see the modules that make it."""
+    return {
+        "samples": samples(content),
+        "memory": memory(content),
+        "hazards": hazards(content),
+        "signatures": signatures(content, triages),
+    }
 
 
 def _visible(value: object) -> object:

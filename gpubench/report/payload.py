@@ -20,6 +20,7 @@ from gpubench.report import theme
 from gpubench.report.coded import coded
 from gpubench.report.conditions import conditions
 from gpubench.report.content import Content
+from gpubench.report.memory import is_of_bucket
 from gpubench.run.logs import read_tail
 
 __all__ = ["page_data", "script_json"]
@@ -116,7 +117,7 @@ def _floats(values: pd.Series) -> list[float | None]:
 
 def _ranges(content: Content) -> dict[str, Any]:
     """What inner ranges took: by row of `cells`, [name's number, metric's number, median, low, high] each."""
-    inner = content.frame[content.frame[c.RANGE] != ""]
+    inner = content.frame[(content.frame[c.RANGE] != "") & ~is_of_bucket(content.frame)]
     rows: dict[int, list[list[Any]]] = {}
     if len(inner) > MAX_RANGES:
         return {"names": [], "metrics": [], "rows": rows, "nested": {}, "left_out": len(inner)}

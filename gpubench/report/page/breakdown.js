@@ -43,20 +43,23 @@ function partsOf(row) {
   return parts;
 }
 
-function timeBar(row, longest) {
-  const whole = Math.max(stepSeries.median[row], busySeries.median[row]);
-  const share = (seconds) => `${(100 * seconds) / longest}%`;
-  const told = (name, seconds) => `${name} ${formatValue(seconds, "s")}, ${((100 * seconds) / whole).toFixed(1)}%`;
-  const parts = partsOf(row);
-  return h("div", { class: "timebar", role: "img", "aria-label": parts.map(([name, seconds]) => told(name, seconds)).join("; ") },
-    parts.map(([name, seconds, colour]) => h("span", { class: colour ? "" : "idle", title: told(name, seconds), style: `width: ${share(seconds)}; ${colour ? `background-color: ${colour}` : ""}` })));
+// A bar of parts, [name, figure, colour] each; what has no colour is hatched. Its full width is `longest`.
+function stackedBar(parts, longest, unit) {
+  const whole = parts.reduce((sum, [, value]) => sum + value, 0);
+  const told = (name, value) => `${name} ${formatValue(value, unit)}, ${((100 * value) / whole).toFixed(1)}%`;
+  return h("div", { class: "timebar", role: "img", "aria-label": parts.map(([name, value]) => told(name, value)).join("; ") },
+    parts.map(([name, value, colour]) => h("span", { class: colour ? "" : "idle", title: told(name, value), style: `width: ${(100 * value) / longest}%; ${colour ? `background-color: ${colour}` : ""}` })));
 }
+
+const legendKey = (name, colour, title = null) =>
+  h("span", { class: "key", title }, h("span", { class: colour ? "swatch" : "swatch idle", style: colour ? `background-color: ${colour}` : "" }), name);
+
+const stepLength = (row) => Math.max(stepSeries.median[row], busySeries.median[row]);
 
 function timeLegend(shown) {
   const present = new Map(shown.flatMap((row) => partsOf(row)).map(([name, , colour]) => [name, colour]));
   const order = [...partColours.keys(), OTHER_RANGES, NO_RANGE, IDLE];
-  return order.filter((name) => present.has(name)).map((name) =>
-    h("span", { class: "key" }, h("span", { class: present.get(name) ? "swatch" : "swatch idle", style: present.get(name) ? `background-color: ${present.get(name)}` : "" }), name));
+  return order.filter((name) => present.has(name)).map((name) => legendKey(name, present.get(name)));
 }
 
 function paintParts() {
@@ -75,47 +78,55 @@ function timeGroups(shown) {
   return { rivals, groups: [...groups.values()].map((members) => [title(members[0]), members]) };
 }
 
-function updateTimes(shown) {
-  const timed = shown.filter(hasTimes);
-  const section = document.getElementById("time-section");
-  section.hidden = timed.length === 0;
-  if (!timed.length) return;
-  paintParts();
-  const { rivals, groups } = timeGroups(timed);
-  const columns = [["step_time", "step time"], ["busy", "busy"], ["launch_overhead", "launch overhead"], ["gap", "gap"], ["tax", "tax"]].filter(([key]) => series.has(key));
-  const pending = groups.flatMap(([title, members]) => {
-    const longest = Math.max(...members.map((row) => Math.max(stepSeries.median[row], busySeries.median[row])));
-    return members.map((row, place) => ({ row, longest, title: place === 0 ? title : "" }));
+// Lines of a table of bars: those of one shape share a heading and a scale. `lengthOf` is a bar's, `figuresOf` what stands beside it.
+function barLines(shown, lengthOf, partsOf, figuresOf) {
+  const { rivals, groups } = timeGroups(shown);
+  const nameOf = (row) => (rivals.length ? rivals.map((key) => formatAxis(axes.get(key).of(row))).join(" · ") : data.cells.id[row]);
+  return groups.flatMap(([title, members]) => {
+    const longest = Math.max(...members.map(lengthOf));
+    return members.map((row, place) => ({
+      row, title: place === 0 ? title : "", name: () => nameOf(row), bar: () => stackedBar(partsOf(row), longest, "s"), figures: () => figuresOf(row),
+    }));
   });
+}
+
+// Fill a section's table, a few lines at a time; `onShown` is told which rows it shows.
+function drawBars(name, lines, heads, onShown = () => {}) {
   const body = h("tbody");
   const more = h("button", { onclick: () => show(TIMES_MORE) });
   let until = 0;
   const show = (number) => {
-    const next = pending.slice(until, until + number);
+    const next = lines.slice(until, until + number);
     until += next.length;
-    body.append(...next.flatMap((line) => timeRows(line, rivals, columns)));
-    const left = pending.length - until;
+    body.append(...next.flatMap((line) => barNodes(line, heads.length)));
+    const left = lines.length - until;
     more.textContent = `Show ${left > TIMES_MORE ? `${TIMES_MORE} of the other` : "the other"} ${left.toLocaleString("en-US")}`;
     more.hidden = left === 0;
-    fill(document.getElementById("time-legend"), timeLegend(pending.slice(0, until).map(({ row }) => row)));
+    onShown(lines.slice(0, until).map(({ row }) => row));
   };
   show(TIMES_AT_ONCE);
-  const head = [["cell", ""], ["", "wide"], ...columns.map(([, label]) => [label, "number"])];
-  fill(document.getElementById("times"), h("div", { class: "scroll" }, h("table", { class: "plain times" },
+  const head = [[heads[0], ""], ["", "wide"], ...heads.slice(1).map((label) => [label, "number"])];
+  fill(document.getElementById(name), h("div", { class: "scroll" }, h("table", { class: "plain times" },
     h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), body)), h("p", { class: "small" }, more));
-  document.getElementById("time-line").textContent = `${count(timed.length, "cell")}, unprofiled step time split by what a profiler saw run in it`;
 }
 
-function timeRows({ row, longest, title }, rivals, columns) {
-  const name = rivals.length ? rivals.map((key) => formatAxis(axes.get(key).of(row))).join(" · ") : data.cells.id[row];
-  const figures = columns.map(([key]) => {
-    const metric = series.get(key);
-    return h("td", { class: "number nowrap" }, formatValue(metric.median[row], metric.unit));
-  });
+function barNodes({ row, title, name, bar, figures }, width) {
   return [
-    title ? h("tr", { class: "shape" }, h("th", { scope: "rowgroup", colspan: 2 + columns.length }, title)) : null,
+    title ? h("tr", { class: "shape" }, h("th", { scope: "rowgroup", colspan: 1 + width }, title)) : null,
     h("tr", { "data-cell": data.cells.id[row] },
-      h("td", { class: "nowrap" }, h("button", { class: "link", title: data.cells.id[row], onclick: () => openDetail(row, current.frontier) }, name)),
-      h("td", { class: "wide" }, timeBar(row, longest)), figures),
+      h("td", { class: "nowrap" }, h("button", { class: "link", title: data.cells.id[row], onclick: () => openDetail(row, current.frontier) }, name())),
+      h("td", { class: "wide" }, bar()), figures().map((text) => h("td", { class: "number nowrap" }, text))),
   ].filter(Boolean);
+}
+
+function updateTimes(shown) {
+  const timed = shown.filter(hasTimes);
+  document.getElementById("time-section").hidden = timed.length === 0;
+  if (!timed.length) return;
+  paintParts();
+  const columns = [["step_time", "step time"], ["busy", "busy"], ["launch_overhead", "launch overhead"], ["gap", "gap"], ["tax", "tax"]].filter(([key]) => series.has(key));
+  const figuresOf = (row) => columns.map(([key]) => formatValue(series.get(key).median[row], series.get(key).unit));
+  drawBars("times", barLines(timed, stepLength, partsOf, figuresOf), ["cell", ...columns.map(([, label]) => label)],
+    (told) => fill(document.getElementById("time-legend"), timeLegend(told)));
+  document.getElementById("time-line").textContent = `${count(timed.length, "cell")}, unprofiled step time split by what a profiler saw run in it`;
 }

@@ -44,6 +44,7 @@ function openDetail(row, frontier) {
   fill(dialog, 
     h("header", {}, h("h2", { id: "detail-title" }, data.cells.id[row]), h("button", { onclick: () => dialog.close() }, "Close")),
     h("p", {}, outcomeNode(outcomeOf(row)), stageOf(row) && !isOk(row) ? ` in stage ${stageOf(row)}` : "", reasonOf(row) ? `: ${reasonOf(row)}` : ""),
+    signatureNode(row),
     standingNode(row, frontier),
     h("dl", { class: "pairs" }, axisPairs(row).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     figuresNode(row),
@@ -51,14 +52,57 @@ function openDetail(row, frontier) {
     rangesNode(row),
     kernelsNode(row),
     checkNode(row),
+    memoryNode(row),
     conditionsNode(row),
+    hazardsNode(row),
     warningsNode(row),
     logNode(row, true),
-    h("h3", {}, "Run it again, alone"),
-    h("pre", { tabindex: "0" }, reproduceCommand(row)),
+    commandNode(row),
   );
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
   rememberOpened(row);
+}
+
+// The fault that it died of, which the triage section tells of in full.
+function signatureNode(row) {
+  const found = data.signatures.found[data.signatures.rows[row]];
+  if (!found) return "";
+  const [id, title] = found;
+  const article = document.getElementById(`signature-${id}`); // a section of very many has not all of them
+  const follow = (event) => {
+    event.preventDefault(); // the address is the view's
+    document.getElementById("detail").close();
+    article.scrollIntoView();
+    article.focus();
+  };
+  return h("p", {}, "Signature ", article ? h("a", { href: `#signature-${id}`, onclick: follow }, id) : h("code", {}, id), ` ${title}`);
+}
+
+// Addresses in the cell's graphs that were not its own any more.
+function hazardsNode(row) {
+  if (!(row in data.hazards)) return "";
+  const [number, texts] = data.hazards[row];
+  const left = number - texts.length;
+  return [h("h3", {}, "Stale addresses in its graphs"), h("ul", { class: "hazards" }, texts.map((text) => h("li", { dir: "auto" }, text)),
+    left ? h("li", { class: "nothing" }, `and ${left.toLocaleString("en-US")} more, in the run's records`) : "")];
+}
+
+function commandNode(row) {
+  const command = h("pre", { class: "command", tabindex: "0" }, reproduceCommand(row));
+  const button = h("button", { class: "copy", onclick: async () => { button.textContent = (await copyText(command)) ? "Copied" : "Selected: press Ctrl+C"; } }, "Copy");
+  return [h("h3", {}, "Run it again, alone"), h("div", { class: "command-line" }, command, button)];
+}
+
+// A page opened from disk may not have the clipboard: then its text is selected and copied as a user would.
+async function copyText(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy");
+  }
 }
 
 function standingNode(row, frontier) {
@@ -74,16 +118,16 @@ function standingNode(row, frontier) {
 function figuresNode(row) {
   const measured = [...series.values()].filter((metric) => metric.median[row] !== null);
   if (!measured.length) return "";
-  const head = ["", "median", "95% interval", "p10", "p90", "p99", "samples", "timer"];
+  const head = ["", "by trial", "samples", "median", "95% interval", "p10", "p90", "p99", "timer"];
   return [
     h("h3", {}, "Figures"),
     h("div", { class: "scroll" }, h("table", { class: "plain" },
-      h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place && place < 7 ? "number" : "" }, text)))),
+      h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place > 1 && place < 8 ? "number" : "" }, text)))),
       h("tbody", {}, measured.map((metric) => {
         const shown = (value) => formatValue(value, metric.unit);
-        const cells = [shown(metric.median[row]), formatInterval(metric.low[row], metric.high[row], metric.unit),
-          shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row]), metric.num_samples[row].toLocaleString("en-US")];
-        return h("tr", {}, h("td", { class: "nowrap" }, metric.label), cells.map((text) => h("td", { class: "number nowrap" }, text)),
+        const cells = [metric.num_samples[row] ? metric.num_samples[row].toLocaleString("en-US") : "", shown(metric.median[row]),
+          formatInterval(metric.low[row], metric.high[row], metric.unit), shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row])];
+        return h("tr", {}, h("td", { class: "nowrap" }, metric.label), h("td", { class: "strip" }, sampleStrip(metric, row)), cells.map((text) => h("td", { class: "number nowrap" }, text)),
           h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));
       })))),
   ];
@@ -124,7 +168,7 @@ function conditionsNode(row) {
 function timeNode(row) {
   if (!hasTimes(row)) return "";
   return [h("h3", {}, "Where the time goes"), h("div", { class: "legend" }, timeLegend([row])),
-    timeBar(row, Math.max(stepSeries.median[row], busySeries.median[row]))];
+    stackedBar(partsOf(row), stepLength(row), "s")];
 }
 
 // A line per range that was opened within the step, a column per metric, and the range's share of the busy time.

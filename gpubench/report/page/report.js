@@ -6,6 +6,7 @@ function update() {
   current = drawPlot(state);
   updateTable(current.shown, current.frontier);
   updateTimes(current.shown);
+  updateViews(current.shown);
   drawRoofline(state, current.shown);
   describeFrontier();
   describeFilters(current.shown);

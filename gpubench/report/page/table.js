@@ -67,7 +67,7 @@ function renderTable() {
     return h("th", { scope: "col", class: kind ?? "", "aria-sort": direction, "data-key": key }, h("button", { onclick: () => sortBy(key) }, label));
   });
   const body = table.rows.slice(start, start + table.pageSize).map((row) =>
-    h("tr", { "data-cell": data.cells.id[row] }, table.columns.map((column) => h("td", { class: column.class ?? "" }, column.node(row)))));
+    h("tr", { "data-cell": data.cells.id[row], onclick: (event) => openFromRow(event, row) }, table.columns.map((column) => h("td", { class: column.class ?? "" }, column.node(row)))));
   const region = document.getElementById("table");
   const hadFocus = region.contains(document.activeElement) && document.activeElement.closest("th")?.dataset.key;
   fill(region, 
@@ -76,6 +76,12 @@ function renderTable() {
   const left = size - table.rows.length;
   document.getElementById("cells-line").textContent = left ? `${table.rows.length.toLocaleString("en-US")} of ${count(size, "cell")}; ${left.toLocaleString("en-US")} filtered away` : count(size, "cell");
   renderPager();
+}
+
+// A click anywhere in a row opens its cell, unless it was made on something, or to mark text. (By keyboard: its button.)
+function openFromRow(event, row) {
+  if (event.target.closest("button, a, summary") || !getSelection().isCollapsed) return;
+  openDetail(row, current.frontier);
 }
 
 function sortBy(key) {
