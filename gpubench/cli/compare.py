@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gpubench.report.compare_text import ShownComparison, ShownRow
 
-__all__ = ["compare"]
+__all__ = ["compare", "parse_threshold"]
 
 REGRESSION = 1
 SHOWN_ROWS = 20
@@ -52,7 +52,7 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Compare runs of other GPUs or timers.")] = False,
 ) -> None:
     """Compare run B with run A, cell by cell: faster, slower, same, unclear, missing. Exit 1 on a regression."""
-    bound = _threshold(threshold)
+    bound = parse_threshold(threshold)
     from gpubench.analysis.compare import compare_runs
     from gpubench.analysis.run import load_run
     from gpubench.report.compare_text import show_comparison
@@ -75,7 +75,7 @@ def _split(texts: list[str]) -> list[str]:
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
-def _threshold(text: str) -> float:
+def parse_threshold(text: str) -> float:
     """`2%` and `0.02` alike; a bare number from 1 on could mean either and is refused."""
     from gpubench.errors import UsageError
 
