@@ -29,7 +29,7 @@ from gpubench.run.coredump import CoreReader, find_cuda_gdb
 from gpubench.run.events import CellRecorded, CellStarted, StopNoticed, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import settle
-from gpubench.run.worker import LOG_NAMES, WorkerProcess
+from gpubench.run.worker import EVENTS, LOG_NAMES, WorkerProcess
 from gpubench.settings import TimeoutSettings
 from gpubench.store import RunStore
 
@@ -203,7 +203,7 @@ class Scheduler:
             gpu=lane.name,
             needs_cuda=lane.gpu is not None,
             plugins=list(self.settings.plugins),
-            events=str(folder / "events.jsonl"),
+            events=str(folder / EVENTS),
             is_traced=is_traced,
             # once per GPU and run, and never while a profiler slows it down
             measure_ceilings=self._are_ceilings_wanted(lane) and not is_traced,
@@ -234,6 +234,8 @@ class Scheduler:
         assert lane.worker is not None, "events come from a worker"
         now = time.monotonic()
         match event:
+            case _ if not _is_from(lane.worker, event):
+                lane.worker.num_unreadable += 1  # of a cell that it isn't in: not the worker's own words either
             case WorkerReady():
                 lane.is_ready = True
                 if event.ceilings is not None:
@@ -250,7 +252,7 @@ class Scheduler:
             case CellEnded():
                 lane.is_context_lost = event.context_lost
                 cell = Path(lane.worker.sent[0].artifacts)
-                record = attach_core(event.record, lane.worker.folder, cell, self._cores)
+                record = attach_core(lane.worker.warn(event.record), lane.worker.folder, cell, self._cores)
                 if event.is_last:
                     self._task_ended(lane)
                 yield from self._record(lane, record, event.is_last)
@@ -325,14 +327,14 @@ class Scheduler:
         worker, running = lane.worker, lane.running
         assert worker is not None, "only a worker can die"
         if status == CANNOT_WRITE:
-            raise _full_disk(worker)
+            raise worker.cannot_write()
         lane.worker, lane.running = None, None
         worker.close()
         if lane.is_stopping:
             running = None
         if running is not None:
             worker.sent.popleft()
-            record = record_death(self._death(lane, running, worker, status))
+            record = worker.warn(record_death(self._death(lane, running, worker, status)))
             lane.next_reason = f"{record.cell_id}: {record.outcome}"
             yield from self._record(lane, record, is_last=True)
         self.todo.extendleft(reversed(worker.sent))
@@ -387,8 +389,9 @@ class Scheduler:
                 lane.worker.bound_logs()
 
 
-def _full_disk(worker: WorkerProcess) -> StoreError:
-    return StoreError(
-        f"{worker.folder}: worker {worker.number} can't write here: {worker.stderr_tail() or 'it could not say why'}; "
-        "what was recorded before is safe: free some room and run the same command with --resume"
-    )
+def _is_from(worker: WorkerProcess, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> bool:
+    """Whether an event is of the cell that the worker is in, or its own."""
+    if isinstance(event, WorkerReady):
+        return True
+    told = event.record.cell_id if isinstance(event, CellEnded) else event.cell_id
+    return bool(worker.sent) and worker.sent[0].cell.cell_id == told

@@ -8,16 +8,21 @@ import signal
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+from pydantic import ValidationError
 
+from gpubench.errors import StoreError
 from gpubench.machine import Gpu
 from gpubench.marks import FILE_NAME, read_marks
 from gpubench.records import (
     TAKE_BACK,
     CellEnded,
+    CellRecord,
     HazardsFound,
     Job,
     StageEntered,
@@ -29,8 +34,11 @@ from gpubench.records import (
 from gpubench.run.coredump import ask_for_cores, remove_pipes
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
+from gpubench.store import ARTIFACTS
 
-__all__ = ["LOG_NAMES", "WorkerProcess"]
+__all__ = ["EVENTS", "LOG_NAMES", "WorkerProcess"]
+
+EVENTS = "events.jsonl"
 
 LOG_NAMES = ("stdout.txt", "stderr.txt")
 STACK_GRACE_S = 0.3
@@ -54,6 +62,8 @@ class WorkerProcess:
         """Tasks that were handed over and have not ended, in the order in which they will run."""
         self.last_ranges: list[str] = []
         """The ranges that were open when it ended, outermost first; known once it is closed."""
+        self.num_unreadable = 0
+        """Lines of the event file that are none of the worker's: a cell can write there, too."""
         self.started_at = time.monotonic()
         events = Path(job.events)
         events.touch()
@@ -92,14 +102,36 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def poll(self) -> list[WorkerReady | StageEntered | HazardsFound | CellEnded]:
-        """The events since the last call. A torn last line waits for its end."""
+    def poll(self) -> Iterator[WorkerReady | StageEntered | HazardsFound | CellEnded]:
+        """The events since the last call. A torn last line waits for its end; what is no event is counted and stays."""
         *lines, self._partial = (self._partial + self._events.read()).split(b"\n")
-        events = [parse_event(line) for line in lines]
-        for event in events:
+        for line in filter(None, lines):
+            try:
+                event = parse_event(line)
+            except ValidationError:
+                self.num_unreadable += 1
+                continue
             if isinstance(event, WorkerReady):
                 self.pid = event.pid
-        return events
+            yield event
+
+    def warn(self, record: CellRecord) -> CellRecord:
+        """Its record, with what was in the event file while the cell ran and can't be read."""
+        if not self.num_unreadable:
+            return record
+        lines = "1 line" if self.num_unreadable == 1 else f"{self.num_unreadable:,} lines"
+        events = f"{ARTIFACTS}/{self.folder.name}/{EVENTS}"
+        self.num_unreadable = 0
+        return replace(
+            record, warnings=[*record.warnings, f"the worker didn't write {lines} of {events}: the cell did?"]
+        )
+
+    def cannot_write(self) -> StoreError:
+        """What to raise when it ended because it can't write its files."""
+        return StoreError(
+            f"{self.folder}: worker {self.number} can't write here: {self.stderr_tail() or 'it could not say why'}; "
+            "what was recorded before is safe: free some room and run the same command with --resume"
+        )
 
     def exit_status(self) -> int | None:
         """None while it runs; negative for the signal that ended it. Events may still be unread."""

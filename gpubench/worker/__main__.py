@@ -91,7 +91,7 @@ def serve(job: Job, events: BinaryIO) -> None:
     inbox = Inbox()
 
     def tell(event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> None:
-        events.write(dump_line(event))
+        events.write(b"\n" + dump_line(event))  # a line of its own, whatever a cell may have written there
         events.flush()
 
     ceilings = measure_ceilings(device) if job.measure_ceilings else None

@@ -102,3 +102,49 @@ def test_the_report_has_every_cell(folder: Path, finished: Finished) -> None:
     page = (only_run(folder) / "report.html").read_text()
     assert "segfaults" in page
     assert "needs_the_moon" in page
+
+
+SCRIBBLER = """
+import os
+import gpubench, torch
+
+@gpubench.workload("scribbler")
+def scribbler(size: int = 8):
+    return {"x": torch.ones(size)}
+
+@scribbler.backend("tidy", baseline=True)
+def _(x):
+    return lambda: x + 1
+
+@scribbler.backend("scribbles")
+def _(x):
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").endswith("events.jsonl"):
+                os.write(int(name), bytes(range(256)) + b'{"kind": "ended"}')
+        except OSError:
+            pass
+    return lambda: x + 1
+
+@scribbler.backend("tidy_after")
+def _(x):
+    return lambda: x + 1
+"""
+
+
+def test_a_cell_that_writes_into_the_workers_event_file_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "scribbler.py").write_text(SCRIBBLER)
+    sweep = """
+name: scribbler
+workload: scribbler
+plugins: [scribbler.py]
+axes: {backend: [tidy, scribbles, tidy_after]}
+measure: {trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}
+"""
+    done = gpubench(tmp_path, "sweep", str(write_sweep(tmp_path, sweep)))
+    assert done.code == 0, done.err
+    tidy, scribbles, after = merge_cells(read_run(only_run(tmp_path)))
+    assert {tidy.outcome, scribbles.outcome, after.outcome} == {Outcome.OK}
+    warnings = [warning for record in scribbles.records for warning in record.warnings]
+    assert any("the worker didn't write 2 lines" in warning for warning in warnings), "they hold a line break"
+    assert not [record.warnings for record in (*tidy.records, *after.records) if record.warnings]

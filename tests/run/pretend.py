@@ -87,6 +87,11 @@ def work(job_file: str, habit: str) -> None:
 def serve(asked: Task, worker: int, events: int) -> bool:
     """One task; False when the worker must end after it."""
     for trial in asked.trials:
+        if asked.cell.backend == "scribbles":
+            os.write(
+                events,
+                b'\xff\x00 no event\n{"kind": "stage"}\n' + dump_line(StageEntered("cell_999", 0, Stage.DONE, 0)),
+            )
         os.write(events, dump_line(StageEntered(asked.cell.cell_id, trial, Stage.MEASURE, time.time())))
         if asked.cell.backend == "dies of what it told":
             os.write(events, dump_line(HazardsFound(asked.cell.cell_id, [HAZARD])))

@@ -124,6 +124,19 @@ def test_what_a_cell_told_before_it_died_is_in_its_record(store: RunStore, tmp_p
     assert silent.hazards == []
 
 
+def test_what_a_cell_writes_among_the_events_is_counted_and_told_and_does_no_harm(
+    store: RunStore, tmp_path: Path
+) -> None:
+    tasks = [task(0, tmp_path), task(1, tmp_path, "scribbles"), task(2, tmp_path)]
+    list(scheduler(store, lanes=1).run(tasks))
+    records = read_run(store.path).records
+    assert [record.outcome for record in records] == [Outcome.OK] * 3
+    assert [len(record.warnings) for record in records] == [0, 1, 0]
+    (warning,) = records[1].warnings
+    assert warning.startswith("the worker didn't write 3 lines of artifacts/worker_000/events.jsonl")
+    assert b"no event" in (store.path / "artifacts" / "worker_000" / "events.jsonl").read_bytes()
+
+
 def test_trials_that_are_tasks_of_their_own_are_given_up_once_one_fails(store: RunStore, tmp_path: Path) -> None:
     first = task(0, tmp_path, "dies", trials=2)
     again = [first.__class__(**{**vars(first), "trials": [trial]}) for trial in (0, 1)]
