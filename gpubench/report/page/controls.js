@@ -39,15 +39,16 @@ function buildChoices() {
     select("label", "labels", [["", "none"], ...[...axes.values()].map((axis) => [axis.key, axis.label])], state.label, (key) => { state.label = key; }),
     check("log-x", "log x", "logX"), check("log-y", "log y", "logY"), check("intervals", "intervals", "intervals"),
   ];
-  const view = [
-    h("span", { class: "spacer" }),
-    h("button", { type: "button", id: "reset-view", onclick: resetView }, "Reset view"),
-    h("button", { type: "button", id: "copy-link", onclick: copyLink }, "Copy link"),
-    h("span", { id: "copied", class: "small-note", role: "status" }),
-    h("input", { type: "text", id: "link", readonly: true, hidden: true, "aria-label": "Link to this view" }),
-  ];
-  fill(document.getElementById("controls"), series.size ? choices : [], view);
+  fill(document.getElementById("controls"), series.size ? choices : []);
 }
+
+const viewNodes = () => [
+  h("span", { class: "spacer" }),
+  h("button", { type: "button", id: "reset-view", onclick: resetView }, "Reset view"),
+  h("button", { type: "button", id: "copy-link", onclick: copyLink }, "Copy link"),
+  h("span", { id: "copied", class: "small-note", role: "status" }),
+  h("input", { type: "text", id: "link", readonly: true, hidden: true, "aria-label": "Link to this view" }),
+];
 
 function groupOptions() {
   const options = [[[], "nothing"], ...[...axes.keys()].map((key) => [[key], axes.get(key).label])];

@@ -54,7 +54,7 @@ function filterNode(axis) {
 
 // The list is made when the menu opens, and its counts and ticks follow what is chosen elsewhere.
 function refreshMenu(menu, axis) {
-  menu.querySelector("b").textContent = filterWords(axis);
+  fill(menu.querySelector("b"), filterWords(axis));
   menu.classList.toggle("on", state.filter.has(axis.key));
   if (!menu.open) return;
   const list = menu.querySelector(".values");
@@ -88,10 +88,9 @@ function refreshFilters() {
 }
 
 function buildFilters() {
-  const region = document.getElementById("filters");
-  region.hidden = filterable.length === 0;
   const clear = h("button", { type: "button", id: "clear-filters", onclick: () => { state.filter.clear(); refreshFilters(); changed(); } }, "Clear filters");
-  fill(region, h("span", { class: "field-name" }, "Only"), filterable.map(filterNode), clear, h("span", { id: "filter-line", class: "lede", role: "status" }));
+  const menus = filterable.length ? [h("span", { class: "field-name" }, "Only"), filterable.map(filterNode), clear] : [];
+  fill(document.getElementById("filters"), menus, h("span", { id: "filter-line", class: "lede", role: "status" }), viewNodes());
   refreshFilters();
 }
 

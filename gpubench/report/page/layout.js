@@ -1,5 +1,7 @@
 // Where the plot's parts lie: axes, ticks, the strip of what is not ok.
 
+const NARROW = 560;
+
 function layoutOf(state, view, at) {
   const surface = surfaceNow();
   const outcomes = failedOutcomes(view);
@@ -11,19 +13,22 @@ function layoutOf(state, view, at) {
   const main = seen.length ? 430 : 0;
   const between = strip && main ? 84 : 0;
   const inner = main + between + strip;
+  const names = new Set(view.points.map(view.group)).size;
+  const isLegend = state.group.length > 0 && names <= MANY_GROUPS;
+  const stacked = isLegend && innerWidth < NARROW ? 29 * (names - 1) : 0; // where a legend has one group per line
   const base = {
     gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
     ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,
   };
   const title = (text) => ({ text: plain(text), font: { size: 13, color: surface.ink }, standoff: 12 });
   return {
-    height: inner + MARGIN.top + MARGIN.bottom,
-    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: strip ? 34 : MARGIN.bottom },
+    height: inner + stacked + MARGIN.top + MARGIN.bottom,
+    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top + stacked, b: strip ? 34 : MARGIN.bottom },
     font: { family: theme.font, size: 12, color: surface.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: "zoom",
     modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
-    showlegend: state.group.length > 0 && new Set(view.points.map(view.group)).size <= MANY_GROUPS,
+    showlegend: isLegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
     xaxis: {
       ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeOf(reach, state.logX), title: title(titleOf(state.x)), anchor: "y",
@@ -39,11 +44,14 @@ function layoutOf(state, view, at) {
       categoryarray: [...outcomes].reverse(), visible: strip > 0, fixedrange: true, range: [-0.6, outcomes.length - 0.4],
     },
     shapes: at === null ? [] : [{ type: "line", x0: at, x1: at, xref: "x", y0: 0, y1: 1, yref: "y domain", layer: "below", line: { color: surface.muted, width: 1, dash: "dash" } }],
-    annotations: strip ? [{
+    annotations: [...(at === null ? [] : [{
+      text: plain(`compared at ${formatValue(at, series.get(state.x).unit)}`), showarrow: false, xref: "x", x: state.logX ? Math.log10(at) : at,
+      yref: "y domain", y: 0, xanchor: "left", yanchor: "bottom", xshift: 2, font: { size: 11, color: surface.muted },
+    }]), ...(strip ? [{
       text: onAxis ? "not ok, at their place on the axis" : "not ok, in the grid's order", showarrow: false,
       xref: "paper", yref: "paper", x: 0, xanchor: "left", y: strip / inner, yanchor: "bottom", yshift: 6,
       font: { size: 12, color: surface.muted },
-    }] : [],
+    }] : [])],
   };
 }
 

@@ -88,11 +88,14 @@ function labelTraces(state, view, positions, members, name, style) {
   if (!told.length) return [];
   const surface = surfaceNow();
   return [{
-    type: "scatter", mode: isCrowded ? "markers+text" : "text", name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
+    type: "scatter", mode: "markers+text", name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
     x: told.map(view.valueX), y: told.map((row) => view.valuesY[0][row]),
     text: told.map((row) => (positions.has(row) ? plain(formatAxis(axes.get(state.label).of(row))) : "")),
     textposition: told.map((row) => positions.get(row) ?? "top center"), textfont: { size: 11, color: surface.ink },
-    marker: { color: style.colour, symbol: style.symbol, size: 9, line: { color: surface.ink, width: told.map((row) => (view.frontier?.on.has(row) ? 1.4 : 0)) } },
+    marker: {
+      color: style.colour, symbol: style.symbol, size: 9, opacity: isCrowded ? 1 : 0, // a marker that can't be seen keeps its label off the point
+      line: { color: surface.ink, width: told.map((row) => (view.frontier?.on.has(row) ? 1.4 : 0)) },
+    },
   }];
 }
 

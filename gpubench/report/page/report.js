@@ -10,7 +10,7 @@ function update() {
   drawRoofline(state, current.shown);
   describeFrontier();
   describeFilters(current.shown);
-  document.getElementById("limits-line").textContent = describeMisses(current.misses, current.shown);
+  fill(document.getElementById("limits-line"), describeMisses(current.misses, current.shown));
   describeAxes();
 }
 
@@ -26,7 +26,7 @@ function describeFrontier() {
     text = `${frontier.on.size} of ${count(frontier.points.length, "ok cell")} on the frontier${state.group.length ? `: ${shares}` : ""}`;
     if (frontier.near.size) text += `; ${frontier.near.size.toLocaleString("en-US")} more too close to call (≈, ringed)`;
   }
-  document.getElementById("frontier-line").textContent = text;
+  fill(document.getElementById("frontier-line"), text);
 }
 
 function describeAxes() {
@@ -108,6 +108,16 @@ function listenTo(plot) {
   plot.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) openDetail(points[0].customdata, current.frontier); });
 }
 
+// Labels were placed for the width that was. A phone's bar that comes and goes changes the height alone.
+let widthNow = innerWidth, settling = 0;
+function settle() {
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    if (innerWidth !== widthNow) update();
+    widthNow = innerWidth;
+  }, 200);
+}
+
 function listen() {
   listenTo(document.getElementById("plot"));
   document.getElementById("detail").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
@@ -115,6 +125,7 @@ function listen() {
   document.addEventListener("pointerdown", closeMenus);
   addEventListener("hashchange", followLink);
   darkMode.addEventListener("change", update);
+  addEventListener("resize", settle);
   addEventListener("beforeprint", () => setPrinting(true));
   addEventListener("afterprint", () => setPrinting(false));
 }

@@ -82,7 +82,7 @@ function groupRow(group, against, { x, y, frontier, style }) {
   const symbol = h("span", { class: "symbol", "aria-hidden": "true", style: `color: ${style.colour}` }, GLYPHS[style.symbol]);
   return h("tr", { "data-group": name, "data-area": area, "data-yield": value ? value[0] : null },
     h("th", { scope: "row" }, symbol, " ", h("span", { dir: "auto" }, name || "all cells")),
-    h("td", { class: "number" }, `${members.length.toLocaleString("en-US")} of ${all.length.toLocaleString("en-US")}`),
+    h("td", { class: "number nowrap" }, `${members.length.toLocaleString("en-US")} of ${all.length.toLocaleString("en-US")}`),
     h("td", { class: "number" }, members.filter((row) => frontier.on.has(row)).length.toLocaleString("en-US")),
     h("td", { class: "number" }, area === null ? "–" : formatArea(area)),
     h("td", { class: "number nowrap" }, isBase || !stairs.length ? "" : ratioNode(area / against.area)),
@@ -109,7 +109,7 @@ function updateSummary(state, view, shown) {
   fill(document.getElementById("groups"), h("table", { class: "plain groups" },
     h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), h("tbody", {}, lines)));
   const hidden = found.groups.length - lines.length;
-  document.getElementById("groups-line").textContent = `${hidden > 0 ? `${count(hidden, "more group")}: filter to see them. ` : ""}${summaryWords(x, y, against)}`;
+  fill(document.getElementById("groups-line"), `${hidden > 0 ? `${count(hidden, "more group")}: filter to see them. ` : ""}${summaryWords(x, y, against)}`);
   return found.at;
 }
 
@@ -121,11 +121,11 @@ function summaryWords(x, y, against) {
 
 function fillSummaryControls(found, x, against) {
   const input = document.getElementById("at");
-  document.getElementById("at-label").textContent = `compared at ${x.label}`;
+  fill(document.getElementById("at-label"), `compared at ${x.label}`);
   const [unit, scale] = unitOfInput(state.x);
   input.value = state.at === null ? "" : String(Number((state.at / scale).toPrecision(12)));
   input.placeholder = String(Number((found.at / scale).toPrecision(4)));
-  document.getElementById("at-unit").textContent = unit;
+  fill(document.getElementById("at-unit"), unit);
   const select = document.getElementById("against");
   select.closest("label").hidden = found.groups.length < 2;
   fill(select, found.groups.filter(({ stairs }) => stairs.length).map(({ name }) => h("option", { value: name, selected: name === against.name }, name || "all cells")));
