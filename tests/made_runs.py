@@ -15,6 +15,7 @@ from gpubench.records import (
     Cell,
     CellRecord,
     CheckResult,
+    Hazard,
     KernelShare,
     Measurement,
     Outcome,
@@ -38,7 +39,7 @@ class MadeCell:
     outcome: Outcome | None = Outcome.OK
     reason: str = ""
     profile: dict[str, list[float]] = field(default_factory=dict)
-    """Samples by metric of the profiled pass."""
+    """Samples by metric of the profiled pass; `metric|range` is of a range within the step."""
     work: dict[str, float] = field(default_factory=dict)
     stderr: str = ""
     kernels: list[KernelShare] = field(default_factory=list)
@@ -46,6 +47,7 @@ class MadeCell:
     details: dict[str, Any] = field(default_factory=dict)
     profile_details: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    hazards: list[Hazard] = field(default_factory=list)
 
 
 UNITS = {
@@ -142,11 +144,15 @@ def _records(cell: Cell, plan: MadeCell) -> list[CellRecord]:
         records.append(_record(cell, plan, trial, Pass.TIMING, measured))
     if plan.profile:
         measured = [
-            Measurement(metric.split("|")[0], "s", Timer.NSYS, samples, range="".join(metric.split("|")[1:]))
-            for metric, samples in plan.profile.items()
+            Measurement(name, _unit(name), Timer.NSYS, samples, range=inner)
+            for (name, _, inner), samples in ((metric.partition("|"), found) for metric, found in plan.profile.items())
         ]
         records.append(_record(cell, plan, 0, Pass.PROFILE, measured))
     return records
+
+
+def _unit(metric: str) -> str:
+    return "B" if metric.startswith("memory_") else "s"
 
 
 def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[Measurement]) -> CellRecord:
@@ -164,6 +170,7 @@ def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[
         kernels=plan.kernels if pass_ is Pass.PROFILE else [],
         details=plan.profile_details if pass_ is Pass.PROFILE else plan.details,
         warnings=plan.warnings,
+        hazards=plan.hazards,
         checks=[plan.check] if plan.check else [],
         gpu=GPU,
         started_at="2026-11-21T09:30:00+00:00",

@@ -118,17 +118,18 @@ function standingNode(row, frontier) {
 function figuresNode(row) {
   const measured = [...series.values()].filter((metric) => metric.median[row] !== null);
   if (!measured.length) return "";
-  const head = ["", "by trial", "samples", "median", "95% interval", "p10", "p90", "p99", "timer"];
+  const head = ["", "median", "95% interval", "timer", "samples", "by trial", "p10", "p90", "p99"];
   return [
     h("h3", {}, "Figures"),
     h("div", { class: "scroll" }, h("table", { class: "plain" },
-      h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place > 1 && place < 8 ? "number" : "" }, text)))),
+      h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { class: place && place !== 3 && place !== 5 ? "number" : "" }, text)))),
       h("tbody", {}, measured.map((metric) => {
         const shown = (value) => formatValue(value, metric.unit);
-        const cells = [metric.num_samples[row] ? metric.num_samples[row].toLocaleString("en-US") : "", shown(metric.median[row]),
-          formatInterval(metric.low[row], metric.high[row], metric.unit), shown(metric.p10[row]), shown(metric.p90[row]), shown(metric.p99[row])];
-        return h("tr", {}, h("td", { class: "nowrap" }, metric.label), h("td", { class: "strip" }, sampleStrip(metric, row)), cells.map((text) => h("td", { class: "number nowrap" }, text)),
-          h("td", { class: "nowrap" }, metric.timerOf(row) || "–"));
+        const number = (text) => h("td", { class: "number nowrap" }, text);
+        return h("tr", {}, h("td", { class: "nowrap" }, metric.label), number(shown(metric.median[row])),
+          number(formatInterval(metric.low[row], metric.high[row], metric.unit)), h("td", { class: "nowrap" }, metric.timerOf(row) || "–"),
+          number(metric.num_samples[row] ? metric.num_samples[row].toLocaleString("en-US") : "–"), h("td", { class: "strip" }, sampleStrip(metric, row)),
+          number(shown(metric.p10[row])), number(shown(metric.p90[row])), number(shown(metric.p99[row])));
       })))),
   ];
 }

@@ -76,7 +76,7 @@ function drawHeatmap() {
   document.getElementById("heat-line").textContent = heatWords(metric, cells);
   const cut = rowCodes.length > HEAT_MOST_ROWS || columnCodes.length > HEAT_MOST_COLUMNS
     ? ` Shown are the first ${Math.min(rowCodes.length, HEAT_MOST_ROWS)} of ${count(rowCodes.length, "value")} of ${down.label} and ${Math.min(columnCodes.length, HEAT_MOST_COLUMNS)} of ${columnCodes.length.toLocaleString("en-US")} of ${across.label}.` : "";
-  document.getElementById("heat-words").textContent = `A darker shade is more${isLog ? ", by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
+  document.getElementById("heat-words").textContent = `A stronger shade is more${isLog ? ", by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
 }
 
 // What becomes of the axes that are neither down nor across, in words.

@@ -1,7 +1,7 @@
 // A figure's samples in the order in which they were taken, its trials side by side.
 
 const SAMPLE_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"; // report/samples.py's
-const STRIP = { width: 168, height: 30, pad: 3, gap: 5 };
+const STRIP = { width: 132, height: 30, pad: 3, gap: 5 };
 
 function svg(tag, attributes, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -21,7 +21,7 @@ function sampleStrip(metric, row) {
   const marks = [];
   let x = STRIP.pad;
   trials.forEach((trial, place) => {
-    marks.push(svg("g", { class: `trial-${place % 2}` }, trial.map((level, at) => svg("circle", { cx: (x + pitch * (at + 0.5)).toFixed(1), cy: y(level), r: 1.6 }))));
+    marks.push(svg("g", { class: `trial-${place % 2}` }, trial.map((level, at) => svg("circle", { cx: (x + pitch * (at + 0.5)).toFixed(1), cy: y(level), r: 1.5 }))));
     x += pitch * trial.length + STRIP.gap;
     if (place < trials.length - 1) marks.push(svg("line", { x1: x - STRIP.gap / 2, x2: x - STRIP.gap / 2, y1: 0, y2: STRIP.height }));
   });

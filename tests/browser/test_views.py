@@ -1,0 +1,214 @@
+"""What stands beside the plot: the heatmap, the kernels' bars and the graphs' memory."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from made_runs import MadeCell, make_run
+
+from gpubench.analysis.metrics import format_value
+from gpubench.analysis.run import Run, load_run
+from gpubench.records import KernelShare, Outcome
+from gpubench.report import write_report
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">"\'`\u2028\u202eevil\n${1}'
+MB = 2**20
+ATTENTION = "void attention<" + "T, " * 100 + "int>(float*)"
+
+
+def kernels(total: float, **shares: float) -> list[KernelShare]:
+    names = {"attention": ATTENTION, "other_attention": "at::native::attention<int>(int)", "hostile": HOSTILE}
+    return [
+        KernelShare(names.get(name, name), "kernel", 2, total * share, total * share / 2, share)
+        for name, share in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+
+
+def seconds(backend: str, batch: int, isl: int) -> float:
+    return 1e-6 * batch * isl / (2 if backend == "triton" else 1)
+
+
+def cell(backend: str, batch: int, isl: int) -> MadeCell:
+    time = seconds(backend, batch, isl)
+    if (backend, batch, isl) == ("torch", 4, 4096):
+        return MadeCell({"backend": backend, "batch": batch, "isl": isl}, outcome=Outcome.OOM, reason="too large")
+    memory = {}
+    if (backend, batch, isl) == ("torch", 1, 512):
+        memory = {
+            "memory_allocated|bucket 8": [2.0 * MB],
+            "memory_reserved|bucket 8": [6.0 * MB],
+            "memory_pool|bucket 8": [5.0 * MB],
+            "memory_driver|bucket 8": [1.0 * MB],
+            "capture_time|bucket 8": [0.25],
+            "memory_allocated|bucket 64": [0.0],
+            "memory_reserved|bucket 64": [14.0 * MB],
+            "capture_time|bucket 64": [0.5],
+        }
+    return MadeCell(
+        {"backend": backend, "batch": batch, "isl": isl},
+        {"step_time": [[time] * 6]},
+        profile={"busy": [time] * 6, "busy|mlp": [time / 2] * 6, **memory},
+        kernels=kernels(
+            time, attention=0.5, other_attention=0.25, hostile=0.15, **{f"tiny_{n}": 0.02 for n in range(5)}
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    cells = [cell(backend, batch, isl) for backend in ("torch", "triton") for batch in (1, 2, 4) for isl in (512, 4096)]
+    return load_run(make_run(tmp_path_factory.mktemp("runs"), cells))
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory) -> Path:
+    return write_report([run], ["html"], tmp_path_factory.mktemp("page"))[0]
+
+
+@pytest.fixture
+def page(written, open_page):
+    return open_page(written)
+
+
+def heatmap(page) -> dict[str, dict[str, str]]:
+    """The figures by row and column."""
+    return page.driver.execute_script("""
+        const heads = [...document.querySelectorAll("#heatmap thead th")].slice(1).map((head) => head.textContent);
+        return Object.fromEntries([...document.querySelectorAll("#heatmap tbody tr")].map((row) =>
+          [row.cells[0].textContent,
+           Object.fromEntries(heads.map((head, place) => [head, row.cells[place + 1].textContent]))]));
+    """)
+
+
+def test_the_heatmap_has_a_metric_over_two_axes_with_the_others_fixed_as_it_says(page):
+    page.choose("heat-metric", "step time")
+    shown = heatmap(page)
+    assert page.one("#heat-line").text == "step time, backend = torch"
+    assert shown["512"] == {str(n): format_value(seconds("torch", n, 512), "s") for n in (1, 2, 4)}
+    assert shown["4096"]["4"] == "▲"
+    page.choose("heat-fix-backend", "triton")
+    assert page.one("#heat-line").text == "step time, backend = triton"
+    assert heatmap(page)["4096"]["4"] == format_value(seconds("triton", 4, 4096), "s")
+
+
+def test_the_heatmap_takes_the_median_over_an_axis_and_says_how_many_cells_that_is(page):
+    page.choose("heat-metric", "step time")
+    page.choose("heat-fix-backend", "median over backend")
+    assert page.one("#heat-line").text == "step time, median over backend; up to 2 cells in one"
+    both = [seconds(backend, 2, 512) for backend in ("torch", "triton")]
+    assert heatmap(page)["512"]["2"] == format_value(statistics.median(both), "s")
+    assert heatmap(page)["4096"]["4"] == format_value(seconds("triton", 4, 4096), "s") + " ▲"
+
+
+def test_any_two_axes_can_be_chosen_and_choosing_the_others_axis_swaps_them(page):
+    page.choose("heat-down", "batch")
+    assert (page.chosen("heat-down"), page.chosen("heat-across")) == ("batch", "isl")
+    assert list(heatmap(page)) == ["1", "2", "4"]
+    page.choose("heat-across", "backend")
+    assert list(heatmap(page)["1"]) == ["torch", "triton"]
+    assert "median over isl" in page.one("#heat-line").text
+
+
+def test_shades_follow_the_figures_and_the_best_has_a_frame(page):
+    page.choose("heat-metric", "step time")
+    shades = page.driver.execute_script("""
+        return [...document.querySelectorAll("#heatmap td[style]")]
+          .map((cell) => parseFloat(cell.style.getPropertyValue("--shade")));
+    """)
+    assert min(shades) == 0
+    assert max(shades) == 42
+    assert [cell.text for cell in page.all("#heatmap td.best")] == [format_value(seconds("torch", 1, 512), "s")]
+
+
+def test_a_cell_of_the_heatmap_opens(page):
+    page.click("#heatmap td.best button")
+    assert "cell_000" in page.one("#detail").text
+
+
+def test_kernel_bars_are_as_long_as_the_sum_and_made_of_the_longest_kernels(page):
+    bar = page.one('#kernels tr[data-cell="cell_000"] .timebar')
+    parts = bar.get_attribute("aria-label").split("; ")
+    assert parts[0].startswith("attention ")
+    assert parts[0].endswith("50.0%")
+    assert parts[1].startswith("attention (2) ")
+    assert parts[-1].startswith("other kernels ")
+    spans = page.all('#kernels tr[data-cell="cell_000"] .timebar span')
+    widths = [float(re.search(r"width: ([\d.]+)%", span.get_attribute("style"))[1]) for span in spans]
+    assert sum(widths) == pytest.approx(100, rel=0.01)
+    triton = page.all('#kernels tr[data-cell="cell_006"] .timebar span')
+    widths = [float(re.search(r"width: ([\d.]+)%", span.get_attribute("style"))[1]) for span in triton]
+    assert sum(widths) == pytest.approx(50, rel=0.01)
+    keys = [key.get_attribute("title") for key in page.all("#kernel-legend .key")]
+    assert ATTENTION in keys
+
+
+def test_a_buckets_memory_is_stacked_without_counting_anything_twice(page):
+    lines = page.all("#memory tbody tr[data-cell]")
+    assert [line.find_element("css selector", "td").text for line in lines] == ["bucket 8", "bucket 64"]
+    parts = [line.find_element("css selector", ".timebar").get_attribute("aria-label") for line in lines]
+    assert parts[0] == (
+        f"allocated {format_value(2.0 * MB, 'B')}, 28.6%; reserved beyond that {format_value(4.0 * MB, 'B')}, 57.1%; "
+        f"driver overhead {format_value(1.0 * MB, 'B')}, 14.3%"
+    )
+    heads = [head.text for head in page.all("#memory thead th")]
+    assert heads == ["bucket", "", "allocated", "reserved", "graphs' pool", "driver overhead", "capture time"]
+    figures = [cell.text for cell in lines[0].find_elements("css selector", "td.number")]
+    assert figures == [*(format_value(n * MB, "B") for n in (2.0, 6.0, 5.0, 1.0)), "250 ms"]
+    assert [cell.text for cell in lines[1].find_elements("css selector", "td.number")][2:4] == ["–", "–"]
+
+
+def test_buckets_are_no_ranges_of_the_step_and_are_in_the_dialog_of_their_cell(page):
+    page.click('#table tr[data-cell="cell_000"] button.link')
+    dialog = page.one("#detail").text
+    ranges = dialog.partition("Ranges within the step")[2].partition("Kernels per repetition")[0]
+    assert "mlp" in ranges
+    assert "bucket" not in ranges
+    assert "bucket 64" in dialog.partition("Memory of its graphs")[2]
+
+
+def test_what_users_wrote_stays_text_in_every_view(open_page, tmp_path):
+    cells = [
+        MadeCell(
+            {"backend": HOSTILE + name, HOSTILE: HOSTILE + str(n), "n": n},
+            {"step_time": [[1e-5 * n] * 6], HOSTILE: [[1.0 * n] * 6]},
+            profile={"busy": [1e-5] * 6},
+            kernels=kernels(1e-5, hostile=1.0),
+            outcome=Outcome.OK if n < 3 else Outcome.CRASH,
+        )
+        for n in (1, 2, 3)
+        for name in "ab"
+    ]
+    run = load_run(make_run(tmp_path, cells))
+    page = open_page(write_report([run], ["html"], tmp_path / "out")[0])
+    page.driver.execute_script("""
+        const select = document.getElementById("heat-down");
+        select.value = [...select.options].find((option) => option.text.startsWith("<script>")).value;
+        select.dispatchEvent(new Event("change"));
+    """)
+    assert any("onerror=" in text for text in heatmap(page))
+    assert page.all("main img, main script, b b") == []
+    assert page.driver.execute_script("return window.pwned") is None
+    for section in ("#heatmap", "#heat-controls", "#kernels", "#kernel-legend"):
+        assert "\u202e" not in page.one(section).get_attribute("textContent")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [],
+        [MadeCell({"batch": 1}, {"step_time": [[1.0] * 6]})],
+        [MadeCell({"batch": b, "isl": 2}, outcome=Outcome.CRASH) for b in (1, 2)],
+        [MadeCell({"batch": b}, {"step_time": [[1.0] * 3]}) for b in (1, 2)],
+    ],
+    ids=["no cells", "one cell", "all dead", "one axis"],
+)
+def test_views_without_anything_to_show_are_not_there(open_page, tmp_path, cells):
+    run = load_run(make_run(tmp_path, cells))
+    page = open_page(write_report([run], ["html"], tmp_path / "out")[0])
+    for section in ("heat", "kernel", "memory", "time", "roofline"):
+        assert not page.one(f"#{section}-section").is_displayed()
