@@ -16,6 +16,7 @@ from gpubench.errors import ProfilerError
 from gpubench.machine import has_cuda_torch, read_machine
 from gpubench.profilers.nsys import find_nsys, try_nsys
 from gpubench.run.coredump import HOW_TO_GET, find_cuda_gdb
+from gpubench.run.sanitizer import HOW_TO_GET_SANITIZER, find_sanitizer
 
 __all__ = ["Finding", "examine"]
 
@@ -32,7 +33,17 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything a sweep may need; slow looks (an import of torch) are left to the sweep itself."""
-    return [*_python(), *_gpu(), *_timers(), *_debugger(), *_audit(), *_compilers(), *_browser(), *_results()]
+    return [
+        *_python(),
+        *_gpu(),
+        *_timers(),
+        *_debugger(),
+        *_audit(),
+        *_sanitizer(),
+        *_compilers(),
+        *_browser(),
+        *_results(),
+    ]
 
 
 def _python() -> Iterator[Finding]:
@@ -91,6 +102,17 @@ def _audit() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         told = "CUDA graphs can't be searched for stale addresses"
         yield Finding(subject, "missing", told, "pip install 'gpubench[audit]'")
+
+
+def _sanitizer() -> Iterator[Finding]:
+    program = find_sanitizer()
+    if program:
+        yield Finding(
+            "compute-sanitizer", "good", f"{program}; `gpubench triage --escalate` runs failed cells under it"
+        )
+    else:
+        told = "failed cells can't be run again with their accesses checked"
+        yield Finding("compute-sanitizer", "missing", told, HOW_TO_GET_SANITIZER)
 
 
 def _compilers() -> Iterator[Finding]:
