@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from gpubench.analysis.doubts import doubts_of
 from gpubench.analysis.merge import CellResult
 from gpubench.records import CellRecord, Pass
 
@@ -97,7 +98,7 @@ def replay_of(cell: CellResult) -> str:
 
 
 def warnings_of(cells: Sequence[CellResult]) -> list[list[str]]:
-    """What to beware of in each cell: its records' own warnings, another replay, and unequal clocks of backends."""
+    """What to beware of in each cell: its records' own warnings, another replay, unequal clocks of backends, doubts."""
     unequal = _unequal_clocks(cells)
     found = []
     for cell in cells:
@@ -106,6 +107,7 @@ def warnings_of(cells: Sequence[CellResult]) -> list[list[str]]:
         if replay not in ("", AS_EAGER) and not any(replay in text for text in texts):
             texts.append(f"the replay of the graph ran other kernels than the step without it: {replay}")
         texts += filter(None, [unequal.get(cell.cell.cell_id)])
+        texts += doubts_of(cell)
         found.append(list(dict.fromkeys(texts)))
     return found
 
@@ -133,7 +135,8 @@ def group_cautions(warnings: Sequence[Sequence[str]]) -> list[Caution]:
 
 
 def _without_numbers(text: str) -> str:
-    return re.sub(r"\d[\d.,]*", "0", text)
+    """With one number and one span of numbers alike, whatever their unit's prefix."""
+    return re.sub(r"0(?:–0)? ?(?:[pnµm]?s\b)?", "0", re.sub(r"\d[\d.,]*", "0", text))
 
 
 def _recorded(record: CellRecord) -> _Recorded | None:

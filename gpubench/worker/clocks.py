@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -50,24 +50,34 @@ class ClockSummary:
     throttled_by: list[str]
     throttled_samples: list[tuple[int, int]]
     """Spans [from, to) of sample numbers: the samples between a throttled reading and its neighbours."""
+    processes: int = 0
+    """That had a compute context on the GPU after the last sample, the worker among them; 0 if NVML doesn't tell."""
 
-    def warning(self, samples: int) -> str:
-        """One sentence if some of so many samples ran throttled, else ""."""
+    def warnings(self, samples: int) -> Iterator[str]:
+        """A sentence if some of so many samples ran throttled, and one if the GPU was shared."""
         throttled = sum(end - start for start, end in self.throttled_samples)
-        if not throttled:
-            return ""
         low, high = (hz / 1e6 for hz in self.sm_hz)
-        return (
-            f"{throttled} of {samples} samples ran throttled ({', '.join(self.throttled_by)}): "
-            f"SM clock {low:,.0f} to {high:,.0f} MHz, up to {self.temperature_c[1]:g} °C"
-        )
+        if throttled:
+            yield (
+                f"{throttled} of {samples} samples ran throttled ({', '.join(self.throttled_by)}): "
+                f"SM clock {low:,.0f} to {high:,.0f} MHz, up to {self.temperature_c[1]:g} °C"
+            )
+        others = self.processes - 1
+        if others > 0:
+            yield f"{others} other {'process' if others == 1 else 'processes'} had the GPU open after the last sample"
 
 
 class ClockWatch:
     """Looks at the GPU between samples, not more often than the interval, and remembers what it saw before which."""
 
-    def __init__(self, read: Callable[[], Reading], clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Reading],
+        clock: Callable[[], float] = time.perf_counter,
+        count_processes: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._read = read
+        self._count = count_processes
         self._clock = clock
         self._last = -math.inf
         self._seen: list[tuple[int, Reading]] = []
@@ -96,12 +106,15 @@ class ClockWatch:
             readings=len(readings),
             throttled_by=sorted(set().union(*(reading.throttled_by for reading in readings))),
             throttled_samples=_throttled_spans(self._seen),
+            processes=self._count(),
         )
 
 
 def watch_clocks(device: Device) -> ClockWatch | None:
     """A watch over this GPU; None on a CPU."""
-    return ClockWatch(lambda: _read(device.uuid)) if device.is_cuda else None
+    if not device.is_cuda:
+        return None
+    return ClockWatch(lambda: _read(device.uuid), count_processes=lambda: _count_processes(device.uuid))
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:
@@ -119,6 +132,14 @@ def _throttled_spans(seen: list[tuple[int, Reading]]) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return spans
+
+
+def _count_processes(uuid: str) -> int:
+    """Once per trial, after its samples: some drivers take their time over it."""
+    try:
+        return len(pynvml.nvmlDeviceGetComputeRunningProcesses(_open(uuid)))
+    except pynvml.NVMLError:  # not told here, as in some containers and under MIG: 0, which is nobody's count
+        return 0
 
 
 @cache

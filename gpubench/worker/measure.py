@@ -150,7 +150,7 @@ def _note_clocks(watch: ClockWatch, samples: int, details: dict[str, Any], warni
     summary = watch.summarise()
     if summary is not None:
         details["clocks"] = asdict(summary)
-        warnings += filter(None, [summary.warning(samples)])
+        warnings += summary.warnings(samples)
     if watch.problem:
         warnings.append(f"the GPU's clocks are not known: {watch.problem}")
 

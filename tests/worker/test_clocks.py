@@ -26,7 +26,7 @@ def test_an_even_run_is_described_without_a_warning() -> None:
     assert summary is not None
     assert (summary.sm_hz, summary.temperature_c, summary.readings) == ((1.98e9, 1.98e9), (40, 40), 2)
     assert summary.throttled_samples == []
-    assert summary.warning(10) == ""
+    assert list(summary.warnings(10)) == []
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,28 @@ def test_the_warning_says_how_many_why_and_how_slow() -> None:
     summary = watch_over(COOL, HOT).summarise()
 
     assert summary is not None
-    assert summary.warning(10) == (
+    assert list(summary.warnings(10)) == [
         "10 of 10 samples ran throttled (power cap): SM clock 1,200 to 1,980 MHz, up to 88 °C"
-    )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("processes", "said"),
+    [
+        (0, []),
+        (1, []),
+        (2, ["1 other process had the GPU open after the last sample"]),
+        (3, ["2 other processes had the GPU open after the last sample"]),
+    ],
+)
+def test_a_gpu_that_others_have_open_is_told_of(processes: int, said: list[str]) -> None:
+    watch = ClockWatch(lambda: COOL, count_processes=lambda: processes)
+    watch.look(0)
+    summary = watch.summarise()
+
+    assert summary is not None
+    assert summary.processes == processes
+    assert list(summary.warnings(10)) == said
 
 
 def test_it_looks_no_more_often_than_its_interval() -> None:

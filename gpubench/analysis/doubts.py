@@ -1,0 +1,57 @@
+"""What a cell's own figures say against themselves: passes that contradict each other, times below a clock's grain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpubench.analysis.merge import CellResult
+from gpubench.analysis.metrics import format_value
+from gpubench.analysis.statistics import MIN_SAMPLES, Summary, summarise
+from gpubench.records import Outcome, Pass
+
+__all__ = ["TICK_S", "doubts_of"]
+
+TICK_S = 32e-9
+"""What kernel durations tick in, by nsys and CUPTI alike."""
+COARSE = 0.02
+"""From what share of a kernel time on a tick is too much to compare by."""
+CONTRADICTED = 1.02
+"""From how many times the unprofiled step on a profiled step's work contradicts it."""
+
+
+def doubts_of(cell: CellResult) -> Iterator[str]:
+    """Sentences about an ok cell; about others there are no figures to doubt."""
+    if cell.outcome is Outcome.OK:
+        yield from _contradicted(cell)
+        yield from _coarse(cell)
+
+
+def _contradicted(cell: CellResult) -> Iterator[str]:
+    """The GPU can't work for longer within a step than the step takes: if it seems to, the two passes differ."""
+    step, busy = _figure(cell, "step_time", Pass.TIMING), _figure(cell, "busy", Pass.PROFILE)
+    if step and busy and busy.low > step.high and busy.median > CONTRADICTED * step.median:
+        yield (
+            f"profiled and unprofiled passes disagree: the GPU was busy for {format_value(busy.median, 's')} of a "
+            f"profiled step, and a whole unprofiled one takes {format_value(step.median, 's')}"
+        )
+
+
+def _coarse(cell: CellResult) -> Iterator[str]:
+    kernels = _figure(cell, "kernel_sum", Pass.PROFILE)
+    if kernels and 0 < kernels.median < TICK_S / COARSE:
+        yield (
+            f"kernel time near the profiler's resolution: {format_value(kernels.median, 's')} are "
+            f"{kernels.median / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
+        )
+
+
+def _figure(cell: CellResult, metric: str, pass_: Pass) -> Summary | None:
+    """A metric of the whole step, over all trials; None where fewer samples than an interval takes tell of it."""
+    found = [
+        measurement.samples
+        for record in cell.of(pass_)
+        for measurement in record.measurements
+        if measurement.metric == metric and not measurement.range and measurement.samples
+    ]
+    figure = summarise(found)
+    return figure if figure.num_samples >= MIN_SAMPLES else None
