@@ -286,20 +286,12 @@ def test_memcheck_names_the_line(on_gpu: Path, tmp_path: Path) -> None:
     assert (tmp_path / "tools" / "asked").read_text().split() == ["memcheck"], "it is enough"
 
 
-def test_a_kernel_that_asserts_is_not_blamed_and_a_machine_without_the_tool_says_how_to_get_it(
-    on_gpu: Path, tmp_path: Path
-) -> None:
+def test_a_kernel_that_asserts_is_not_blamed(on_gpu: Path, tmp_path: Path) -> None:
     copy_of(on_gpu, tmp_path)
     tools = sanitizer(tmp_path / "tools", memcheck="index_assert.memcheck")
     row = row_of(tmp_path, "launches", "--escalate", "--cell", "2", **tools)
     assert row["culprit"] is None
     assert row["diagnosis"]["basis"] == "memcheck"
-    (only_run(tmp_path) / VERDICTS).unlink()
-    missing = {"GPUBENCH_COMPUTE_SANITIZER": str(tmp_path / "nowhere")}
-    row = row_of(tmp_path, "launches", "--escalate", "--cell", "2", **missing)
-    told = [verdict["detail"] for verdict in row["verdicts"] if verdict["rung"] == "memcheck"]
-    assert told
-    assert "install the CUDA toolkit's" in told[0]
 
 
 def test_a_run_of_a_gpu_is_not_escalated_without_one(on_gpu: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from made_failures import STORY_DEAD, failed, say, story
 
 from gpubench.analysis.run import load_run
+from gpubench.cli.escalate import choose_cells
 from gpubench.records import CellRecord, Crash, FaultingKernel, Frame, Hazard, Outcome, Pass, PointerState, Stage
 from gpubench.run.answers import read_audit, read_rerun, read_sanitizer
 from gpubench.run.rungs import SANITIZER_RUNGS, Tools, cells_before, choose_extra_rungs, why_not
@@ -242,6 +243,17 @@ def test_whatever_was_answered_in_whatever_order_comes_to_a_line(tmp_path_factor
     if found is not None:
         assert "\n" not in found.text
         assert found.basis or "not known" in found.text
+
+
+def test_one_cell_of_each_signature_is_chosen_or_all_or_the_one_that_is_named(tmp_path: Path):
+    found = triage_run(load_run(story(tmp_path)))
+
+    def chosen(cell: str, *, every: bool) -> list[str]:
+        return [result.cell.cell_id for result in choose_cells(found, cell=cell, every=every)]
+
+    assert chosen("", every=False) == [STORY_DEAD[0]]
+    assert chosen("", every=True) == list(STORY_DEAD)
+    assert chosen("17", every=False) == [STORY_DEAD[1]]
 
 
 def test_answers_are_added_to_whatever_a_crash_has_left(tmp_path: Path):
