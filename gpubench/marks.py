@@ -29,7 +29,9 @@ class RangeMarks:
 
     def __init__(self, path: Path) -> None:
         with path.open("w+b") as file:
-            file.truncate(_SIZE)
+            # Written, not just sized: on a disk that is full later, a page that was never there would be a SIGBUS.
+            file.write(bytes(_SIZE))
+            file.flush()
             self._map = mmap.mmap(file.fileno(), _SIZE)
 
     def enter(self, name: bytes) -> None:
