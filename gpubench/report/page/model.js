@@ -44,8 +44,12 @@ function titleOf(key) {
   return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
 }
 
-// What groups a row belongs to: the values of these axes, joined.
-const groupOf = (keys) => (row) => keys.map((key) => formatAxis(axes.get(key).of(row))).join(" · ");
+// What groups a row belongs to: the values of these axes, joined. Each value is put into words once.
+const textsOf = (axis) => (axis.texts ??= axis.values.values.map(formatAxis));
+const groupOf = (keys) => {
+  const columns = keys.map((key) => axes.get(key)).map((axis) => [textsOf(axis), axis.values.codes]);
+  return (row) => columns.map(([texts, codes]) => texts[codes[row]]).join(" · ");
+};
 
 const axisPairs = (row) => [...axes.values()].map((axis) => [axis.label, formatAxis(axis.of(row))]);
 

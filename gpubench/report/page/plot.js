@@ -101,24 +101,29 @@ function labelTraces(state, view, positions, members, name, style) {
 
 // Colours follow a group for as long as the grouping stays, whatever is filtered away.
 function styleOfGroups(state) {
-  const group = groupOf(state.group);
-  const names = [...new Set(rows.map(group))];
-  const nth = new Map(names.map((name, number) => [name, number]));
+  const names = new Set(rows.map(groupOf(state.group)));
+  const nth = new Map([...names].map((name, number) => [name, number]));
+  const shift = (number) => (names.size > MANY_GROUPS ? 0 : Math.floor(number / theme.symbols.length)); // another symbol for the same colour
   return (name) => ({
     colour: surfaceNow().colours[nth.get(name) % theme.symbols.length],
-    symbol: theme.symbols[(nth.get(name) + Math.floor(nth.get(name) / theme.symbols.length)) % theme.symbols.length],
+    symbol: theme.symbols[(nth.get(name) + shift(nth.get(name))) % theme.symbols.length],
   });
 }
 
 function groupTraces(state, view, positions) {
   const styleFor = styleOfGroups(state);
-  const traces = [];
-  for (const [name, members] of groupBy(view.points, view.group)) {
-    const style = styleFor(name);
-    traces.push(...nearTraces(view, members, name), ...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style),
-      ...labelTraces(state, view, positions, members, name, style), legendTrace(name, style));
-  }
-  return traces;
+  const groups = [...groupBy(view.points, view.group)].map(([name, members]) => ({ name, members, style: styleFor(name) }));
+  return bundles(groups).flatMap(({ name, members, style }) => [
+    ...nearTraces(view, members, name), ...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style),
+    ...labelTraces(state, view, positions, members, name, style), ...(groups.length > MANY_GROUPS ? [] : [legendTrace(name, style)]),
+  ]);
+}
+
+// Groups that no legend names are drawn together with those that look the same: a thousand traces would take seconds.
+function bundles(groups) {
+  if (groups.length <= MANY_GROUPS) return groups;
+  const alike = groupBy(groups, ({ style }) => `${style.colour} ${style.symbol}`);
+  return [...alike].map(([name, found]) => ({ name, members: found.flatMap(({ members }) => members), style: found[0].style }));
 }
 
 // An entry of its own: a point's would be as pale as the first point.
@@ -160,8 +165,9 @@ function pointTrace(state, view, members, name, style) {
 
 // Over two metrics, a line along the group's frontier; over an axis, one along the cells that differ in that axis alone.
 function lineTraces(state, view, members, name, style) {
-  const lines = view.frontier ? [members.filter((row) => view.frontier.onGroup.has(row))] : curves(state, members);
-  if (lines.length > MANY_LINES) return [];
+  const groups = [...groupBy(members, view.group).values()];
+  const lines = groups.flatMap((found) => (view.frontier ? [found.filter((row) => view.frontier.onGroup.has(row))] : curves(state, found)));
+  if (!view.frontier && lines.length > MANY_LINES) return [];
   const x = [], y = [];
   for (const line of lines) {
     const sorted = line.toSorted((a, b) => view.valueX(a) - view.valueX(b) || view.valuesY[0][a] - view.valuesY[0][b]);
@@ -216,7 +222,13 @@ const plain = (text) =>
   String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replace(/\s+/g, " ");
 
 // A log scale where values span more than this factor.
-function wantsLog(key, factor = series.has(key) ? 40 : 15) {
+const logWanted = new Map();
+function wantsLog(key) {
+  if (!logWanted.has(key)) logWanted.set(key, spansMore(key, series.has(key) ? 40 : 15));
+  return logWanted.get(key);
+}
+
+function spansMore(key, factor) {
   const valueOf = series.has(key) ? (row) => series.get(key).median[row] : axes.get(key)?.of;
   if (!valueOf) return false;
   const values = rows.filter((row) => series.has(key) ? isOk(row) : true).map(valueOf).filter((value) => value !== null);

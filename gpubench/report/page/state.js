@@ -39,9 +39,14 @@ const READERS = new Map([
   ["only", readFilter],
   ["limits", readLimits],
   ["at", oneOf((text) => Number(text) > 0 && Number.isFinite(Number(text)), (view, text) => { view.at = Number(text); })],
-  ["against", (view, text) => { view.against = text; return rows.some((row) => groupOf(view.group)(row) === text); }],
+  ["against", (view, text) => { view.against = text; return isGroup(view); }],
   ["cell", (view, text) => { view.cell = rows.find((row) => nameOf(row) === text) ?? null; return view.cell !== null; }],
 ]);
+
+function isGroup({ against, group }) {
+  const name = groupOf(group);
+  return rows.some((row) => name(row) === against);
+}
 
 const nameOf = (row) => `${data.runs[data.cells.run[row]].id}/${data.cells.id[row]}`;
 
@@ -75,7 +80,7 @@ function readLink(fragment) {
   for (const key of told.keys()) if (!READERS.has(key)) ignored.push(key);
   for (const [key, read] of READERS) // in this order: an axis before its scale, a group before one of them
     if (told.has(key) && !read(view, told.get(key))) ignored.push(`${key}=${told.get(key)}`);
-  if (view.against !== null && !rows.some((row) => groupOf(view.group)(row) === view.against)) view.against = null;
+  if (!isGroup(view)) view.against = null;
   return { view, ignored };
 }
 
