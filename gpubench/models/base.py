@@ -6,15 +6,20 @@ shapes go into `presets`. Nothing else in gpubench knows how many experts or lat
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from gpubench.errors import Unsupported
 from gpubench.ranges import annotate
 
-__all__ = ["DecodeModel", "ModelConfig", "random_weight", "span"]
+__all__ = ["Attention", "Cache", "DecodeModel", "ModelConfig", "check_triton", "span"]
+
+Attention = Literal["torch", "triton"]
+"""Who computes attention, or what a family has in its place: torch's operators, or our Triton kernels."""
 
 
 class ModelConfig(Protocol):
@@ -46,8 +51,16 @@ class ModelConfig(Protocol):
         """The floating-point operations of one step, matrix products only."""
         ...
 
-    def build(self, dtype: torch.dtype) -> DecodeModel:
-        """Random weights from torch's current seed, on the default device."""
+    def build(self, dtype: torch.dtype, attention: Attention = "torch") -> DecodeModel:
+        """Random weights from torch's current seed, on the default device; Unsupported where `attention` can't be."""
+        ...
+
+
+class Cache(Protocol):
+    """What a model remembers of a batch of sequences. It belongs to whoever made it, and steps write into it."""
+
+    def restore(self) -> None:
+        """Undo what steps changed, so that the next one does what the first did; static, and without a sync."""
         ...
 
 
@@ -64,13 +77,20 @@ class DecodeModel(Protocol):
         ...
 
     def __call__(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Logits [batch, vocabulary] for `tokens` [batch], int64; writes the cache's last position."""
+        """Logits [batch, vocabulary] for `tokens` [batch], int64; writes the cache's last position, advances states."""
         ...
 
 
-def random_weight(*shape: int, dtype: torch.dtype) -> Tensor:
-    """A weight drawn in place on the default device, N(0, 1 / fan-in), so that activations keep their scale."""
-    return torch.empty(shape, dtype=dtype).normal_(0.0, shape[-1] ** -0.5)
+def check_triton() -> None:
+    """Unsupported if our Triton kernels can't be launched on the default device."""
+    if importlib.util.find_spec("triton") is None:
+        raise Unsupported("attention: triton needs triton: pip install triton")
+    from gpubench.kernels.interpreter import is_interpreted
+
+    if torch.get_default_device().type != "cuda" and not is_interpreted():
+        raise Unsupported(
+            "attention: triton needs a CUDA GPU; on a CPU, TRITON_INTERPRET=1 runs its kernels in an interpreter"
+        )
 
 
 def span(name: str) -> AbstractContextManager[object]:

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.models.base import random_weight, span
+from gpubench.errors import Unsupported
+from gpubench.models.base import Attention, span
+from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 
 __all__ = ["DenseCache", "DenseConfig", "DenseModel"]
 
@@ -72,7 +74,11 @@ class DenseConfig:
         attention = 2 * self.layers * self.heads * self.head_dim * length
         return 2 * batch * (products + attention)
 
-    def build(self, dtype: torch.dtype) -> DenseModel:
+    def build(self, dtype: torch.dtype, attention: Attention = "torch") -> DenseModel:
+        if attention != "torch":
+            raise Unsupported(
+                f"attention: {attention}: dense models have torch's attention alone; use attention: torch"
+            )
         return DenseModel(self, dtype)
 
 
@@ -88,6 +94,9 @@ class DenseCache:
     @property
     def length(self) -> int:
         return self.rotary.shape[0]
+
+    def restore(self) -> None:
+        """Nothing to do: a step writes the last position alone, and the same again when it is repeated."""
 
     def prefix(self, length: int) -> DenseCache:
         """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
@@ -105,12 +114,12 @@ class DenseLayer(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.attention_norm = _weight(torch.ones(c.hidden, dtype=dtype))
-        self.qkv = _weight(random_weight(c.qkv_width, c.hidden, dtype=dtype))
-        self.attention_out = _weight(random_weight(c.hidden, c.heads * c.head_dim, dtype=dtype))
-        self.mlp_norm = _weight(torch.ones(c.hidden, dtype=dtype))
-        self.gate_up = _weight(random_weight(2 * c.intermediate, c.hidden, dtype=dtype))
-        self.down = _weight(random_weight(c.hidden, c.intermediate, dtype=dtype))
+        self.attention_norm = weight(torch.ones(c.hidden, dtype=dtype))
+        self.qkv = random_weight(c.qkv_width, c.hidden, dtype=dtype)
+        self.attention_out = random_weight(c.hidden, c.heads * c.head_dim, dtype=dtype)
+        self.mlp_norm = weight(torch.ones(c.hidden, dtype=dtype))
+        self.gate_up = random_weight(2 * c.intermediate, c.hidden, dtype=dtype)
+        self.down = random_weight(c.hidden, c.intermediate, dtype=dtype)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor) -> Tensor:
         """x [batch, hidden] → the same; writes the last position of `keys` and `values`; `rotary` is that row."""
@@ -125,15 +134,15 @@ class DenseLayer(nn.Module):
         batch = x.shape[0]
         heads = F.linear(x, self.qkv).view(batch, c.heads + 2 * c.kv_heads, c.head_dim)
         query, key, value = torch.split(heads, [c.heads, c.kv_heads, c.kv_heads], dim=1)
-        keys[:, :, -1].copy_(_rotate(key, rotary))
+        keys[:, :, -1].copy_(rotate(key, rotary))
         values[:, :, -1].copy_(value)
         # The query heads that share a key head become the rows of one attention over it: the cache is read once.
-        query = _rotate(query, rotary).view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        query = rotate(query, rotary).view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
         attended = F.scaled_dot_product_attention(query, keys, values)
         return F.linear(attended.reshape(batch, c.heads * c.head_dim), self.attention_out)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
+        return F.rms_norm(x, scale.shape, scale, self.config.norm_eps)
 
 
 class DenseModel(nn.Module):
@@ -142,10 +151,10 @@ class DenseModel(nn.Module):
     def __init__(self, config: DenseConfig, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = config
-        self.embedding = _weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
+        self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
         self.layers = nn.ModuleList(DenseLayer(config, dtype) for _ in range(config.layers))
-        self.norm = _weight(torch.ones(config.hidden, dtype=dtype))
-        self.head = _weight(random_weight(config.vocabulary, config.hidden, dtype=dtype))
+        self.norm = weight(torch.ones(config.hidden, dtype=dtype))
+        self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: DenseCache) -> Tensor:
         with span("embedding"):
@@ -163,23 +172,4 @@ class DenseModel(nn.Module):
         like = self.embedding  # its dtype and device
         keys = [like.new_empty(shape).normal_() for _ in range(c.layers)]
         values = [like.new_empty(shape).normal_() for _ in range(c.layers)]
-        return DenseCache(keys, values, _rotary_table(c, length, like.device))
-
-
-def _weight(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=False)
-
-
-def _rotary_table(config: DenseConfig, length: int, device: torch.device) -> Tensor:
-    """Angles position · base^(−2i / head_dim), after Su et al., "RoFormer", 2021."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=device) / config.head_dim
-    positions = torch.arange(length, dtype=torch.float64, device=device)
-    angles = torch.outer(positions, config.rotary_base**-exponents)
-    return torch.stack((angles.cos(), angles.sin()), dim=1).float()
-
-
-def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate x [batch, heads, head_dim] by one position's angles; halves are paired, as in GPT-NeoX."""
-    cos, sin = rotary.unbind(0)
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+        return DenseCache(keys, values, rotary_table(length, c.head_dim, c.rotary_base, like.device))

@@ -1,4 +1,4 @@
-"""Models by name: the shapes of real ones, from their published configurations, and a tiny one for a CPU."""
+"""Models by name: the shapes of real ones, from their published configurations, and tiny ones for a CPU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,53 @@ from typing import Literal
 from gpubench.errors import ArgumentError
 from gpubench.models.base import ModelConfig
 from gpubench.models.dense import DenseConfig
+from gpubench.models.hybrid import HybridConfig
+from gpubench.models.moe import MoeShape
+from gpubench.models.shapes import GATED_DELTA, GatedDeltaShape
 
 __all__ = ["PRESETS", "Preset", "find_preset"]
 
-Preset = Literal["tiny-dense", "llama-3.1-8b"]
+Preset = Literal["tiny-dense", "llama-3.1-8b", "tiny-hybrid", "qwen3.5-35b-a3b", "qwen3-next-80b-a3b"]
 
-PRESETS: dict[str, DenseConfig] = {
+PRESETS: dict[str, DenseConfig | HybridConfig] = {
     "tiny-dense": DenseConfig(
         layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, intermediate=256, vocabulary=1024
     ),
     "llama-3.1-8b": DenseConfig(
         layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=128256
+    ),
+    "tiny-hybrid": HybridConfig(
+        layers=4,
+        hidden=128,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        rotary_dims=8,
+        delta=GatedDeltaShape(key_heads=2, value_heads=4, k=32, v=32, conv=4),
+        moe=MoeShape(experts=16, top_k=4, intermediate=64, shared_intermediate=64),
+        vocabulary=1024,
+    ),
+    "qwen3.5-35b-a3b": HybridConfig(
+        layers=40,
+        hidden=2048,
+        heads=16,
+        kv_heads=2,
+        head_dim=256,
+        rotary_dims=64,
+        delta=GATED_DELTA["qwen3.5-35b-a3b"],
+        moe=MoeShape(experts=256, top_k=8, intermediate=512, shared_intermediate=512),
+        vocabulary=248320,
+    ),
+    "qwen3-next-80b-a3b": HybridConfig(
+        layers=48,
+        hidden=2048,
+        heads=16,
+        kv_heads=2,
+        head_dim=256,
+        rotary_dims=64,
+        delta=GATED_DELTA["qwen3-next-80b-a3b"],
+        moe=MoeShape(experts=512, top_k=10, intermediate=512, shared_intermediate=512),
+        vocabulary=151936,
     ),
 }
 

@@ -48,6 +48,11 @@ class GatedDeltaShape:
     conv: int
     """The kernel of the causal convolution before it."""
 
+    @property
+    def channels(self) -> int:
+        """What is convolved: queries and keys of all key heads, then values of all value heads."""
+        return 2 * self.key_heads * self.k + self.value_heads * self.v
+
 
 @dataclass(frozen=True)
 class IndexerShape:

@@ -1,7 +1,8 @@
 """One decode step of a language model: the last token of every sequence in, the next one out.
 
 The sequences have one pinned length, `isl`, and caches of seeded random values: nothing is prefilled. A step writes
-its keys and values to the cache's last position, so a step that is repeated does the same again.
+its keys and values to the cache's last position; the states of recurrent layers advance, and `.reset` puts them back.
+So a step that is repeated does the same again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import gpubench
 from gpubench.errors import ArgumentError
-from gpubench.models.base import DecodeModel, span
+from gpubench.models.base import Attention, Cache, DecodeModel, span
 from gpubench.models.presets import Preset, find_preset
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
@@ -32,15 +33,17 @@ def decode_step(
     model: Preset = "tiny-dense",
     layers: int | None = None,
     dtype: FloatType = "bfloat16",
+    attention: Attention = "torch",
 ) -> dict[str, Any]:
     """One decode step: `concurrency` sequences whose caches hold `isl` tokens advance by one token each.
 
-    `layers` keeps only the model's first layers.
+    `layers` keeps only the model's first layers. `attention: triton` takes our kernels where the model's family has
+    them: hybrids for the recurrence of their gated delta layers.
     """
     if concurrency < 1 or isl < 1:
         raise ArgumentError(f"concurrency and isl are at least 1; got concurrency {concurrency}, isl {isl}")
     config = find_preset(model, layers)
-    built = config.build(torch_dtype(dtype))
+    built = config.build(torch_dtype(dtype), attention)
     return {
         "decoder": built,
         "cache": built.make_cache(concurrency, isl),
@@ -76,6 +79,11 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
     from gpubench.graphs.whole import capture_step
 
     return capture_step(lambda tokens: next_tokens(decoder, cache, tokens), tokens).bind(tokens)
+
+
+@decode_step.reset
+def _(cache: Cache) -> None:
+    cache.restore()
 
 
 @decode_step.compare

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, Unsupported
 from gpubench.registry import get_workload
+from gpubench.worker.outputs import find_tensors
 
 SMALL = {"concurrency": 3, "isl": 16, "dtype": "float32"}
 
@@ -44,16 +45,32 @@ def test_the_same_seed_gives_the_same_logits(set_up):
 
 # Inductor's own imports use what torch has since deprecated.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_compiled_equals_eager_leaves_the_same_cache_and_is_compiled_once(set_up, workload):
-    eager = set_up("decode_step", "eager", layers=1, **SMALL)
+@pytest.mark.parametrize(("model", "layers"), [("tiny-dense", 1), ("tiny-hybrid", 1)])
+def test_compiled_equals_eager_leaves_the_same_cache_and_is_compiled_once(set_up, workload, model, layers):
+    eager = set_up("decode_step", "eager", model=model, layers=layers, **SMALL)
     counters["stats"].clear()
     with torch.device("cpu"):  # a worker's set-up has a default device, its steps have none
-        compiled = set_up("decode_step", "compiled", layers=1, **SMALL)
-    outputs = [compiled.step() for _ in range(2)]
-    assert workload.compare_function(outputs[-1], eager.step()) is None
-    for own, other in zip(compiled.inputs["cache"].keys, eager.inputs["cache"].keys, strict=True):
-        torch.testing.assert_close(own, other)
+        compiled = set_up("decode_step", "compiled", model=model, layers=layers, **SMALL)
+    for _ in range(2):
+        outputs = compiled.step(), eager.step()
+        assert workload.compare_function(*outputs) is None
+    for own, other in zip(*(find_tensors(ready.inputs["cache"]) for ready in (compiled, eager)), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_reset_puts_back_what_a_step_changed(set_up, workload):
+    ready = set_up("decode_step", "eager", model="tiny-hybrid", **SMALL)
+    first = ready.step()
+    assert workload.compare_function(ready.step(), first) is not None
+    workload.reset_function(ready.inputs["cache"])
+    assert torch.equal(ready.step()["logits"], first["logits"])
+
+
+@pytest.mark.parametrize("model", ["tiny-dense", "tiny-hybrid"])
+def test_attention_that_cannot_be_had_here_is_unsupported(workload, model):
+    with pytest.raises(Unsupported, match="attention: "):
+        workload.make(model=model, attention="triton", **SMALL)
 
 
 def test_the_comparison_finds_wrong_logits_a_nan_and_a_wrong_choice(set_up, workload):
@@ -77,6 +94,7 @@ def test_what_cannot_fit_is_said_before_anything_is_allocated(workload):
 
 def test_a_cut_model_is_labelled_as_one(workload):
     assert workload.label_function(model="llama-3.1-8b", layers=4) == {"layers": "4 of 32"}
+    assert workload.label_function(model="qwen3.5-35b-a3b", layers=4) == {"layers": "4 of 40"}
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"isl": 0}, {"layers": 0}, {"layers": 3}, {"model": "gpt-9"}])

@@ -1,0 +1,127 @@
+"""A gated delta layer of a decoder, after Yang, Kautz and Hatamizadeh, "Gated Delta Networks", 2024.
+
+For hidden states x [batch, hidden]:
+
+    q | k | v, z = split(x · W_inᵀ);  a, b = x · W_ratesᵀ
+    o = the recurrence's output for silu(conv(q | k | v)), a and b, as in gpubench.kernels.gated_delta_step
+    y = (RMSNorm(o) ⊙ silu(z)) · W_outᵀ                        the norm over each head's V
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.models.base import Attention
+from gpubench.models.layers import random_weight, weight
+from gpubench.models.shapes import GatedDeltaShape
+
+__all__ = ["GatedDelta", "GatedDeltaCache", "make_cache", "step_in_torch"]
+
+_NORM_EPS = 1e-6
+"""Of the unit keys and queries."""
+
+
+@dataclass(frozen=True)
+class GatedDeltaCache:
+    """What one layer remembers of a batch: it changes at every step, and goes back to where it started.
+
+    The start is one sequence's, the same for all: so it costs little memory, and restoring reads next to nothing.
+    """
+
+    state: Tensor
+    """[batch, value_heads, K, V], float32."""
+    conv: Tensor
+    """The convolution's last inputs: [batch, taps, channels], a ring; position p is in slot p mod taps."""
+    state_start: Tensor
+    """[value_heads, K, V]."""
+    conv_start: Tensor
+    """[taps, channels]."""
+
+    def restore(self) -> None:
+        """Go back to the start."""
+        self.state.copy_(self.state_start)
+        self.conv.copy_(self.conv_start)
+
+
+def make_cache(shape: GatedDeltaShape, batch: int, like: Tensor) -> GatedDeltaCache:
+    """A random start of `like`'s device, and a batch that is there; the ring has `like`'s dtype."""
+    # What a state recalls, Sᵀk with a unit k, then has the scale of N(0, 1).
+    state = torch.randn(shape.value_heads, shape.k, shape.v, device=like.device)
+    conv = like.new_empty(shape.conv, shape.channels).normal_()
+    return GatedDeltaCache(state.repeat(batch, 1, 1, 1), conv.repeat(batch, 1, 1), state, conv)
+
+
+class GatedDelta(nn.Module):
+    """The layer without the norm before it and the sum after it."""
+
+    def __init__(
+        self, shape: GatedDeltaShape, hidden: int, norm_eps: float, dtype: torch.dtype, attention: Attention
+    ) -> None:
+        super().__init__()
+        self.shape, self.norm_eps = shape, norm_eps
+        heads, width = shape.value_heads, shape.value_heads * shape.v
+        self.projection = random_weight(shape.channels + width, hidden, dtype=dtype)
+        self.rates = random_weight(2, heads, hidden, dtype=dtype)
+        self.conv = random_weight(shape.channels, shape.conv, dtype=dtype)
+        # As models begin their training: decay rates from 1 to 16, and softplus(dt_bias) from 0.001 to 0.1.
+        step = torch.empty(heads).uniform_(-6.9, -2.3).exp()
+        self.a_log = weight(torch.empty(heads).uniform_(1, 16).log())
+        self.dt_bias = weight(step + torch.log(-torch.expm1(-step)))
+        self.norm = weight(torch.ones(shape.v, dtype=dtype))
+        self.out = random_weight(hidden, width, dtype=dtype)
+        self.has_kernel = attention == "triton"
+        if self.has_kernel:
+            import gpubench.kernels.gated_delta_step  # noqa: F401 - registers the operator
+
+    def forward(self, x: Tensor, cache: GatedDeltaCache, positions: Tensor) -> Tensor:
+        """x [batch, hidden] → the same; `cache` advances by the tokens at `positions` [batch], int32."""
+        shape, batch = self.shape, x.shape[0]
+        mixed, gate = torch.split(F.linear(x, self.projection), [shape.channels, shape.value_heads * shape.v], dim=-1)
+        a, b = (x @ self.rates.mT).unbind(0)
+        out = x.new_empty(batch, shape.value_heads, shape.v)
+        step = torch.ops.gpubench.gated_delta_step if self.has_kernel else step_in_torch
+        step(mixed, cache.conv, self.conv, positions, a, b, self.a_log, self.dt_bias, cache.state, out)
+        normed = F.rms_norm(out, self.norm.shape, self.norm, self.norm_eps)
+        gated = normed.float() * F.silu(gate.view_as(out).float())
+        return F.linear(gated.to(x.dtype).view(batch, -1), self.out)
+
+
+def step_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    mixed: Tensor,
+    conv_state: Tensor,
+    conv_weight: Tensor,
+    positions: Tensor,
+    a: Tensor,
+    b: Tensor,
+    a_log: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+    out: Tensor,
+) -> None:
+    """What gpubench.kernels.gated_delta_step does, with torch's operators, all computed in float32."""
+    batch, heads, dim_k, dim_v = state.shape
+    taps = conv_weight.shape[1]
+    rows = torch.arange(batch, device=mixed.device)[:, None]
+    newest_first = (positions[:, None] - torch.arange(taps, device=mixed.device)) % taps
+    conv_state.index_put_((rows[:, 0], newest_first[:, 0]), mixed)
+    inputs = conv_state[rows, newest_first].float()
+    convolved = F.silu((inputs * conv_weight.float().flip(1).T).sum(dim=1))
+    keys, values = torch.split(convolved, [mixed.shape[1] - heads * dim_v, heads * dim_v], dim=-1)
+
+    both = keys.view(batch, 2, -1, dim_k)
+    both = both * (both.square().sum(dim=-1, keepdim=True) + _NORM_EPS).rsqrt()
+    both = both.repeat_interleave(heads // both.shape[2], dim=2).transpose(1, 2).reshape(batch * heads, 2, dim_k)
+    decay = (-a_log.exp() * F.softplus(a.float() + dt_bias)).exp()
+
+    flat = state.view(batch * heads, dim_k, dim_v)
+    flat.mul_(decay.view(-1, 1, 1))
+    queried, recalled = torch.bmm(both, flat).unbind(1)
+    fresh = b.float().sigmoid().view(-1, 1) * (values.reshape(-1, dim_v) - recalled)
+    query, key = both.unbind(1)
+    flat.baddbmm_(key[:, :, None], fresh[:, None])
+    attended = (queried + (query * key).sum(dim=-1, keepdim=True) * fresh) * dim_k**-0.5
+    out.copy_(attended.view_as(out))

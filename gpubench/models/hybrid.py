@@ -1,0 +1,267 @@
+"""A hybrid decoder: gated delta layers, every few layers one of full attention, each with a mixture of experts.
+
+The shape of Qwen3-Next and Qwen3.5. Per layer, for hidden states x [batch, hidden]:
+
+    x ← x + mix(RMSNorm(x))                    mix: a gated delta layer, or gated attention
+    x ← x + experts(RMSNorm(x))                as in gpubench.models.moe
+
+Gated attention, with the cache K, V, whose last position the new k and v are written to:
+
+    q, gate, k, v = split(x · W_inᵀ);  q, k ← RMSNorm over each head, then the first `rotary_dims` of it rotated
+    mix(x) = (softmax(q · Kᵀ / √head_dim) · V ⊙ σ(gate)) · W_outᵀ
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.models.base import Attention, check_triton, span
+from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
+from gpubench.models.gated_delta import make_cache as make_delta_cache
+from gpubench.models.layers import random_weight, rotary_table, rotate, weight
+from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.shapes import GatedDeltaShape
+
+__all__ = ["HybridCache", "HybridConfig", "HybridModel", "KeyValueCache"]
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """The shape of a hybrid decoder."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary_dims: int
+    delta: GatedDeltaShape
+    moe: MoeShape
+    vocabulary: int
+    attention_every: int = 4
+    """The last of so many layers is one of full attention."""
+    rotary_base: float = 10_000_000.0
+    norm_eps: float = 1e-6
+
+    def is_attention(self, layer: int) -> bool:
+        """Whether the layer with that index is one of full attention."""
+        return (layer + 1) % self.attention_every == 0
+
+    @property
+    def attention_layers(self) -> int:
+        return self.layers // self.attention_every
+
+    @property
+    def delta_layers(self) -> int:
+        return self.layers - self.attention_layers
+
+    @property
+    def attention_width(self) -> int:
+        """What attention projects a token to: queries, their gates, keys and values."""
+        return 2 * (self.heads + self.kv_heads) * self.head_dim
+
+    @property
+    def delta_width(self) -> int:
+        """What a gated delta layer projects a token to: the convolution's channels and the output's gates."""
+        return self.delta.channels + self.delta.value_heads * self.delta.v
+
+    @property
+    def _mixing_products(self) -> int:
+        """Weights of all layers' projections into and out of attention and recurrence."""
+        attention = self.hidden * (self.attention_width + self.heads * self.head_dim)
+        heads = self.delta.value_heads
+        delta = self.hidden * (self.delta_width + 2 * heads + heads * self.delta.v)
+        return self.attention_layers * attention + self.delta_layers * delta
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        attention_norms = 2 * self.head_dim
+        delta = self.delta.channels * self.delta.conv + self.delta.v + 2 * self.delta.value_heads
+        mixing = self._mixing_products + self.attention_layers * attention_norms + self.delta_layers * delta
+        layers = self.layers * (self.moe.parameters(self.hidden) + 2 * self.hidden)
+        return mixing + layers + 2 * self.vocabulary * self.hidden + self.hidden
+
+    def weight_bytes(self, itemsize: int) -> int:
+        rates = self.delta_layers * 2 * self.delta.value_heads  # a_log and dt_bias are float32
+        return self.parameters * itemsize + rates * (4 - itemsize)
+
+    def _key_value_bytes(self, batch: int, length: int, itemsize: int) -> int:
+        return 2 * self.attention_layers * batch * length * self.kv_heads * self.head_dim * itemsize
+
+    @property
+    def _state_bytes(self) -> int:
+        """The states of one sequence, float32."""
+        return self.delta_layers * self.delta.value_heads * self.delta.k * self.delta.v * 4
+
+    def _conv_bytes(self, taps: int, itemsize: int) -> int:
+        return self.delta_layers * taps * self.delta.channels * itemsize
+
+    def cache_bytes(self, batch: int, length: int, itemsize: int) -> int:
+        """With the start that states are restored to, one sequence's."""
+        restored = (batch + 1) * (self._state_bytes + self._conv_bytes(self.delta.conv, itemsize))
+        return self._key_value_bytes(batch, length, itemsize) + restored
+
+    def activation_bytes(self, batch: int, itemsize: int) -> int:
+        """As if experts were gathered, which bfloat16 on the newest GPUs does without."""
+        widest = max(self.vocabulary, self.attention_width, self.delta_width)
+        numbers = widest + 4 * self.hidden + self.moe.activation_numbers(self.hidden)
+        convolution = 2 * (self.delta.conv + 1) * self.delta.channels * 4
+        return batch * (numbers * itemsize + convolution)
+
+    def step_bytes(self, batch: int, length: int, itemsize: int) -> int:
+        """Of the experts, those that are chosen: `MoeShape.touched`. A state is read and written."""
+        embedding_not_read = (self.vocabulary - min(batch, self.vocabulary)) * self.hidden
+        not_touched = self.layers * (self.moe.experts - self.moe.touched(batch))
+        experts_not_read = round(not_touched * self.moe.expert_parameters(self.hidden))
+        weights = self.weight_bytes(itemsize) - (embedding_not_read + experts_not_read) * itemsize
+        key_values = self._key_value_bytes(batch, length + 1, itemsize)  # all read, one written
+        states = 2 * self._state_bytes + self._conv_bytes(
+            self.delta.conv, itemsize
+        )  # one slot written, the others read
+        return weights + key_values + batch * (states + self.vocabulary * itemsize)
+
+    def step_flop(self, batch: int, length: int) -> int:
+        """Of the recurrence, its three products: with the query, with the key, and the rank-one update."""
+        products = self._mixing_products + self.layers * self.moe.products(self.hidden)
+        attention = 2 * self.attention_layers * self.heads * self.head_dim * length
+        recurrence = 3 * self.delta_layers * self.delta.value_heads * self.delta.k * self.delta.v
+        return 2 * batch * (products + self.vocabulary * self.hidden + attention + recurrence)
+
+    def build(self, dtype: torch.dtype, attention: Attention = "torch") -> HybridModel:
+        """`attention: triton` takes the recurrence's step as our kernel; full attention is torch's either way."""
+        if attention == "triton":
+            check_triton()
+        return HybridModel(self, dtype, attention)
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """Keys and values of one attention layer: [batch, kv_heads, length, head_dim] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class HybridCache:
+    """What a batch's layers remember, one entry per layer, and where the new token stands."""
+
+    layers: list[KeyValueCache | GatedDeltaCache]
+    rotary: Tensor
+    """cos and sin of every position's angles: [length, 2, rotary_dims / 2], fp32."""
+    positions: Tensor
+    """Of the new token: [batch], int32, length − 1 for all."""
+
+    @property
+    def length(self) -> int:
+        return self.rotary.shape[0]
+
+    def restore(self) -> None:
+        """Put states back to where they started. Keys and values need none: a step writes the same again."""
+        for layer in self.layers:
+            if isinstance(layer, GatedDeltaCache):
+                layer.restore()
+
+    def prefix(self, length: int) -> HybridCache:
+        """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
+        layers = [
+            KeyValueCache(layer.keys[:, :, :length], layer.values[:, :, :length])
+            if isinstance(layer, KeyValueCache)
+            else layer
+            for layer in self.layers
+        ]
+        positions = torch.full_like(self.positions, length - 1)
+        return replace(self, layers=layers, rotary=self.rotary[:length], positions=positions)
+
+
+class GatedAttention(nn.Module):
+    """Full attention without the norm before it and the sum after it."""
+
+    def __init__(self, config: HybridConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = c = config
+        self.projection = random_weight(c.attention_width, c.hidden, dtype=dtype)
+        self.query_norm = weight(torch.ones(c.head_dim, dtype=dtype))
+        self.key_norm = weight(torch.ones(c.head_dim, dtype=dtype))
+        self.out = random_weight(c.hidden, c.heads * c.head_dim, dtype=dtype)
+
+    def forward(self, x: Tensor, cache: KeyValueCache, rotary: Tensor) -> Tensor:
+        """x [batch, hidden] → the same; writes the last position of `cache`; `rotary` is that position's row."""
+        c, batch = self.config, x.shape[0]
+        projected = F.linear(x, self.projection).view(batch, -1, c.head_dim)
+        query, gate, key, value = torch.split(projected, [c.heads, c.heads, c.kv_heads, c.kv_heads], dim=1)
+        cache.keys[:, :, -1].copy_(rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary))
+        cache.values[:, :, -1].copy_(value)
+        query = rotate(F.rms_norm(query, (c.head_dim,), self.query_norm, c.norm_eps), rotary)
+        # The query heads that share a key head become the rows of one attention over it: the cache is read once.
+        query = query.view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        attended = F.scaled_dot_product_attention(query, cache.keys, cache.values).reshape(batch, -1)
+        return F.linear(attended * gate.reshape(batch, -1).sigmoid(), self.out)
+
+
+class HybridLayer(nn.Module):
+    """One decoder layer: attention or recurrence, then experts."""
+
+    def __init__(self, config: HybridConfig, index: int, dtype: torch.dtype, attention: Attention) -> None:
+        super().__init__()
+        self.norm_eps = config.norm_eps
+        self.mixing_norm = weight(torch.ones(config.hidden, dtype=dtype))
+        self.mixing: GatedAttention | GatedDelta = (
+            GatedAttention(config, dtype)
+            if config.is_attention(index)
+            else GatedDelta(config.delta, config.hidden, config.norm_eps, dtype, attention)
+        )
+        self.experts_norm = weight(torch.ones(config.hidden, dtype=dtype))
+        self.experts = MixtureOfExperts(config.moe, config.hidden, dtype)
+
+    def forward(self, x: Tensor, own: KeyValueCache | GatedDeltaCache, cache: HybridCache) -> Tensor:
+        """x [batch, hidden] → the same; `own` is this layer's part of `cache`, and advances."""
+        if isinstance(own, KeyValueCache):
+            with span("attention"):
+                x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.rotary[-1])
+        else:
+            with span("linear_attention"):
+                x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.positions)
+        with span("moe"):
+            found: Tensor = self.experts(self._norm(x, self.experts_norm))
+            return x + found
+
+    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
+        return F.rms_norm(x, scale.shape, scale, self.norm_eps)
+
+
+class HybridModel(nn.Module):
+    """A hybrid decoder; satisfies `DecodeModel`."""
+
+    def __init__(self, config: HybridConfig, dtype: torch.dtype, attention: Attention) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
+        self.layers = nn.ModuleList(HybridLayer(config, index, dtype, attention) for index in range(config.layers))
+        self.norm = weight(torch.ones(config.hidden, dtype=dtype))
+        self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
+
+    def forward(self, tokens: Tensor, cache: HybridCache) -> Tensor:
+        with span("embedding"):
+            x = F.embedding(tokens, self.embedding)
+        for layer, own in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, own, cache)
+        with span("head"):
+            return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
+
+    def make_cache(self, batch: int, length: int) -> HybridCache:
+        c, like = self.config, self.embedding  # its dtype and device
+        shape = (batch, c.kv_heads, length, c.head_dim)
+        layers = [
+            KeyValueCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_())
+            if c.is_attention(index)
+            else make_delta_cache(c.delta, batch, like)
+            for index in range(c.layers)
+        ]
+        positions = torch.full((batch,), length - 1, dtype=torch.int32, device=like.device)
+        return HybridCache(layers, rotary_table(length, c.rotary_dims, c.rotary_base, like.device), positions)

@@ -1,0 +1,37 @@
+"""What the families' layers share: weights, and rotary positions, after Su et al., "RoFormer", 2021."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["random_weight", "rotary_table", "rotate", "weight"]
+
+
+def weight(value: Tensor) -> nn.Parameter:
+    """A parameter that nothing trains."""
+    return nn.Parameter(value, requires_grad=False)
+
+
+def random_weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    """A weight drawn in place on the default device, N(0, 1 / fan-in), so that activations keep their scale."""
+    return weight(torch.empty(shape, dtype=dtype).normal_(0.0, shape[-1] ** -0.5))
+
+
+def rotary_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
+    """cos and sin of the angles position · base^(−2i / dims): [length, 2, dims / 2], fp32."""
+    exponents = torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims
+    positions = torch.arange(length, dtype=torch.float64, device=device)
+    angles = torch.outer(positions, base**-exponents)
+    return torch.stack((angles.cos(), angles.sin()), dim=1).float()
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the first dims of x [batch, heads, head_dim] by one position's row of the table; the others stay.
+
+    Halves of what is rotated are paired, as in GPT-NeoX.
+    """
+    cos, sin = rotary.unbind(0)
+    half = cos.shape[0]
+    first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
