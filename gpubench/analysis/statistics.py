@@ -74,7 +74,18 @@ class SampleWarning(StrEnum):
     def explanation(self) -> str:
         return _EXPLANATIONS[self]
 
+    @property
+    def sentence(self) -> str:
+        """What follows the metric's name: `is noisy: the interquartile range …`."""
+        return f"{_VERBS[self]}: {_EXPLANATIONS[self]}"
 
+
+_VERBS = {
+    SampleWarning.NOISY: "is noisy",
+    SampleWarning.FIRST_SAMPLE_SLOW: "has a slow first sample",
+    SampleWarning.TOO_FEW_SAMPLES: "has too few samples",
+    SampleWarning.TRIALS_DISAGREE: "has trials that disagree",
+}
 _EXPLANATIONS = {
     SampleWarning.NOISY: f"the interquartile range is more than {NOISY_IQR:.0%} of the median",
     SampleWarning.FIRST_SAMPLE_SLOW: "in most trials the first sample is the slowest by more than 10%: "

@@ -19,7 +19,7 @@ from gpubench.analysis.verdicts import within_grain
 from gpubench.records import Outcome
 from gpubench.report.content import Content
 
-__all__ = ["Comparison", "Row", "Tally", "Versus", "compare"]
+__all__ = ["COMPARED", "Comparison", "Row", "Tally", "Versus", "compare"]
 
 COMPARED = ("step_time", "kernel_sum")
 """What a user waits for, and what the GPU works for it: a backend can win one and lose the other."""
@@ -56,7 +56,9 @@ class Versus:
 
     @property
     def _decimals(self) -> int:
-        return 3 if self.speedup and 0.99 < self.speedup.value < 1.01 else 2
+        if self.speedup is None or self.speedup.value < 10:
+            return 3 if self.speedup and 0.99 < self.speedup.value < 1.01 else 2
+        return 1 if self.speedup.value < 100 else 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Row:
     shape: tuple[str, ...]
     backend: str
     versus: tuple[Versus, ...]
+
+    @property
+    def is_loss(self) -> bool:
+        """Clearly slower than the baseline in any metric."""
+        return any(versus.is_clear and versus.speedup and versus.speedup.value < 1 for versus in self.versus)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import Caveat
+from gpubench.analysis.frames import field
 from gpubench.analysis.frontier import axis_text
 from gpubench.analysis.metrics import Metric, format_value
+from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Outcome
-from gpubench.report.comparison import Versus, compare
+from gpubench.report.comparison import COMPARED, Row, Versus, compare
 from gpubench.report.content import Content
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
@@ -22,6 +25,8 @@ __all__ = ["escape", "markdown_report", "table", "triage_markdown"]
 
 MAX_ROWS = 60
 """Per table. GitHub refuses a comment of more than 65,536 characters; what is left out is counted and in the CSV."""
+MAX_OPEN = 20
+"""Rows of a table that is open at once: a longer one is folded, so that a comment stays a page long."""
 MAX_TEXT = 200
 MAX_WARNINGS = 12
 
@@ -33,7 +38,7 @@ def markdown_report(content: Content) -> str:
         _summary(content),
         *map(_caveat, content.caveats()),
         *[f"> {escape(note)}" for note in content.choice.notes],
-        *_comparison(content),
+        *(_comparison(content) or _figures(content)),
         *_frontier(content),
         *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
@@ -105,15 +110,62 @@ def _comparison(content: Content) -> list[str]:
     head = [*found.shape_axes, "backend"]
     for metric in found.metrics:
         head += [f"{metric.label} of {found.baseline}", metric.label, "speed-up (95% interval)"]
-    body = [
-        [*row.shape, row.backend, *(text for versus in row.versus for text in _texts(versus))] for row in found.rows
-    ]
     tallies = [
         f"- **{escape(tally.backend)}**, {escape(tally.metric.label)}: {escape(tally.words)}"
         for tally in found.tallies()
     ]
-    rows = table(head, body, right=_numbers(content, head))
-    return [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies), rows]
+    right = _numbers(content, head)
+    parts = [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies)]
+    losses = [row for row in found.rows if row.is_loss]
+    if len(found.rows) > MAX_OPEN and 0 < len(losses) <= MAX_OPEN:
+        parts += [f"Slower than {escape(found.baseline)}:", table(head, _versus_rows(losses), right)]
+    return [
+        *parts,
+        _folded(f"All {len(found.rows):,} rows", table(head, _versus_rows(found.rows), right), len(found.rows)),
+    ]
+
+
+def _versus_rows(rows: Sequence[Row]) -> list[list[str]]:
+    return [[*row.shape, row.backend, *(text for versus in row.versus for text in _texts(versus))] for row in rows]
+
+
+def _folded(summary: str, text: str, rows: int, most: int = MAX_OPEN) -> str:
+    """A table under a line to click, if it is a long one."""
+    if rows <= most:
+        return text
+    return f"<details><summary>{escape(summary)}</summary>\n\n{text}\n\n</details>"
+
+
+def _told(content: Content) -> list[str]:
+    """The series that tables are of: the times that are compared, or else what is plotted."""
+    times = [key for key in COMPARED if key in content.series]
+    return times or [key for key in dict.fromkeys((content.choice.x, content.choice.y)) if key in content.series]
+
+
+def _figures(content: Content) -> list[str]:
+    """Cell by cell, where there is neither a baseline nor a frontier to show them by."""
+    keys, ok = _told(content), content.wide[content.wide[c.OUTCOME] == Outcome.OK]
+    if content.is_pareto or not keys or ok.empty:
+        return []
+    axes = content.axes
+    head = [*(axes or ["cell"]), *(content.series[key].label for key in keys)]
+    body = [
+        [
+            *([axis_text(row[name]) for name in axes] or [row[c.CELL_ID]]),
+            *(_with_interval(content, row, key) for key in keys),
+        ]
+        for _, row in ok.iterrows()
+    ]
+    return [
+        "### Figures (95% interval)",
+        _folded(f"All {len(body):,} rows", table(head, body, _numbers(content, head)), len(body)),
+    ]
+
+
+def _with_interval(content: Content, row: pd.Series, key: str) -> str:
+    unit = content.series[key].unit
+    value, low, high = (format_value(float(row[name]), unit) for name in (key, field(key, c.LOW), field(key, c.HIGH)))
+    return f"{value} ({low} – {high})" if value != "–" else value
 
 
 def _texts(versus: Versus) -> list[str]:
@@ -154,18 +206,32 @@ def _not_ok(content: Content) -> list[str]:
         [row[c.OUTCOME], row[c.CELL_ID], *(axis_text(row[name]) for name in axes), row[c.STAGE], row[c.REASON]]
         for _, row in rows.iterrows()
     ]
-    return ["### Cells that are not ok", table(["outcome", "cell", *axes, "stage", "reason"], body)]
+    text = table(["outcome", "cell", *axes, "stage", "reason"], body)
+    # the triage has told of the failures already
+    most = 0 if content.triages() else MAX_OPEN
+    return ["### Cells that are not ok", _folded(f"{_count(len(body))}, one by one", text, len(body), most)]
 
 
 def _warnings(content: Content) -> list[str]:
     """What to beware of, with the number of cells: a reader of speed-ups must know which ran throttled."""
     found = content.cautions()
-    if not found:
-        return []
     lines = [f"- **{_count(len(caution.places))}**: {escape(caution.text)}" for caution in found[:MAX_WARNINGS]]
     if len(found) > MAX_WARNINGS:
         lines.append(f"- and {len(found) - MAX_WARNINGS} more, in the page")
-    return ["### Warnings", "\n".join(lines)]
+    lines += _sample_warnings(content)
+    return ["### Warnings", "\n".join(lines)] if lines else []
+
+
+def _sample_warnings(content: Content) -> list[str]:
+    """What the samples themselves say against a figure, of the metrics that this report is about."""
+    lines = []
+    for key in _told(content):
+        said = Counter(
+            text for texts in content.wide[field(key, c.WARNINGS)].fillna("") for text in texts.split(", ") if text
+        )
+        label = escape(content.series[key].label)
+        lines += [f"- **{_count(said[kind])}**: {label} {kind.sentence}" for kind in SampleWarning if said[kind]]
+    return lines
 
 
 def _count(cells: int) -> str:

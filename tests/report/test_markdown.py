@@ -7,7 +7,7 @@ from made_runs import MadeCell, make_run
 from gpubench.analysis.run import load_run
 from gpubench.records import Ceilings, Outcome
 from gpubench.report.content import read_content
-from gpubench.report.markdown import MAX_ROWS, escape, markdown_report
+from gpubench.report.markdown import MAX_OPEN, MAX_ROWS, escape, markdown_report
 
 
 def steady(seconds: float) -> dict[str, list[list[float]]]:
@@ -153,3 +153,44 @@ def test_nothing_a_user_wrote_becomes_markup(tmp_path):
     assert row.replace("\\|", "").count("|") == 5
     assert "<script>" not in text
     assert escape(hostile) == "&lt;script&gt;\\|\\`\\*\\_\\[x\\](javascript:1) \\# head \\@everyone"
+
+
+def test_a_long_comparison_is_folded_and_its_losses_are_not(tmp_path):
+    cells = [cell for batch in range(MAX_OPEN + 1) for cell in pair(batch, 2e-5, 1e-5 if batch else 4e-5)]
+    opened, _, folded = report(tmp_path, cells).partition(f"<details><summary>All {MAX_OPEN + 1} rows</summary>\n\n|")
+    assert "Slower than torch:" in opened
+    assert opened.count("▼") == 1
+    assert folded.partition("</details>")[0].count("▲") == MAX_OPEN
+    assert "<details>" not in report(tmp_path / "short", pair(1, 2e-5, 1e-5))
+
+
+def test_cells_that_the_triage_has_told_of_are_folded(tmp_path):
+    dead = MadeCell({"backend": "torch"}, outcome=Outcome.CRASH, reason="signal 11")
+    text = report(tmp_path / "dead", [dead])
+    assert "### Crash triage" in text
+    assert "<details><summary>1 cell, one by one</summary>\n\n| outcome" in text
+    skipped = MadeCell({"backend": "torch"}, outcome=Outcome.SKIPPED, reason="needs triton")
+    assert "<details>" not in report(tmp_path / "skipped", [skipped])
+
+
+def test_figures_stand_cell_by_cell_where_there_is_no_baseline_and_no_frontier(tmp_path):
+    cells = [MadeCell({"batch": batch}, steady(batch * 1e-5)) for batch in (1, 2)]
+    assert "| 2 | 20.1 µs (20.0 µs – 20.2 µs) |" in report(tmp_path / "a", cells)
+    assert "### Figures" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
+
+
+def test_what_samples_say_against_a_figure_is_said_in_words(tmp_path):
+    noisy = MadeCell({"n": 1}, {"step_time": [[1e-5, 2e-5] * 5]})
+    few = MadeCell({"n": 2}, {"step_time": [[1e-5, 1e-5]]})
+    slow = MadeCell({"n": 3}, {"step_time": [[2e-5, *[1e-5] * 9]]})
+    apart = MadeCell({"n": 4}, {"step_time": [[s * (1 + 1e-4 * n) for n in range(10)] for s in (1e-5, 2e-5, 3e-5)]})
+    text = report(tmp_path, [noisy, few, slow, apart])
+    for words in ("is noisy: the interquartile", "has too few samples: under 6", "has a slow first sample: in most"):
+        assert f": step time {words}" in text
+    assert "- **1 cell**: step time has trials that disagree: the trials' medians" in text
+
+
+def test_great_speed_ups_have_three_digits(tmp_path):
+    text = report(tmp_path, [*pair(1, 1e-3, 1e-5), *pair(2, 2e-4, 1e-5)])
+    assert "▲ 100× (100–100)" in text
+    assert "▲ 20.0× (" in text
