@@ -168,7 +168,7 @@ def _facts(row: ShownRow) -> list[tuple[str, str]]:
         ("rule", row.rule),
         *[("twin", twin) for twin in row.twins],
         *[("verdict", verdict) for verdict in row.verdicts],
-        ("so", row.diagnosis),
+        ("diagnosis", row.diagnosis),
         ("log", row.log),
     ]
     return [(name, text) for name, text in facts if text]

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -178,14 +178,16 @@ def _show_twins(row: Row) -> tuple[str, ...]:
 
 
 def _show_verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """In their order; rungs that don't apply for the same reason stand together, where the first of them is."""
+    """Each once, with how often it was given; rungs that don't apply for one reason stand together, at the first."""
     unfit: defaultdict[str, list[str]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.verdict == Answer.NOT_APPLICABLE and verdict.rung not in unfit[verdict.detail]:
             unfit[verdict.detail].append(verdict.rung)
+    given = Counter(verdict.text for verdict in verdicts)
     for verdict in verdicts:
         if verdict.verdict != Answer.NOT_APPLICABLE:
-            yield verdict.text
+            if times := given.pop(verdict.text, 0):
+                yield verdict.text if times == 1 else f"{verdict.text}, {times:,} times"
         elif rungs := unfit.pop(verdict.detail, None):
             yield f"{', '.join(rungs)}: {verdict.verdict} ({verdict.detail})"
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gpubench.triage.classes import CLASSES
 from gpubench.triage.rules import Rule
 from gpubench.triage.signature import Culprit, Signature
 from gpubench.triage.twins import Twin
@@ -122,10 +123,9 @@ class _Case:
         return "repeats alone" if tried == 1 else f"repeats alone, {same} of {tried} times"
 
     def _may_be_another(self) -> bool:
-        """Whether the place where it surfaced, or the kernel that was caught, may be a mere victim."""
-        return not self._is(Rung.MEMCHECK, Answer.NOT_APPLICABLE) or "no compute-sanitizer" in self._detail(
-            Rung.MEMCHECK
-        )
+        """Whether it surfaced, or was caught, in what may be a mere victim."""
+        was_asked = not self._is(Rung.MEMCHECK, Answer.NOT_APPLICABLE) or "here: " in self._detail(Rung.MEMCHECK)
+        return CLASSES[self._signature.class_].is_asynchronous or was_asked
 
     @property
     def unexplained(self) -> str:

@@ -169,10 +169,10 @@ def test_faults_of_the_host_are_run_again_and_what_they_are_is_said(swept: Path,
     assert (found["fails-once"]["alone"], found["fails-once"]["after others"]) == ("passes", "not applicable")
     assert all(rungs["memcheck"] == "not applicable" for rungs in found.values())
     told = " ".join(done.out.split())
-    assert re.search(r"so segfault at plugin\.py:\d+ in <lambda>: repeats alone \(rerun\)", told)
-    assert re.search(r"so host hang at plugin\.py:\d+ in <lambda>: repeats alone \(rerun\)", told)
-    assert "so needs the cells before it: alone it passes" in told
-    assert "so flaky: RuntimeError at plugin.py" in told
+    assert re.search(r"diagnosis segfault at plugin\.py:\d+ in <lambda>: repeats alone \(rerun\)", told)
+    assert re.search(r"diagnosis host hang at plugin\.py:\d+ in <lambda>: repeats alone \(rerun\)", told)
+    assert "diagnosis needs the cells before it: alone it passes" in told
+    assert "diagnosis flaky: RuntimeError at plugin.py" in told
     assert "not asked" in done.err
     assert own_files(run) == before, "the run itself stays as it was"
     records = {verdict.records for verdict in read_verdicts(run).found if verdict.records}

@@ -14,6 +14,7 @@ from made_failures import STORY_DEAD, failed, say, story
 from gpubench.analysis.run import load_run
 from gpubench.cli.escalate import choose_cells
 from gpubench.records import CellRecord, Crash, FaultingKernel, Frame, Hazard, Outcome, Pass, PointerState, Stage
+from gpubench.report.triage import show
 from gpubench.run.answers import read_audit, read_rerun, read_sanitizer
 from gpubench.run.rungs import SANITIZER_RUNGS, Tools, cells_before, choose_extra_rungs, why_not
 from gpubench.run.sanitizer import parse_sanitizer
@@ -271,3 +272,17 @@ def test_every_class_that_a_rung_is_for_is_one():
 
     assert set(rungs._EXTRA) <= set(CLASSES)
     assert set(SANITIZER_RUNGS) >= {rung for extra in rungs._EXTRA.values() for rung in extra}
+
+
+def test_the_table_tells_an_answer_once_and_what_does_not_apply_together(tmp_path: Path):
+    path = story(tmp_path)
+    for cell in STORY_DEAD[:2]:
+        append_verdict(path, Verdict(cell, "alone", Answer.SAME.value))
+        for rung in (Rung.MEMCHECK, Rung.AUDIT):
+            append_verdict(path, Verdict(cell, rung.value, Answer.NOT_APPLICABLE.value, "the cell ran on a CPU"))
+    (row,) = show(triage_run(load_run(path))).rows
+    assert row.verdicts == (
+        "alone: fails the same, 2 times",
+        "memcheck, audit: not applicable (the cell ran on a CPU)",
+    )
+    assert row.diagnosis.startswith("illegal address, surfaced at fp8_gemm.py:88 in pack_tensor_map: who did it is not")
