@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.metrics import format_value
-from gpubench.analysis.statistics import MIN_SAMPLES, Summary, summarise
+from gpubench.analysis.statistics import MIN_SAMPLES, summarise
 from gpubench.records import Outcome, Pass
 
 __all__ = ["TICK_S", "doubts_of"]
@@ -28,8 +29,11 @@ def doubts_of(cell: CellResult) -> Iterator[str]:
 
 def _contradicted(cell: CellResult) -> Iterator[str]:
     """The GPU can't work for longer within a step than the step takes: if it seems to, the two passes differ."""
-    step, busy = _figure(cell, "step_time", Pass.TIMING), _figure(cell, "busy", Pass.PROFILE)
-    if step and busy and busy.low > step.high and busy.median > CONTRADICTED * step.median:
+    steps, busies = _samples(cell, "step_time", Pass.TIMING), _samples(cell, "busy", Pass.PROFILE)
+    if not (steps and busies) or _median(busies) <= CONTRADICTED * _median(steps):
+        return  # intervals take a hundred times as long, and few cells need them
+    step, busy = summarise(steps), summarise(busies)
+    if busy.low > step.high:
         yield (
             f"profiled and unprofiled passes disagree: the GPU was busy for {format_value(busy.median, 's')} of a "
             f"profiled step, and a whole unprofiled one takes {format_value(step.median, 's')}"
@@ -37,21 +41,24 @@ def _contradicted(cell: CellResult) -> Iterator[str]:
 
 
 def _coarse(cell: CellResult) -> Iterator[str]:
-    kernels = _figure(cell, "kernel_sum", Pass.PROFILE)
-    if kernels and 0 < kernels.median < TICK_S / COARSE:
+    kernels = _samples(cell, "kernel_sum", Pass.PROFILE)
+    if kernels and 0 < (seconds := _median(kernels)) < TICK_S / COARSE:
         yield (
-            f"kernel time near the profiler's resolution: {format_value(kernels.median, 's')} are "
-            f"{kernels.median / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
+            f"kernel time near the profiler's resolution: {format_value(seconds, 's')} are "
+            f"{seconds / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
         )
 
 
-def _figure(cell: CellResult, metric: str, pass_: Pass) -> Summary | None:
-    """A metric of the whole step, over all trials; None where fewer samples than an interval takes tell of it."""
+def _median(trials: Sequence[Sequence[float]]) -> float:
+    return median(value for trial in trials for value in trial)
+
+
+def _samples(cell: CellResult, metric: str, pass_: Pass) -> list[list[float]]:
+    """A metric of the whole step, by trial; nothing where fewer samples than an interval takes tell of it."""
     found = [
         measurement.samples
         for record in cell.of(pass_)
         for measurement in record.measurements
         if measurement.metric == metric and not measurement.range and measurement.samples
     ]
-    figure = summarise(found)
-    return figure if figure.num_samples >= MIN_SAMPLES else None
+    return found if sum(map(len, found)) >= MIN_SAMPLES else []

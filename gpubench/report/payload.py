@@ -13,6 +13,7 @@ import pandas as pd
 
 from gpubench.analysis import columns as c
 from gpubench.analysis.breakdown import kernels_of, nested_ranges
+from gpubench.analysis.conditions import group_cautions
 from gpubench.analysis.frames import field
 from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Ceilings, Outcome
@@ -40,6 +41,7 @@ def page_data(content: Content) -> dict[str, Any]:
     `cells` and `values` are columns with an entry per cell; texts are `{values, codes}`, which repeat little.
     """
     wide = content.wide
+    warnings = content.warnings()
     places = {run.run_id: number for number, run in enumerate(content.runs)}
     return {
         "runs": [{"id": run.run_id, "name": run.header.name, "path": str(run.path)} for run in content.runs],
@@ -61,8 +63,8 @@ def page_data(content: Content) -> dict[str, Any]:
         "tails": _tails(content),
         "conditions": conditions(content),
         "ceilings": _ceilings(content),
-        "recorded": {row: texts for row, texts in enumerate(content.warnings()) if texts},
-        "cautions": [[caution.text, list(caution.places)] for caution in content.cautions()],
+        "recorded": {row: texts for row, texts in enumerate(warnings) if texts},
+        "cautions": [[caution.text, list(caution.places)] for caution in group_cautions(warnings)],
         "warnings": {warning: warning.explanation for warning in SampleWarning},
         "theme": {
             "symbols": theme.SYMBOLS,
