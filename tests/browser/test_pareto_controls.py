@@ -346,6 +346,48 @@ def test_ten_cells_and_ten_thousand_filter_limit_and_compare_alike(open_page, tm
         )
 
 
+def test_a_beaten_point_tells_what_beats_it_and_by_how_much(page, run):
+    metrics = run.metrics()
+    found = frontier(run.wide(), metrics["tok_s_user"], metrics["tok_s_gpu"])
+    beaten = found[~found["on_frontier"]].sort_values("margin")
+    for row, cell in [*beaten.head(3).iterrows(), *beaten.tail(3).iterrows()]:
+        tooltip = page.driver.execute_script(
+            """
+            const points = [{ customdata: arguments[0] }];
+            document.getElementById("plot").emit("plotly_hover", { points, event: { clientX: 9, clientY: 9 } });
+            return document.getElementById("tooltip").innerText;
+            """,
+            row,
+        )
+        margin = cell["margin"]
+        share = f"{100 * margin:.{1 if margin < 0.1 else 0}f}% better"
+        assert f"Dominated by {cell['dominated_by']}, which is " in tooltip
+        assert (share if margin < 1 else f"{margin + 1:.3g}× as good") in tooltip
+        assert ("Within the intervals" in tooltip) == cell["near"]
+
+
+def test_near_ties_are_ringed_and_said(page, run):
+    near = len(marks(run, run.wide())[1])
+    assert near
+    assert f"{near} more too close to call" in page.one("#frontier-line").text
+    rings = page.driver.execute_script("""
+        return document.getElementById("plot").data.filter((trace) => trace.marker?.symbol === "circle-open")
+          .reduce((sum, trace) => sum + trace.x.length, 0);
+    """)
+    assert rings == near
+
+
+def test_the_controls_lay_out_on_a_telephone(page):
+    override = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", override)
+    try:
+        page.driver.execute_script("document.querySelectorAll('#filters .menu')[1].open = true")
+        fits = "return document.documentElement.scrollWidth <= innerWidth && innerWidth === 360"
+        WebDriverWait(page.driver, 10).until(lambda driver: driver.execute_script(fits))
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_labels_on_the_frontier_do_not_cover_one_another(page):
     boxes = page.driver.execute_script("""
         return [...document.querySelectorAll("#plot .textpoint text")].filter((text) => text.textContent)

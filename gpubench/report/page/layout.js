@@ -44,15 +44,22 @@ function layoutOf(state, view, at) {
       categoryarray: [...outcomes].reverse(), visible: strip > 0, fixedrange: true, range: [-0.6, outcomes.length - 0.4],
     },
     shapes: at === null ? [] : [{ type: "line", x0: at, x1: at, xref: "x", y0: 0, y1: 1, yref: "y domain", layer: "below", line: { color: surface.muted, width: 1, dash: "dash" } }],
-    annotations: [...(at === null ? [] : [{
-      text: plain(`compared at ${formatValue(at, series.get(state.x).unit)}`), showarrow: false, xref: "x", x: state.logX ? Math.log10(at) : at,
-      yref: "y domain", y: 0, xanchor: "left", yanchor: "bottom", xshift: 2, font: { size: 11, color: surface.muted },
-    }]), ...(strip ? [{
+    annotations: [...levelNote(state, at, rangeOf(reach, state.logX).range), ...(strip ? [{
       text: onAxis ? "not ok, at their place on the axis" : "not ok, in the grid's order", showarrow: false,
       xref: "paper", yref: "paper", x: 0, xanchor: "left", y: strip / inner, yanchor: "bottom", yshift: 6,
       font: { size: 12, color: surface.muted },
     }] : [])],
   };
+}
+
+// What the dashed line is, on the side where there is room for it.
+function levelNote(state, at, range) {
+  if (at === null) return [];
+  const place = state.logX ? Math.log10(at) : at, isRight = 2 * place > range[0] + range[1];
+  return [{
+    text: plain(`compared at ${formatValue(at, series.get(state.x).unit)}`), showarrow: false, xref: "x", x: place, yref: "y domain", y: 0,
+    xanchor: isRight ? "right" : "left", xshift: isRight ? -2 : 2, yanchor: "bottom", font: { size: 11, color: surfaceNow().muted },
+  }];
 }
 
 // Wide enough for every point; the bars of a cell whose trials disagree may end outside, or nothing else could be seen.

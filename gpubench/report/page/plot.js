@@ -105,6 +105,7 @@ function styleOfGroups(state) {
   const nth = new Map([...names].map((name, number) => [name, number]));
   const shift = (number) => (names.size > MANY_GROUPS ? 0 : Math.floor(number / theme.symbols.length)); // another symbol for the same colour
   return (name) => ({
+    place: nth.get(name),
     colour: surfaceNow().colours[nth.get(name) % theme.symbols.length],
     symbol: theme.symbols[(nth.get(name) + shift(nth.get(name))) % theme.symbols.length],
   });
@@ -113,6 +114,7 @@ function styleOfGroups(state) {
 function groupTraces(state, view, positions) {
   const styleFor = styleOfGroups(state);
   const groups = [...groupBy(view.points, view.group)].map(([name, members]) => ({ name, members, style: styleFor(name) }));
+  groups.sort((a, b) => a.style.place - b.style.place);
   return bundles(groups).flatMap(({ name, members, style }) => [
     ...nearTraces(view, members, name), ...lineTraces(state, view, members, name, style), pointTrace(state, view, members, name, style),
     ...labelTraces(state, view, positions, members, name, style), ...(groups.length > MANY_GROUPS ? [] : [legendTrace(name, style)]),
