@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: pareto test check format clean
+.PHONY: pareto test check format figures clean
 
 pareto: $(READY)
 	$(BIN)/gpubench sweep configs/pareto.yaml
@@ -20,6 +20,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# the plots and tables of the README and docs/, from the runs in results/; pictures need a Chromium
+figures: $(READY)
+	$(BIN)/python benchmarks/figures.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpubench needs Python 3.11 or newer; name one with PYTHON=python3.12")'

@@ -17,6 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -170,25 +171,43 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--docs", type=Path, help="a Markdown file to put the tables into")
     arguments = parser.parse_args()
-    samples = read_samples()
-    tables = (
-        f"Two halves of the same samples, {arguments.repeats} times, at a threshold of {THRESHOLD:.0%}:\n\n"
-        f"{false_alarms(samples, arguments.repeats)}\n"
-        f"A slowdown of {PLANTED - 1:.0%}, planted {arguments.repeats} times in each cell:\n\n"
-        f"{power(samples, arguments.repeats)}"
-    )
-    print(tables)
+    text = tables(read_samples(), arguments.repeats)
+    print(text)
     if arguments.docs:
-        put(arguments.docs, tables)
+        put(arguments.docs, text)
 
 
-def put(docs: Path, tables: str) -> None:
+def tables(samples: Sequence[Samples], repeats: int) -> str:
+    """The study's results, as Markdown."""
+    return (
+        f"Nothing changed: two parts of the same samples, {repeats} times, at a threshold of {THRESHOLD:.0%}:\n\n"
+        f"{false_alarms(samples, repeats)}\n"
+        f"A slowdown of {PLANTED - 1:.0%}, planted {repeats} times in each cell:\n\n"
+        f"{power(samples, repeats)}\n"
+        f"{single_trials(samples)}\n"
+    )
+
+
+def single_trials(samples: Sequence[Samples]) -> str:
+    """What single trials of the same cell say of each other, as if each were a run."""
+    whole = [one for one in samples if len(one.trials) > 1]
+    generator, alarms, total = np.random.default_rng(SEED), 0, 0
+    for first, second in combinations(range(min(len(one.trials) for one in whole)), 2):
+        told = verdicts(whole, lambda trials, _, i=first, j=second: ([trials[i]], [trials[j]]), generator)
+        alarms, total = alarms + _count([told], range(len(told)), _ALARMS), total + len(told)
+    return (
+        f"One trial of a cell against another of the same cell, as if each were a run of its own: {alarms} of {total} "
+        f"({alarms / total:.0%}) are called faster or slower ({', '.join(dict.fromkeys(one.run for one in whole))})."
+    )
+
+
+def put(docs: Path, text: str) -> None:
     """Replace what stands between the two comments."""
-    text = docs.read_text()
-    if BEGIN not in text or END not in text:
+    page = docs.read_text()
+    if BEGIN not in page or END not in page:
         sys.exit(f"{docs}: there are no lines {BEGIN.strip()} and {END.strip()} to put the tables between")
     between = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-    docs.write_text(between.sub(lambda _: f"{BEGIN}{tables}{END}", text))
+    docs.write_text(between.sub(lambda _: f"{BEGIN}{text}{END}", page))
 
 
 if __name__ == "__main__":

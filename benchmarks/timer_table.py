@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pictures
 import plotly.graph_objects as go
 
 from gpubench.report.theme import FONT, LIGHT, SYMBOLS
@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     readings = pd.read_csv(out / "timers.csv").sort_values(TRUTH, kind="stable")
-    table = f"{markdown(readings)}\n{describe(out)}\n"
+    table = describe_table(readings, out)
     print(table)
     image = draw(plot(readings), out / "timers.html")
     if arguments.docs:
@@ -56,6 +56,11 @@ def main() -> None:
     for line in exceptions:
         print(line, file=sys.stderr)
     sys.exit(1 if exceptions else 0)
+
+
+def describe_table(readings: pd.DataFrame, out: Path) -> str:
+    """The table, and under it what it was measured on."""
+    return f"{markdown(readings)}\n{describe(out)}\n"
 
 
 def markdown(readings: pd.DataFrame) -> str:
@@ -120,16 +125,7 @@ def plot(readings: pd.DataFrame) -> go.Figure:
 def draw(figure: go.Figure, page: Path) -> Path | None:
     """Write the page, and a picture of it where there is a Chromium to take one."""
     figure.write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        print(f"no Chromium to draw {page} with", file=sys.stderr)
-        return None
-    image = page.with_suffix(".png")
-    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=2"]
-    size = f"--window-size={WIDTH + 16},{HEIGHT + 16}"  # a page has a margin of 8
-    command = [browser, *options, size, "--virtual-time-budget=5000", f"--screenshot={image}", page.resolve().as_uri()]
-    subprocess.run(command, check=True, capture_output=True)
-    return image
+    return pictures.take(page, page.with_suffix(".png"), WIDTH + 16, HEIGHT + 16)  # a page has a margin of 8
 
 
 def put(docs: Path, table: str, image: Path | None) -> None:
@@ -137,10 +133,10 @@ def put(docs: Path, table: str, image: Path | None) -> None:
     text = docs.read_text()
     if BEGIN not in text or END not in text:
         sys.exit(f"{docs}: there are no lines {BEGIN.strip()} and {END.strip()} to put the table between")
-    picture = ""
     if image is not None:
         shutil.copy(image, docs.parent / image.name)
-        picture = f"![What each timer reads, as a multiple of the kernels' own time]({image.name})\n\n"
+    has_picture = (docs.parent / "timers.png").is_file()
+    picture = "![What each timer reads, as a multiple of the kernels' own time](timers.png)\n\n" if has_picture else ""
     between = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     docs.write_text(between.sub(lambda _: f"{BEGIN}{picture}{table}{END}", text))
 
