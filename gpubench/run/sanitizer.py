@@ -64,8 +64,8 @@ class SanitizerLauncher(PlainLauncher):
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
         plain = super().launch(job, gpu)
-        log = job.with_name(LOG)
-        options = ["--tool", self._tool, "--target-processes", "all", "--log-file", str(log)]
+        log = str(job.with_name(LOG)).replace("%", "%%")  # which the program would replace by something
+        options = ["--tool", self._tool, "--target-processes", "all", "--log-file", log]
         return Launch([self._program, *options, *plain.command], plain.environment)
 
 

@@ -108,6 +108,7 @@ def test_what_ran_before_in_the_worker_is_run_again_before_it_in_that_order(tmp_
     [
         (Rung.ALONE, failed(CAUGHT), Answer.SAME),
         (Rung.ALONE, failed(ILLEGAL), Answer.OTHERWISE),
+        (Rung.ALONE, failed(CAUGHT, hazards=[Hazard("fill", "scratch", 8, PointerState.FREED)]), Answer.SAME),
         (Rung.ALONE, failed(None, Outcome.OK), Answer.PASSES),
         (Rung.BLOCKING, failed(ILLEGAL), Answer.SAME),
         (Rung.BLOCKING, failed(Crash(message="CUDA error: CUBLAS_STATUS_INTERNAL_ERROR")), Answer.SAME),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.run.sanitizer import find_sanitizer, parse_sanitizer
+from gpubench.machine import Gpu
+from gpubench.run.sanitizer import SanitizerLauncher, find_sanitizer, parse_sanitizer
 from gpubench.triage.verdicts import Answer
 
 SPECIMENS = Path(__file__).parent.parent / "data" / "sanitizer"
@@ -180,3 +181,16 @@ def test_the_program_is_found_where_it_is_named(tmp_path: Path):
     assert find_sanitizer({"GPUBENCH_COMPUTE_SANITIZER": str(program)}) == str(program)
     assert find_sanitizer({"PATH": str(tmp_path)}) == str(program)
     assert find_sanitizer({"GPUBENCH_COMPUTE_SANITIZER": str(tmp_path / "none")}) == ""
+
+
+def test_the_worker_is_wrapped_without_graphs_without_torchs_cache_and_without_dumps(tmp_path: Path):
+    job = tmp_path / "100%p" / "job.json"
+    gpu = Gpu(index=0, uuid="GPU-1", name="NVIDIA H200", capability="9.0", memory_bytes=1)
+    launch = SanitizerLauncher("/cuda/compute-sanitizer", "memcheck").launch(job, gpu)
+    assert launch.command[:3] == ["/cuda/compute-sanitizer", "--tool", "memcheck"]
+    assert launch.command[launch.command.index("--log-file") + 1] == f"{tmp_path}/100%%p/sanitizer.txt"
+    assert launch.command[-2:] == ["gpubench.worker", str(job)]
+    environment = launch.environment
+    assert (environment["PYTORCH_NO_CUDA_MEMORY_CACHING"], environment["GPUBENCH_GRAPHS"]) == ("1", "off")
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    assert not [name for name in environment if name.startswith(("CUDA_ENABLE_CORE", "CUDA_COREDUMP"))]
