@@ -26,7 +26,7 @@ from gpubench.report import write_report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PAGE_WIDTH, PAGE_HEIGHT = 930, 1170
+PAGE_WIDTH, PAGE_HEIGHT, SCALE = 1240, 1560, 1.5
 NO_BROWSER = 3
 REPEATS = 200
 
@@ -44,7 +44,7 @@ def main() -> None:
 def pareto(docs: Path, scratch: Path) -> bool:
     """Whether the picture of the Pareto page was taken."""
     (page,) = write_report([load_run(RESULTS / "h200-pareto")], ["html"], scratch)
-    return pictures.take(page, docs / "pareto-h200.png", PAGE_WIDTH, PAGE_HEIGHT) is not None
+    return pictures.take(page, docs / "pareto-h200.png", PAGE_WIDTH, PAGE_HEIGHT, SCALE) is not None
 
 
 def timers(docs: Path, scratch: Path) -> bool:
