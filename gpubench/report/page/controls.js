@@ -3,6 +3,8 @@
 function changed() {
   update();
   rememberView();
+  fill(document.getElementById("copied")); // what was copied is no longer the view
+  document.getElementById("link").hidden = true;
 }
 
 function select(id, label, options, value, onChange) {
