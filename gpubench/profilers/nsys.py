@@ -42,8 +42,9 @@ _USUAL_PLACES = (
     "/usr/lib/nsight-systems/target-linux-*/nsys",
 )
 _START_TIMEOUT_S = 60.0
-_IDLE_PROGRAM = ("sleep", "0.5")
-"""What is recorded on trial: a program that ends while nsys is still taking hold of it may leave no report."""
+_TRIALS_S = ("0.5", "5")
+"""Seconds that the program recorded on trial lives. If it ends while nsys is still taking hold of it, which takes long
+on a busy machine, nothing is left; then one that lives longer is tried."""
 _EXPORT_TIMEOUT_S = 600.0
 
 _ALLOWED = re.compile(
@@ -164,11 +165,14 @@ def export_report(nsys: Nsys, report: Path, export: Path, timeout_s: float = _EX
 
 def try_nsys(nsys: Nsys) -> None:
     """Record a program that does nothing, to learn before a sweep whether a report comes out of it."""
-    with tempfile.TemporaryDirectory(prefix="gpubench-nsys-") as folder:
-        output = Path(folder, "trial")
-        command = profile_command(nsys, _IDLE_PROGRAM, output, has_gpu=False)
-        _, log = _run(command, _START_TIMEOUT_S, worker_environment(os.environ))
-        find_report(output, log)
+    for seconds in _TRIALS_S:
+        with tempfile.TemporaryDirectory(prefix="gpubench-nsys-") as folder:
+            output = Path(folder, "trial")
+            command = profile_command(nsys, ("sleep", seconds), output, has_gpu=False)
+            _, log = _run(command, _START_TIMEOUT_S, worker_environment(os.environ))
+            if any(output.parent.iterdir()) or seconds == _TRIALS_S[-1]:
+                find_report(output, log)
+                return
 
 
 def check_ranges(found: Collection[str], expected: Iterable[str], nsys: str, nvtx: str) -> None:
