@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from pathlib import Path
 
 import pytest
-from made_runs import MadeCell, make_run
+from made_runs import MadeCell, make_large_run, make_run
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from gpubench.analysis.metrics import format_value
 from gpubench.analysis.run import Run, load_run
@@ -212,3 +215,83 @@ def test_views_without_anything_to_show_are_not_there(open_page, tmp_path, cells
     page = open_page(write_report([run], ["html"], tmp_path / "out")[0])
     for section in ("heat", "kernel", "memory", "time", "roofline"):
         assert not page.one(f"#{section}-section").is_displayed()
+
+
+def test_a_page_fits_360_pixels_and_its_tables_scroll_within_themselves(page):
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        WebDriverWait(page.driver, 10).until(
+            lambda driver: driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        )
+        wide = (
+            "return [...document.querySelectorAll('main .scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+        )
+        assert page.driver.execute_script(wide) > 2
+        hint = "return getComputedStyle(document.getElementById('table')).backgroundAttachment"
+        assert page.driver.execute_script(hint).startswith("local, local, scroll, scroll")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_paper_is_light_has_no_controls_and_cuts_no_table_off(page):
+    driver = page.driver
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    try:
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        background = "return getComputedStyle(document.body).backgroundColor"
+        assert driver.execute_script(background) == "rgb(255, 255, 255)"
+        assert not any(control.is_displayed() for control in page.all(".controls, .pager, #tooltip, .modebar"))
+        assert not any(region.is_displayed() and cuts(driver, region) for region in page.all(".scroll"))
+        assert len(page.all("#kernels tr[data-cell]")) == 11
+    finally:
+        driver.execute_script("dispatchEvent(new Event('afterprint'))")
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def cuts(driver, region) -> bool:
+    style = "const style = getComputedStyle(arguments[0]); return [style.overflowX, style.overflowY, style.maxHeight]"
+    return driver.execute_script(style, region) != ["visible", "visible", "none"]
+
+
+def test_ten_thousand_cells_open_sort_and_tell_of_one(open_page, tmp_path):
+    cells = [
+        cell(backend, batch, isl) for backend in ("torch", "triton") for batch in range(1, 51) for isl in range(100)
+    ]
+    run = load_run(make_large_run(tmp_path, cells))
+    page = open_page(write_report([run], ["html"], tmp_path / "out")[0])
+    assert "60 of 100 values of isl" in page.one("#heat-words").text
+    assert len(page.all("#kernels tr[data-cell]")) == 12
+    page.click('th[data-key="series:step_time"] button')
+    page.click("#table tbody tr td:last-child")
+    assert "Kernels per repetition" in page.one("#detail").text
+
+
+def test_a_run_of_an_older_schema_that_was_interrupted_opens(open_page, tmp_path):
+    path = make_run(tmp_path, [cell("torch", 1, 512), cell("triton", 1, 512), MadeCell({"batch": 2}, outcome=None)])
+    lines = (path / "cells.jsonl").read_bytes().splitlines()
+    newer = ("hazards", "kernels", "work", "details", "checks", "warnings")
+    older = [{key: value for key, value in json.loads(line).items() if key not in newer} for line in lines]
+    text = "\n".join(json.dumps(line | {"schema": 0}) for line in older)
+    (path / "cells.jsonl").write_text(text + '\n{"cell_id": "cell_0', encoding="utf-8")
+    page = open_page(write_report([load_run(path)], ["html"], tmp_path / "out")[0])
+    assert page.one(".verdict").text.startswith("2 of 3 cells are ok.")
+    page.click('#table tr[data-cell="cell_000"] button.link')
+    assert "Figures" in page.one("#detail").text
+    page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    page.click('#table tr[data-cell="cell_002"] button.link')
+    assert "not run" in page.one("#detail").text
+
+
+def test_cells_that_are_not_ok_and_stand_at_one_place_say_how_many_they_are(open_page, tmp_path):
+    cells = [MadeCell({"kind": str(n), "batch": 8}, outcome=Outcome.CRASH) for n in range(3)]
+    cells += [MadeCell({"kind": "0", "batch": n}, {"step_time": [[1e-5] * 6]}) for n in (1, 8)]
+    cells.append(MadeCell({"kind": "0", "batch": 1}, outcome=Outcome.CRASH))
+    page = open_page(write_report([load_run(make_run(tmp_path, cells))], ["html"], tmp_path / "out")[0])
+    drawn = page.driver.execute_script("""
+        const strip = document.getElementById("plot").data.find((trace) => trace.yaxis === "y2");
+        return strip.x.map((x, place) => [x, strip.text[place]]);
+    """)
+    assert sorted(drawn) == [[1, ""], [8, ""], [8, ""], [8, "×3"]]

@@ -100,11 +100,12 @@ function drawBars(name, lines, heads, onShown = () => {}) {
     until += next.length;
     body.append(...next.flatMap((line) => barNodes(line, heads.length)));
     const left = lines.length - until;
-    more.textContent = `Show ${left > TIMES_MORE ? `${TIMES_MORE} of the other` : "the other"} ${left.toLocaleString("en-US")}`;
+    const others = `${left > TIMES_MORE && !isPrinting ? `${TIMES_MORE} of the other` : "the other"} ${left.toLocaleString("en-US")}`;
+    more.textContent = isPrinting ? `Not on paper: ${others}` : `Show ${others}`;
     more.hidden = left === 0;
     onShown(lines.slice(0, until).map(({ row }) => row));
   };
-  show(TIMES_AT_ONCE);
+  show(isPrinting ? TIMES_MORE : TIMES_AT_ONCE);
   const head = [[heads[0], ""], ["", "wide"], ...heads.slice(1).map((label) => [label, "number"])];
   fill(document.getElementById(name), h("div", { class: "scroll" }, h("table", { class: "plain times" },
     h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), body)), h("p", { class: "small" }, more));

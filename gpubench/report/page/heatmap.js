@@ -2,18 +2,19 @@
 
 const HEAT_MOST_COLUMNS = 24, HEAT_MOST_ROWS = 60, HEAT_MOST_OPTIONS = 1000;
 const HEAT_ACROSS = ["concurrency", "batch", "batch_size", "rows"]; // what lies along the top, if a run has it
+const HEAT_FIXED = ["backend", "run_id"]; // a median over these is of nothing
 const HEAT_SHADES = 42; // percent of the accent behind the strongest: ink stays readable on it
 const heatAxes = [...axes.values()].filter((axis) => axis.values.values.length > 1);
 const heatMetrics = [...series.values()].filter((metric) => metric.median.some((value) => value !== null));
 const heat = heatAxes.length > 1 && heatMetrics.length ? heatChoice() : null;
 
-// The numbers that a cell is measured over lie along the top; of axes without an order one value is shown, of the others the median.
+// The numbers that a cell is measured over lie along the top; of backends and runs one is shown, of other axes the median.
 function heatChoice() {
   const numeric = heatAxes.filter((axis) => axis.numeric);
   const across = numeric.find(({ key }) => HEAT_ACROSS.includes(key)) ?? numeric[0] ?? heatAxes[0];
   const down = numeric.find((axis) => axis !== across) ?? heatAxes.find((axis) => axis !== across);
   const metric = heatMetrics.find(({ key }) => key === data.choice.y)?.key ?? heatMetrics[0].key;
-  return { metric, across: across.key, down: down.key, fixed: new Map(heatAxes.map((axis) => [axis.key, axis.numeric ? null : 0])) };
+  return { metric, across: across.key, down: down.key, fixed: new Map(heatAxes.map((axis) => [axis.key, HEAT_FIXED.includes(axis.key) ? 0 : null])) };
 }
 
 const heatOthers = () => heatAxes.filter(({ key }) => key !== heat.across && key !== heat.down);
@@ -76,7 +77,7 @@ function drawHeatmap() {
   document.getElementById("heat-line").textContent = heatWords(metric, cells);
   const cut = rowCodes.length > HEAT_MOST_ROWS || columnCodes.length > HEAT_MOST_COLUMNS
     ? ` Shown are the first ${Math.min(rowCodes.length, HEAT_MOST_ROWS)} of ${count(rowCodes.length, "value")} of ${down.label} and ${Math.min(columnCodes.length, HEAT_MOST_COLUMNS)} of ${columnCodes.length.toLocaleString("en-US")} of ${across.label}.` : "";
-  document.getElementById("heat-words").textContent = `A stronger shade is more${isLog ? ", by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
+  document.getElementById("heat-words").textContent = `A stronger shade is more${values.length > 1 ? `, from ${formatValue(extremes(values)[0], metric.unit)} to ${formatValue(extremes(values)[1], metric.unit)}` : ""}${isLog ? " by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
 }
 
 // What becomes of the axes that are neither down nor across, in words.
@@ -90,7 +91,7 @@ function heatWords(metric, cells) {
 function heatNode(cell, metric, strength, best) {
   if (!cell) return h("td", { class: "number nothing" }, "–");
   const lost = cell.members.filter((row) => !isOk(row));
-  const signs = [...groupBy(lost, outcomeOf)].map(([outcome, found]) => h("span", { class: "lost", title: count(found.length, `${outcome} cell`) }, `${styleOf(outcome).glyph}${found.length > 1 ? found.length : ""}`));
+  const signs = [...groupBy(lost, outcomeOf)].map(([outcome, found]) => h("span", { class: "outcome lost", style: `--light: ${styleOf(outcome).colour}; --dark: ${styleOf(outcome).dark}`, title: count(found.length, `${outcome} cell`) }, `${styleOf(outcome).glyph}${found.length > 1 ? found.length : ""}`));
   const what = cell.value === null ? (lost.length ? "" : "–") : formatValue(cell.value, metric.unit);
   const words = `${cell.members.length === 1 ? data.cells.id[cell.members[0]] : `${cell.known.length} of ${count(cell.members.length, "cell")} have it`}${lost.length ? `; not ok: ${[...groupBy(lost, outcomeOf)].map(([outcome, found]) => `${found.length} ${outcome}`).join(", ")}` : ""}`;
   const text = [what, what && signs.length ? " " : "", ...signs];

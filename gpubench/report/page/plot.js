@@ -201,14 +201,23 @@ function failedTraces(state, view) {
   return failedOutcomes(view).map((outcome) => {
     const members = view.failed.filter((row) => outcomeOf(row) === outcome);
     const { symbol } = styleOf(outcome), colour = outcomeColour(outcome);
+    const x = members.map((row) => (onAxis ? view.valueX(row) : data.cells.index[row]));
+    const text = numbersOfPlaces(x);
     return {
-      type: members.length > MANY ? "scattergl" : "scatter", mode: "markers", customdata: members,
-      x: members.map((row) => (onAxis ? view.valueX(row) : data.cells.index[row])),
+      type: members.length > MANY ? "scattergl" : "scatter", mode: text ? "markers+text" : "markers", customdata: members,
+      x, text, textposition: "middle right", textfont: { size: 11, color: colour },
       y: members.map(() => outcome), xaxis: onAxis ? "x" : "x2", yaxis: "y2", hoverinfo: "none", showlegend: false,
       marker: { color: colour, symbol, size: 8, line: { width: 1.4, color: colour } },
       cliponaxis: false,
     };
   });
+}
+
+// Cells at one place look like one: beside the last of them, which lies on top, stands how many they are.
+function numbersOfPlaces(x) {
+  const numbers = new Map(), last = new Map();
+  x.forEach((value, nth) => { numbers.set(value, (numbers.get(value) ?? 0) + 1); last.set(value, nth); });
+  return numbers.size === x.length ? null : x.map((value, nth) => (last.get(value) === nth && numbers.get(value) > 1 ? `×${numbers.get(value)}` : ""));
 }
 
 const extremes = (values) =>
