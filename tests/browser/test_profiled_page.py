@@ -111,7 +111,7 @@ def test_only_cells_with_both_passes_are_split_and_they_follow_the_plots_filter(
 
     assert shown() == {"cell_000", "cell_001", "cell_002"}
     assert [head.text for head in page.all("#times tr.shape")] == ["batch 1", "batch 2"]
-    page.choose("filter-backend", "triton")
+    page.only("backend", "triton")
     assert shown() == {"cell_001"}
 
 
