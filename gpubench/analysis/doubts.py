@@ -29,36 +29,35 @@ def doubts_of(cell: CellResult) -> Iterator[str]:
 
 def _contradicted(cell: CellResult) -> Iterator[str]:
     """The GPU can't work for longer within a step than the step takes: if it seems to, the two passes differ."""
-    steps, busies = _samples(cell, "step_time", Pass.TIMING), _samples(cell, "busy", Pass.PROFILE)
-    if not (steps and busies) or _median(busies) <= CONTRADICTED * _median(steps):
-        return  # intervals take a hundred times as long, and few cells need them
-    step, busy = summarise(steps), summarise(busies)
-    if busy.low > step.high:
+    step, busy = _samples(cell, "step_time", Pass.TIMING), _samples(cell, "busy", Pass.PROFILE)
+    if not step or not busy or _median(busy) <= CONTRADICTED * _median(step):
+        return
+    if summarise(busy).low > summarise(step).high:
         yield (
-            f"profiled and unprofiled passes disagree: the GPU was busy for {format_value(busy.median, 's')} of a "
-            f"profiled step, and a whole unprofiled one takes {format_value(step.median, 's')}"
+            f"profiled and unprofiled passes disagree: the GPU was busy for {format_value(_median(busy), 's')} of a "
+            f"profiled step, and a whole unprofiled one takes {format_value(_median(step), 's')}"
         )
 
 
 def _coarse(cell: CellResult) -> Iterator[str]:
     kernels = _samples(cell, "kernel_sum", Pass.PROFILE)
-    if kernels and 0 < (seconds := _median(kernels)) < TICK_S / COARSE:
+    if kernels and 0 < _median(kernels) < TICK_S / COARSE:
         yield (
-            f"kernel time near the profiler's resolution: {format_value(seconds, 's')} are "
-            f"{seconds / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
+            f"kernel time near the profiler's resolution: {format_value(_median(kernels), 's')} are "
+            f"{_median(kernels) / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
         )
 
 
-def _median(trials: Sequence[Sequence[float]]) -> float:
-    return median(value for trial in trials for value in trial)
-
-
 def _samples(cell: CellResult, metric: str, pass_: Pass) -> list[list[float]]:
-    """A metric of the whole step, by trial; nothing where fewer samples than an interval takes tell of it."""
+    """A metric of the whole step, by trial; none where fewer samples than an interval takes tell of it."""
     found = [
         measurement.samples
         for record in cell.of(pass_)
         for measurement in record.measurements
-        if measurement.metric == metric and not measurement.range and measurement.samples
+        if measurement.metric == metric and not measurement.range
     ]
     return found if sum(map(len, found)) >= MIN_SAMPLES else []
+
+
+def _median(trials: list[list[float]]) -> float:
+    return median(sample for trial in trials for sample in trial)

@@ -19,7 +19,7 @@ from gpubench.cli.triage import triage
 __all__ = ["app"]
 
 EPILOG = (
-    "Exit codes: 0 no cell failed · 1 compare found a regression, --fail-on fired, or a reproduction ended otherwise · "
+    "Exit codes: 0 no cell failed · 1 a regression, --fail-on fired, or a reproduction ended otherwise · "
     "2 usage or a bad file · 3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable"
 )
 
