@@ -106,7 +106,7 @@ def _compare(console: Console, before: CellResult, again: Run) -> int:
         verdict = "the same" if is_same else f"another end: {_explain(then.outcome.is_failure)}"
     else:
         old, new = signature_of(then), signature_of(now)
-        is_same = old.key == new.key
+        is_same = old.is_like(new)
         verdict = "the same signature" if is_same else f"another signature: {old.key}  →  {new.key}"
     _say(console, "so", verdict)
     _say(console, "records", str(again.path))

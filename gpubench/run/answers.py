@@ -32,7 +32,7 @@ def read_rerun(rung: Rung, before: Signature, again: CellRecord, after: str = ""
         return Told(Answer.PASSES, after)
     found = signature_of(again)
     # without a core dump the place is another one: then only the kinds of fault can be compared
-    is_same = _are_equal(before, found) if rung in (Rung.ALONE, Rung.AFTER_OTHERS) else _are_alike(before, found)
+    is_same = found.is_like(before) if rung in (Rung.ALONE, Rung.AFTER_OTHERS) else _are_alike(before, found)
     return Told(Answer.SAME if is_same else Answer.OTHERWISE, _join(found.title, after))
 
 
@@ -76,11 +76,6 @@ def _found(rung: Rung, findings: Sequence[Finding]) -> Told:
         return Told(first.answer, detail)
     basis = f"{rung}: {', '.join(filter(None, [first.told, first.note]))}"
     return Told(first.answer, detail, Blame(first.kernel, basis, first.file, first.line))
-
-
-def _are_equal(before: Signature, after: Signature) -> bool:
-    """By what happened: who is blamed for it may have been found out since."""
-    return replace(before, culprit=None).key == replace(after, culprit=None).key
 
 
 def _are_alike(before: Signature, after: Signature) -> bool:

@@ -10,7 +10,7 @@ The rungs that take long, compute-sanitizer's others, are asked last, and only i
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from gpubench.run.rungs import (
     find_tools,
     why_not,
 )
-from gpubench.run.sanitizer import LOG, parse_sanitizer, read_log
+from gpubench.run.sanitizer import LOG, SanitizerReport, parse_sanitizer, read_log
 from gpubench.run.scheduler import StopSignal
 from gpubench.run.sweep import SweepRequest, run_sweep
 from gpubench.store import ARTIFACTS
@@ -111,6 +111,8 @@ class _Climb:
     before: Sequence[CellResult] = ()
     """The cells that it needs before it, if it does."""
     _given: dict[Rung, str] = field(default_factory=dict)
+    _path: Path = Path()
+    """The small run of the last rung."""
 
     def __post_init__(self) -> None:
         record = self.cell.decisive
@@ -127,8 +129,9 @@ class _Climb:
         for rung in (Rung.MEMCHECK, Rung.AUDIT):
             yield from self._ask(rung)
         if not self._has_found(Rung.MEMCHECK) and not self._has_found(Rung.AUDIT):
+            did_fail = self._given.get(Rung.MEMCHECK) == Answer.NONE
             for rung in choose_extra_rungs(self.signature):
-                yield from self._ask(rung)
+                yield from self._ask(rung, "compute-sanitizer had no answer to memcheck" if did_fail else "")
                 if self._has_found(rung):
                     break
 
@@ -166,31 +169,30 @@ class _Climb:
         began = time.monotonic()
         request = change_request(rung, rerun_request(self.run, self.cell, before=self.before), self.tools)
         try:
-            path = yield from self._rerun(rung, request)
+            yield from self._rerun(rung, request)
         except WorkerError as error:
-            yield self._write(rung, Told(Answer.NONE, str(error).splitlines()[0]), time.monotonic() - began)
+            report = _read_logs(self._path)
+            why = (report.problem if report else "") or str(error).partition(". ")[0]
+            yield self._write(rung, Told(Answer.NONE, why), time.monotonic() - began)
             return
         again = next(
-            result for result in load_run(path).cells if result.cell.cell_id == self.cell.cell.cell_id
+            result for result in load_run(self._path).cells if result.cell.cell_id == self.cell.cell.cell_id
         ).decisive
         if again is None or self._is_cut_short(again):
             return
-        records = str(path.relative_to(self.run.path))
-        yield self._write(rung, self._read(rung, again, path), time.monotonic() - began, records)
+        records = str(self._path.relative_to(self.run.path))
+        yield self._write(rung, self._read(rung, again), time.monotonic() - began, records)
 
     def _is_cut_short(self, again: CellRecord) -> bool:
         """Whether the user has ended a rerun that might still have failed."""
         return self.stop.is_requested and not again.outcome.is_failure
 
-    def _rerun(self, rung: Rung, request: SweepRequest) -> Generator[LadderEvent, None, Path]:
-        """Gives back the folder of the small run."""
-        path = Path()
+    def _rerun(self, rung: Rung, request: SweepRequest) -> Iterator[LadderEvent]:
         for event in run_sweep(request, self.stop):
             if isinstance(event, SweepStarted):
-                path = Path(event.path)
+                self._path = Path(event.path)
             elif isinstance(event, CellStarted):
                 yield RungWorks(rung, event.cell_id, event.stage)
-        return path
 
     def _write(self, rung: Rung, told: Told, took_s: float = 0.0, records: str = "") -> RungAnswered:
         verdict = Verdict(
@@ -206,18 +208,22 @@ class _Climb:
         self._given[rung] = told.answer
         return RungAnswered(verdict, took_s)
 
-    def _read(self, rung: Rung, again: CellRecord, path: Path) -> Told:
+    def _read(self, rung: Rung, again: CellRecord) -> Told:
         """What the rerun's record says, and a sanitizer's log."""
         after = f"after {_count(len(self.before), 'cell')} in one worker" if self.before else ""
         if again.outcome is Outcome.SKIPPED:
             return Told(Answer.NOT_APPLICABLE, again.reason)
         if rung in SANITIZER_RUNGS:
-            logs = sorted((path / ARTIFACTS).glob(f"*/{LOG}"))
-            report = parse_sanitizer("\n".join(map(read_log, logs))) if logs else None
-            return read_sanitizer(rung, again, report, after)
+            return read_sanitizer(rung, again, _read_logs(self._path), after)
         if rung is Rung.AUDIT:
             return read_audit(self.record, again)
         return read_rerun(rung, self.signature, again, after)
+
+
+def _read_logs(path: Path) -> SanitizerReport | None:
+    """What a sanitizer has said of a small run; None if it has said nothing."""
+    logs = sorted((path / ARTIFACTS).glob(f"*/{LOG}"))
+    return parse_sanitizer("\n".join(map(read_log, logs))) if logs else None
 
 
 def _count(number: int, noun: str) -> str:

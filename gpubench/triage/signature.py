@@ -103,6 +103,10 @@ class Signature:
         surfaced = ", surfaced" if CLASSES[self.fault.name].is_asynchronous else ""
         return f"{self.fault.text}{surfaced} at {self.victim}"
 
+    def is_like(self, other: Signature) -> bool:
+        """Whether the same happened, whoever has been blamed for it since."""
+        return replace(self, culprit=None).key == replace(other, culprit=None).key
+
     def blaming(self, culprit: Culprit) -> Signature:
         """The same with a culprit that something else than the record has named."""
         return replace(self, culprit=culprit)

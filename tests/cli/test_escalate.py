@@ -294,6 +294,22 @@ def test_a_kernel_that_asserts_is_not_blamed(on_gpu: Path, tmp_path: Path) -> No
     assert row["diagnosis"]["basis"] == "memcheck"
 
 
+def test_a_sanitizer_that_does_not_work_is_told_with_what_it_said_and_not_tried_again(
+    on_gpu: Path, tmp_path: Path
+) -> None:
+    run = copy_of(on_gpu, tmp_path)
+    broken = tmp_path / "compute-sanitizer"
+    broken.write_text('#!/bin/sh\necho "========= Unable to find injection library" > "$6"\nexit 13\n')
+    broken.chmod(0o755)
+    arguments = ("--escalate", "--cell", "2")
+    row = row_of(tmp_path, "launches", *arguments, GPUBENCH_COMPUTE_SANITIZER=str(broken))
+    details = {verdict["rung"]: (verdict["verdict"], verdict["detail"]) for verdict in row["verdicts"]}
+    assert details["memcheck"] == ("no answer", "Unable to find injection library")
+    assert details["initcheck"] == ("not applicable", "compute-sanitizer had no answer to memcheck")
+    assert answers(run)["launches"]["graphs off"] == "fails the same"
+    assert row["diagnosis"]["basis"] == ""
+
+
 def test_a_run_of_a_gpu_is_not_escalated_without_one(on_gpu: Path, tmp_path: Path) -> None:
     run = copy_of(on_gpu, tmp_path)
     header = json.loads((run / "run.json").read_text())
