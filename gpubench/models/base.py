@@ -31,6 +31,11 @@ class ModelConfig(Protocol):
     @property
     def vocabulary(self) -> int: ...
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether a router chooses experts, so that a rounding may send a token another way."""
+        ...
+
     def weight_bytes(self, itemsize: int) -> int:
         """All weights."""
         ...

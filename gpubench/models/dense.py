@@ -37,6 +37,10 @@ class DenseConfig:
     norm_eps: float = 1e-5
 
     @property
+    def is_routed(self) -> bool:
+        return False
+
+    @property
     def qkv_width(self) -> int:
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 

@@ -47,6 +47,10 @@ class HybridConfig:
     rotary_base: float = 10_000_000.0
     norm_eps: float = 1e-6
 
+    @property
+    def is_routed(self) -> bool:
+        return True
+
     def is_attention(self, layer: int) -> bool:
         """Whether the layer with that index is one of full attention."""
         return (layer + 1) % self.attention_every == 0

@@ -25,6 +25,11 @@ from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 # add them up: in bfloat16, with 8 bits of mantissa, to a few percent over tens of layers.
 _LOGITS_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
+# With experts a rounding can decide which of two near-ties is chosen, and the token goes another way from there. From
+# float32, a hybrid of 40 layers with 256 random experts is 0.12 to 0.21 off in bfloat16 and 0.04 to 0.08 in float16
+# (on a CPU, 2026-11-21); float32 itself is no less exact than in other models until such a choice falls otherwise.
+_ROUTED_TOLERANCE = {torch.float32: 3e-2, torch.float16: 1e-1, torch.bfloat16: 2.5e-1}
+
 
 @gpubench.workload("decode_step")
 def decode_step(
@@ -87,14 +92,15 @@ def _(cache: Cache) -> None:
 
 
 @decode_step.compare
-def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor]) -> str | None:
+def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor], model: str) -> str | None:
     """Logits close to the reference's, and each token the best of its own logits.
 
     Tokens aren't compared with the reference's: where two logits nearly tie, either is right.
     """
     got, want = out["logits"].double(), ref["logits"].double()
     difference = ((got - want).norm() / want.norm()).item()
-    tolerance = _LOGITS_TOLERANCE[out["logits"].dtype]
+    tolerances = _ROUTED_TOLERANCE if find_preset(model).is_routed else _LOGITS_TOLERANCE
+    tolerance = tolerances[out["logits"].dtype]
     if not difference <= tolerance:  # a NaN is not
         return f"logits: ‖out − ref‖ / ‖ref‖ = {difference:.3g}, allowed {tolerance:g}"
     chosen = got.gather(1, out["tokens"][:, None]).squeeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -52,8 +53,9 @@ def test_compiled_equals_eager_leaves_the_same_cache_and_is_compiled_once(set_up
     with torch.device("cpu"):  # a worker's set-up has a default device, its steps have none
         compiled = set_up("decode_step", "compiled", model=model, layers=layers, **SMALL)
     for _ in range(2):
-        outputs = compiled.step(), eager.step()
-        assert workload.compare_function(*outputs) is None
+        outputs, wanted = compiled.step(), eager.step()
+        assert workload.compare_function(outputs, wanted, model) is None
+        torch.testing.assert_close(outputs["logits"], wanted["logits"], rtol=1e-4, atol=1e-4)
     for own, other in zip(*(find_tensors(ready.inputs["cache"]) for ready in (compiled, eager)), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 1
@@ -62,7 +64,7 @@ def test_compiled_equals_eager_leaves_the_same_cache_and_is_compiled_once(set_up
 def test_a_reset_puts_back_what_a_step_changed(set_up, workload):
     ready = set_up("decode_step", "eager", model="tiny-hybrid", **SMALL)
     first = ready.step()
-    assert workload.compare_function(ready.step(), first) is not None
+    assert "logits" in workload.compare_function(ready.step(), first, "tiny-hybrid")
     workload.reset_function(ready.inputs["cache"])
     assert torch.equal(ready.step()["logits"], first["logits"])
 
@@ -75,7 +77,7 @@ def test_attention_that_cannot_be_had_here_is_unsupported(workload, model):
 
 def test_the_comparison_finds_wrong_logits_a_nan_and_a_wrong_choice(set_up, workload):
     right = set_up("decode_step", "eager", **SMALL).step()
-    compare = workload.compare_function
+    compare = partial(workload.compare_function, model="tiny-dense")
     assert compare(right, right) is None
     assert "logits" in compare({**right, "logits": right["logits"] * 1.01}, right)
     broken = right["logits"].clone()
@@ -83,6 +85,14 @@ def test_the_comparison_finds_wrong_logits_a_nan_and_a_wrong_choice(set_up, work
     assert "logits" in compare({**right, "logits": broken}, right)
     second_best = right["logits"].topk(2, dim=-1).indices[:, 1]
     assert compare({**right, "tokens": second_best}, right) == "tokens: 3 of 3 are not the largest of their own logits"
+
+
+def test_where_experts_are_chosen_the_comparison_leaves_room_for_another_choice(set_up, workload):
+    right = set_up("decode_step", "eager", model="tiny-hybrid", **SMALL).step()
+    for factor, is_wrong in ((1.02, False), (1.05, True)):
+        near = {**right, "logits": right["logits"] * factor}
+        assert bool(workload.compare_function(near, right, "tiny-hybrid")) is is_wrong
+        assert workload.compare_function(near, right, "tiny-dense")
 
 
 def test_what_cannot_fit_is_said_before_anything_is_allocated(workload):
