@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.caveats import caveats_of
 from gpubench.analysis.conditions import launch_of
 from gpubench.analysis.frames import field, series_metrics
 from gpubench.analysis.frontier import label
@@ -281,6 +282,8 @@ def _notes(before: Run, after: Run, pairs: Sequence[Pair], cells: Sequence[Compa
         left = sum(cell.outcome is None for cell in run.cells)
         if left:
             yield f"{run.run_id} is not complete: {left:,} of {len(run.cells):,} cells have not been run."
+        for caveat in caveats_of(run.stored, run.cells):
+            yield " ".join([f"{run.run_id}: {caveat.text}", ", ".join(caveat.details)]).strip()
         if run.header.schema < SCHEMA:
             yield f"{run.run_id} was recorded by an older gpubench (schema {run.header.schema} of {SCHEMA})."
     yield from _single_trials(before, after, cells)

@@ -245,6 +245,14 @@ def test_one_trial_is_noted_and_three_are_not(tmp_path: Path) -> None:
     assert compared(tmp_path, [cell(1)], [cell(1)]).notes == ()
 
 
+def test_what_is_amiss_with_a_whole_run_is_noted(tmp_path: Path) -> None:
+    one = run_of(tmp_path, [cell(1)])
+    short = run_of(tmp_path, [cell(1)], sweep={"measure": {"trials": 5}})
+    (note,) = compare_runs(one, short).notes
+    assert note.startswith(f"{short.run_id}: Some cells lack trials")
+    assert note.endswith("cell_000 has 3 of 5 trials")
+
+
 def test_step_times_launched_differently_are_noted(tmp_path: Path) -> None:
     found = compared(tmp_path, [cell(1, details={"launch": "idle: …"})], [cell(1, details={"launch": "graph, 8"})])
     assert "Step times are of different things: launched idle in the first run, graph in the second." in found.notes
