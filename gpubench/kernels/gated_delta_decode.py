@@ -99,12 +99,12 @@ def _decode_kernel(
 
 @as_op("gated_delta_decode", mutates=("state", "out"))
 def gated_delta_decode(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, out: Tensor, block_v: int = 0
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, out: Tensor, block_v: int | None = None
 ) -> None:
     """Write one token's output into `out` and advance `state` by it.
 
     Rows of q, k, v and out may be strided; the heads of a row are adjacent. A program has `block_v` columns of V: 16,
-    32, 64 or 128, or 0 for what was found best. Neither allocates nor synchronises. ArgumentError names an argument
+    32, 64 or 128; without it, what was found best. Neither allocates nor synchronises. ArgumentError names an argument
     that doesn't fit.
     """
     kernel = "gated_delta_decode"
@@ -114,7 +114,8 @@ def gated_delta_decode(
         check_float32(kernel, name, tensor, (sizes.rows, sizes.heads), like=q)
     check_state(kernel, state, (sizes.rows, sizes.heads, sizes.k, sizes.v), STATE_DTYPES)
     what = "float32 state" if state.element_size() == 4 else "bfloat16 state"
-    block_v = block_v or choose_block_v(sizes.rows * sizes.heads, sizes.v, what)
+    if block_v is None:
+        block_v = choose_block_v(sizes.rows * sizes.heads, sizes.v, what)
     check_block_v(kernel, block_v, sizes.v, tuple(WARPS))
     _decode_kernel[(sizes.v // block_v * sizes.rows * sizes.heads,)](
         q,

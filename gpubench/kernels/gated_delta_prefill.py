@@ -251,13 +251,13 @@ def gated_delta_prefill(
     rows: Tensor,
     gates: Tensor,
     longest: int,
-    block_v: int = 0,
+    block_v: int | None = None,
 ) -> None:
     """Write the outputs of all tokens into `out` and advance `state` by them; `rows` and `gates` are overwritten.
 
     `longest` is at least the length of the longest sequence: it sizes the launch, which can't look at `cu_seqlens`.
-    Tokens of q, k, v and out may be strided. A program walks with `block_v` columns of V: 16, 32 or 64, or 0 for
-    what was found best. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
+    Tokens of q, k, v and out may be strided. A program walks with `block_v` columns of V: 16, 32 or 64; without
+    it, what was found best. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "gated_delta_prefill"
     sizes = check_sizes(kernel, q, k, v)
@@ -277,7 +277,8 @@ def gated_delta_prefill(
             f"{kernel}: longest is {longest}; wanted from {-(-sizes.rows // max(sequences, 1))} to {sizes.rows}, "
             f"which is {sizes.rows} tokens over {sequences} sequences"
         )
-    block_v = block_v or choose_block_v(sequences * sizes.heads, sizes.v)
+    if block_v is None:
+        block_v = choose_block_v(sequences * sizes.heads, sizes.v)
     check_block_v(kernel, block_v, sizes.v, BLOCKS_V)
     tiling = choose_tiling(v.element_size())
     common = {

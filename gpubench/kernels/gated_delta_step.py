@@ -113,7 +113,7 @@ def gated_delta_step(
     dt_bias: Tensor,
     state: Tensor,
     out: Tensor,
-    block_v: int = 0,
+    block_v: int | None = None,
 ) -> None:
     """Write the layer's output for one token per sequence into `out`; `state` and `conv_state` advance by it.
 
@@ -146,7 +146,8 @@ def gated_delta_step(
     for name, tensor in (("a_log", a_log), ("dt_bias", dt_bias)):
         check_float32(kernel, name, tensor, (heads,), like=mixed)
     check_state(kernel, state, (batch, heads, dim_k, dim_v), STATE_DTYPES)
-    block_v = block_v or choose_block_v(batch * heads, dim_v, "step")
+    if block_v is None:
+        block_v = choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
     _step_kernel[(dim_v // block_v * batch * heads,)](
         mixed,

@@ -103,20 +103,20 @@ def _(scope: Scope, launch: Launch, *, block_v: int | None = None, **given: Any)
     from gpubench.kernels.gated_delta_decode import gated_delta_decode as launch_core
     from gpubench.kernels.gated_delta_step import gated_delta_step as launch_op
 
-    state, width = given["state"], block_v or 0
+    state = given["state"]
     if scope == "op":
         operands = {name: given[name] for name in _TOKEN}
         out = given["mixed"].new_empty(*state.shape[:2], state.shape[3])
 
         def step() -> dict[str, Tensor]:
-            launch_op(**operands, state=state, out=out, block_v=width)
+            launch_op(**operands, state=state, out=out, block_v=block_v)
             return {"out": out, "state": state, "conv_state": given["conv_state"]}
     else:
         operands = {name: given[name] for name in RECURRENCE}
         out = torch.empty_like(given["v"])
 
         def step() -> dict[str, Tensor]:
-            launch_core(**operands, state=state, out=out, block_v=width)
+            launch_core(**operands, state=state, out=out, block_v=block_v)
             return {"out": out, "state": state}
 
     return launched(step, launch)

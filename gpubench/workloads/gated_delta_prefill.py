@@ -95,7 +95,7 @@ def _(launch: Launch, *, block_v: int | None = None, **given: Any) -> Step:
     out = torch.empty_like(v)
 
     def step() -> dict[str, Tensor]:
-        launch_prefill(**operands, out=out, **scratch, longest=longest, block_v=block_v or 0)
+        launch_prefill(**operands, out=out, **scratch, longest=longest, block_v=block_v)
         return {"out": out, "state": state}
 
     return launched(step, launch)

@@ -50,7 +50,7 @@ def bordered(like):
     return memory[: like.numel()].view(like.shape), memory[like.numel() :]
 
 
-def decode(token, state, block_v=0):
+def decode(token, state, block_v=None):
     from gpubench.kernels.gated_delta_decode import gated_delta_decode
 
     out, behind = bordered(token[2])
@@ -59,7 +59,7 @@ def decode(token, state, block_v=0):
     return out
 
 
-def prefill(tokens, state, lengths, block_v=0):
+def prefill(tokens, state, lengths, block_v=None):
     from gpubench.kernels.gated_delta_prefill import gated_delta_prefill, scratch_shapes
 
     v = tokens[2]
@@ -75,7 +75,7 @@ def prefill(tokens, state, lengths, block_v=0):
     return out
 
 
-def decode_errors(steps, batch, dtype, sizes, block_v=0):
+def decode_errors(steps, batch, dtype, sizes, block_v=None):
     """How far outputs (the worst of them) and state are from fp64's, after so many tokens."""
     torch.manual_seed(1)
     state = draw_state(batch, sizes)
@@ -88,7 +88,7 @@ def decode_errors(steps, batch, dtype, sizes, block_v=0):
     return worst, relative_error(state, exact)
 
 
-def prefill_errors(lengths, dtype, sizes=SMALL, block_v=0, change=None):
+def prefill_errors(lengths, dtype, sizes=SMALL, block_v=None, change=None):
     """How far outputs and states are from a scan's in fp64; `change(tokens)` may make them special first."""
     tokens = draw_tokens(sum(lengths), dtype, sizes, seed=sum(lengths))
     if change is not None:

@@ -82,7 +82,7 @@ def test_chunks_equal_the_scan(interpreted, tokens, dtype):
 @given(
     lengths=st.lists(st.integers(0, 80), min_size=1, max_size=4).filter(sum),
     sizes=heads,
-    block_v=st.sampled_from([0, 16]),
+    block_v=st.sampled_from([None, 16]),
     dtype=DTYPES,
 )
 def test_ragged_sequences_do_not_see_each_other(interpreted, lengths, sizes, block_v, dtype):
@@ -139,6 +139,7 @@ def empty(*shape, dtype=torch.float32):
             r"block_v is 24; wanted one of \(16, 32, 64, 128\) that divides V = 32",
         ),
         ("gated_delta_decode", {"block_v": 64}, "block_v is 64"),
+        ("gated_delta_decode", {"block_v": 0}, r"block_v is 0; wanted one of \(16, 32, 64, 128\)"),
         ("gated_delta_step", {"mixed": empty(3, 95)}, r"mixed has shape \(3, 95\); wanted \(3, 2 · key_heads · 16"),
         ("gated_delta_step", {"mixed": empty(3, 64)}, r"mixed has shape \(3, 64\)"),
         ("gated_delta_step", {"conv_weight": empty(96, 9)}, r"conv_weight has shape \(96, 9\); wanted \(96, 2 to 8\)"),
@@ -162,6 +163,7 @@ def empty(*shape, dtype=torch.float32):
         ),
         ("gated_delta_prefill", {"longest": 1}, "longest is 1; wanted from 2 to 3"),
         ("gated_delta_prefill", {"longest": 4}, "longest is 4; wanted from 2 to 3"),
+        ("gated_delta_prefill", {"block_v": 0}, r"block_v is 0; wanted one of \(16, 32, 64\)"),
         ("gated_delta_prefill", {"block_v": 128}, r"block_v is 128; wanted one of \(16, 32, 64\) that divides V = 32"),
     ],
 )

@@ -194,6 +194,23 @@ def test_what_a_backend_cannot_do_it_says():
         call(decode.backends["torch"].setup, make("gated_delta_decode", **DECODE, launch="graph"))
 
 
+@pytest.mark.parametrize(
+    ("name", "backend", "launcher", "sizes"),
+    [
+        ("gated_delta_decode", "triton", "gated_delta_decode", DECODE),
+        ("gated_delta_decode", "triton", "gated_delta_step", {**DECODE, "scope": "op"}),
+        ("gated_delta_prefill", "triton_chunked", "gated_delta_prefill", PREFILL),
+    ],
+)
+def test_a_launcher_gets_block_v_as_it_was_given(monkeypatch, name, backend, launcher, sizes):
+    seen = []
+    spy = lambda *_, block_v, **__: seen.append(block_v)  # noqa: E731
+    monkeypatch.setattr(f"gpubench.kernels.{launcher}.{launcher}", spy)
+    for block_v in (None, 0, 16):
+        call(get_workload(name).backends[backend].setup, {**make(name, **sizes), "block_v": block_v})()
+    assert seen == [None, 0, 16]
+
+
 def test_every_backend_says_what_it_needs():
     requires = {
         name: {backend.name: backend.requires for backend in get_workload(name).info().backends}
