@@ -205,6 +205,20 @@ def test_what_no_cell_reaches_and_what_is_worse_is_said_as_loudly_as_what_is_bet
         assert {e.value_of_css_property("font-weight") for e in page.all(".gain, .loss")} == {"650"}
 
 
+def test_groups_that_their_intervals_cannot_tell_apart_are_called_neither(open_page, tmp_path):
+    cells = []
+    for backend, factor in (("torch", 1.0), ("triton", 1.004), ("mine", 0.5)):
+        for users in (1, 4, 16):
+            rates = [factor * (100 - users) * (1 + 0.02 * (n % 5 - 2)) for n in range(20)]
+            samples = {"tok_s_user": [rates], "tok_s_gpu": [[users * rate for rate in rates]]}
+            cells.append(MadeCell({"backend": backend, "concurrency": users}, samples))
+    page = open_page(write_report([load_run(make_run(tmp_path, cells))], ["html"], tmp_path / "out")[0])
+    rows = {row.get_attribute("data-group"): row.text for row in page.all("#groups tbody tr")}
+    assert rows["triton"].count("≈") == 2
+    assert "▲" not in rows["triton"]
+    assert rows["mine"].count("▼") == 2
+
+
 def view_of(page) -> dict[str, object]:
     return page.driver.execute_script("""
         const plot = document.getElementById("plot"), section = document.getElementById("plot-section");

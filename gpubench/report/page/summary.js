@@ -4,15 +4,21 @@ const GLYPHS = { circle: "●", square: "■", diamond: "◆", "triangle-up": "�
 const GROUPS_AT_ONCE = 100;
 
 // A group's frontier, each place once, in numbers of which more is better: x rises and y falls along it.
-// `area` and `atLevel` are analysis/movement.py's, and a test holds them together.
-function stairsOf(view, members, x, y) {
-  const points = members.map((row) => ({ row, x: upward(x, view.valuesX[0][row]), y: upward(y, view.valuesY[0][row]) }));
-  const sorted = undominated(points).sort((a, b) => a.x - b.x || a.row - b.row);
+// Its area and what it yields at an x are as analysis/movement.py has them, and a test holds them together.
+function stairsOf(rowsOf, xOf, yOf) {
+  const sorted = undominated(rowsOf.map((row) => ({ row, x: xOf(row), y: yOf(row) }))).sort((a, b) => a.x - b.x || a.row - b.row);
   return sorted.filter((point, place) => place === 0 || point.x !== sorted[place - 1].x);
 }
 
+// A frontier's area at the worse ends of all intervals, and at the better ones.
+function areasOf(view, members, x, y) {
+  const end = (metric, columns, choose) => (row) => choose(...[1, 2].map((place) => upward(metric, columns[place][row] ?? columns[0][row])));
+  const at = (choose) => areaUnder(stairsOf(members, end(x, view.valuesX, choose), end(y, view.valuesY, choose)));
+  return [at(Math.min), at(Math.max)];
+}
+
 // What is better low counts as its reciprocal; upward twice is where it began.
-const upward = (metric, value) => (metric.higher_is_better ? value : 1 / value);
+const upward = (metric, value) => (metric.higher_is_better ? Math.max(value, 0) : 1 / Math.max(value, 1e-100));
 
 // The area that a frontier dominates, down to the origin.
 const areaUnder = (stairs) => stairs.reduce((area, { x, y }, place) => area + (x - (place ? stairs[place - 1].x : 0)) * y, 0);
@@ -28,7 +34,8 @@ function neighbours(stairs, level) {
 
 // A figure between two cells, [value, low, high]: along a straight line on two logarithmic axes.
 function between(columns, { from, to, share }) {
-  return columns.map((column) => Math.exp((1 - share) * Math.log(column[from.row]) + share * Math.log(column[to.row])));
+  const known = (column, { row }) => Math.log(column[row] ?? columns[0][row]); // a figure without an interval stands for itself
+  return columns.map((column) => Math.exp((1 - share) * known(column, from) + share * known(column, to)));
 }
 
 // Each group that has a cell among those shown, [{name, all, members, stairs, area, place, value}], and the x they are compared at.
@@ -37,12 +44,13 @@ function summarize(state, view, shown) {
   const pointsOf = groupBy(view.points, view.group);
   const groups = [...groupBy(shown, view.group)].map(([name, all]) => {
     const members = pointsOf.get(name) ?? [];
-    return { name, all, members, stairs: stairsOf(view, members, x, y) };
+    const stairs = stairsOf(members, (row) => upward(x, view.valuesX[0][row]), (row) => upward(y, view.valuesY[0][row]));
+    return { name, all, members, stairs };
   });
   const ends = groups.filter(({ stairs }) => stairs.length).map(({ stairs }) => stairs.at(-1).x);
   const level = state.at === null ? extremes(ends)[0] : upward(x, state.at);
   for (const group of groups) {
-    group.area = group.stairs.length ? areaUnder(group.stairs) : null;
+    group.area = group.stairs.length ? [areaUnder(group.stairs), ...areasOf(view, group.members, x, y)] : null;
     group.place = neighbours(group.stairs, level);
     group.value = group.place && between(view.valuesY, group.place);
   }
@@ -50,19 +58,16 @@ function summarize(state, view, shown) {
 }
 
 // How many times as good, with a sign: worse is told as loudly as better. Overlapping intervals can't tell.
-function ratioNode(ratio, isClose = false) {
-  if (ratio === null) return h("span", { class: "nothing" }, "–");
+function ratioNode(ratio, isClose) {
   if (ratio === 1) return h("span", { class: "nothing" }, "same");
   const shown = `${digits(Number(ratio.toPrecision(3)))}×`;
   if (isClose) return h("span", { class: "close", title: "the intervals overlap" }, `≈ ${shown}`);
   return h("span", { class: ratio > 1 ? "gain" : "loss" }, `${ratio > 1 ? "▲" : "▼"} ${shown}`);
 }
 
-// What a group yields at the chosen x, against another: how many times as good, whichever way is better.
-function versus(metric, mine, other) {
-  const ratio = metric.higher_is_better ? mine[0] / other[0] : other[0] / mine[0];
-  return ratioNode(ratio, state.statistic === "median" && mine[1] <= other[2] && other[1] <= mine[2]);
-}
+// [value, low, high] of a group against another's: how many times as good. Where the intervals overlap nobody can tell.
+const versus = (mine, other, isHigherBetter) =>
+  ratioNode(isHigherBetter ? mine[0] / other[0] : other[0] / mine[0], mine[1] <= other[2] && other[1] <= mine[2]);
 
 function yieldNode({ members, place, value }, y) {
   if (!members.length) return h("span", { class: "nothing" }, "no cell in the plot");
@@ -77,17 +82,17 @@ function cellsNode(place) {
 }
 
 function groupRow(group, against, { x, y, frontier, style }) {
-  const { name, all, members, stairs, area, place, value } = group;
+  const { name, all, members, area, place, value } = group;
   const isBase = name === against.name;
   const symbol = h("span", { class: "symbol", "aria-hidden": "true", style: `color: ${style.colour}` }, GLYPHS[style.symbol]);
-  return h("tr", { "data-group": name, "data-area": area, "data-yield": value ? value[0] : null },
+  return h("tr", { "data-group": name, "data-area": area ? area[0] : null, "data-yield": value ? value[0] : null },
     h("th", { scope: "row" }, symbol, " ", h("span", { dir: "auto" }, name || "all cells")),
     h("td", { class: "number nowrap" }, `${members.length.toLocaleString("en-US")} of ${all.length.toLocaleString("en-US")}`),
     h("td", { class: "number" }, members.filter((row) => frontier.on.has(row)).length.toLocaleString("en-US")),
-    h("td", { class: "number" }, area === null ? "–" : formatArea(area)),
-    h("td", { class: "number nowrap" }, isBase || !stairs.length ? "" : ratioNode(area / against.area)),
+    h("td", { class: "number" }, area ? formatArea(area[0]) : "–"),
+    h("td", { class: "number nowrap" }, isBase || !area ? "" : versus(area, against.area, true)),
     h("td", { class: "number nowrap" }, yieldNode(group, y)),
-    h("td", { class: "number nowrap" }, isBase || !value || !against.value ? "" : versus(y, value, against.value)),
+    h("td", { class: "number nowrap" }, isBase || !value || !against.value ? "" : versus(value, against.value, y.higher_is_better)),
     h("td", { class: "cells" }, cellsNode(place)));
 }
 
