@@ -10,11 +10,13 @@ artifacts/       <cell_id>/ what a cell left behind, worker_NNN/ what a worker d
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +42,7 @@ __all__ = [
     "list_runs",
     "new_run_id",
     "read_run",
+    "without_collecting",
 ]
 
 HEADER, CELLS, SESSIONS, ARTIFACTS = "run.json", "cells.jsonl", "sessions.jsonl", "artifacts"
@@ -180,6 +183,22 @@ def add_session(path: Path, session: Session) -> None:
     _append_line(path / SESSIONS, _SESSION.dump_json(session))
 
 
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Leave out the search for cycles, which records don't have: it goes through all of them time and again.
+
+    With tens of thousands of records it takes longer than the work does. A decorator, too.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@without_collecting()
 def read_run(path: Path) -> StoredRun:
     """Read a run: a folder that holds run.json. A torn last line is dropped; any other bad line is an error."""
     header = _read_header(path)

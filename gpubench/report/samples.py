@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _quantise(found: Sequence[tuple[str, int, Trials]]) -> dict[str, dict[int, l
     picked = [[_thin(trial, max(1, MOST_SAMPLES // len(trials))) for trial in trials] for _, _, trials in found]
     ends = [_ends(trials) for _, _, trials in found]
     counts = [sum(map(len, trials)) for trials in picked]
-    values = np.array([value for trials in picked for trial in trials for value in trial], dtype=np.float64)
+    values = np.fromiter(chain.from_iterable(chain.from_iterable(picked)), dtype=np.float64, count=sum(counts))
     low, high = (np.repeat([end[place] for end in ends], counts) for place in (0, 1))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         place = np.rint((values - low) / (high - low) * (len(DIGITS) - 1))

@@ -18,6 +18,7 @@ from gpubench.report.content import Content, read_content
 from gpubench.report.export import to_csv, to_json
 from gpubench.report.html import render_html
 from gpubench.report.markdown import markdown_report
+from gpubench.store import without_collecting
 
 __all__ = ["FORMATS", "write_comparison", "write_report"]
 
@@ -35,6 +36,7 @@ _RENDER_COMPARISON: dict[str, Callable[[RunComparison], str]] = {
 }
 
 
+@without_collecting()
 def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list[Path]:
     """Write `report.<format>` for each format into the folder `out`, and give back the files' paths.
 

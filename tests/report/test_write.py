@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 
 import pytest
@@ -69,3 +70,16 @@ def test_a_disk_that_refuses_is_told_with_the_way_out_and_leaves_nothing_behind(
     with pytest.raises(StoreError, match="can't write the report"):
         write_report([run], ["md"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.md"]
+
+
+def test_writing_a_report_leaves_pythons_collector_as_it_was(tmp_path):
+    run = load_run(make_run(tmp_path, [MadeCell({"n": 1}, {"step_time": [[1.0] * 6]})]))
+    for was_on in (True, False):
+        (gc.enable if was_on else gc.disable)()
+        try:
+            write_report([run], ["csv"], tmp_path)
+            with pytest.raises(UsageError):
+                write_report([run], ["pdf"], tmp_path)
+            assert gc.isenabled() is was_on
+        finally:
+            gc.enable()
