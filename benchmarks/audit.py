@@ -70,7 +70,7 @@ def make_nodes(num_nodes: int, memory: Memory) -> GraphNodes:
             chance.randrange(*chance.choice(ends)) if n % 2 else chance.randrange(1 << 33, 1 << 40)
             for n in range(ARGUMENTS)
         )
-        return tuple(Argument(number, 0, True, word) for number, word in enumerate(words))
+        return tuple(Argument(number, 0, 8, word) for number, word in enumerate(words))
 
     return GraphNodes([Node(f"kernel_{number % 20}", arguments(), ARGUMENTS) for number in range(num_nodes)])
 

@@ -286,6 +286,13 @@ class Hazard:
     """Who asked for the memory that was there at the capture …"""
     freed_at: Frame | None = None
     """… and where it was given back."""
+    certain: bool | None = None
+    """False if it may be a leftover in a struct; None in records of a gpubench that didn't tell."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether a culprit may be named for it. Of an older record, not if it is in a struct."""
+        return " + " not in self.parameter if self.certain is None else self.certain
 
     @property
     def text(self) -> str:
@@ -296,7 +303,8 @@ class Hazard:
         told = "; ".join(f"{word} at {Path(at.file).name}:{at.line} in {at.function}" for word, at in sites if at)
         where = f" ({told})" if told else ""
         times = f", in {self.nodes:,} nodes" if self.nodes > 1 else ""
-        return f"{name}{place}: {self.parameter} = {self.address:#x}, {self.state.meaning}{where}{times}"
+        doubt = "" if self.is_certain else "; perhaps a leftover in a struct"
+        return f"{name}{place}: {self.parameter} = {self.address:#x}, {self.state.meaning}{where}{times}{doubt}"
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -8,7 +8,9 @@ address is stale if it is of neither kind, and one was meant:
   near the allocator's memory where CUDA knows of none: an address that a launcher remembered.
 
 A word in the midst of a larger parameter is held to the first alone: structs have members that nobody filled in, and
-what a stack's earlier tenant left there often is an old address.
+what a stack's earlier tenant left there often is an old address, whole or with a number in its lower half. So it is
+certain only in a struct of a few pointers, or at the head of a tensor map. Elsewhere it is possible, if it is aligned
+as pointers in structs are and its block is known to have been given back; else it is a number.
 """
 
 from __future__ import annotations
@@ -26,6 +28,14 @@ __all__ = ["Audit", "Captured", "Stale", "audit"]
 
 NEAR_BYTES = 1 << 37
 """So far around the allocator's memory, a word that is a whole parameter is taken for an address: 128 GiB."""
+MOST_STRUCT_BYTES = 64
+"""A larger struct holds tables, of which a launch fills the beginning and the rest is what was there before."""
+TENSOR_MAP_BYTES = 128
+"""Of a CUtensorMap; its first word is the address."""
+MEMBER_ALIGNMENT = 16
+"""A tensor map's address must be aligned so, and the tensors that torch passes in structs begin at multiples of 512."""
+MOST_PACKED = 1 << 16
+"""An address whose lower half is below this may be two integers, of which only the lower was filled in."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Stale(NamedTuple):
     """The kernel's."""
     nodes: int
     """How many nodes are alike in kernel, parameter and address."""
+    is_certain: bool = True
+    """Else it may be what was left in a struct's member that nobody filled in."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +88,28 @@ def audit(captured: Captured, now: Memory, pools: Collection[Pool], is_valid: Ca
     pointers = 0
     for node in captured.nodes.nodes:
         for argument in node.arguments:
-            verdict = judge.verdict(argument.value, argument.is_whole)
+            verdict = judge.verdict(argument)
             pointers += verdict is not _NO_POINTER
             if isinstance(verdict, PointerState):
                 held[node.kernel, argument, node.num_parameters] += 1
     stale = []
     for (kernel, argument, num_parameters), nodes in held.items():
-        state = judge.verdict(argument.value, argument.is_whole)
+        state = judge.verdict(argument)
         assert isinstance(state, PointerState), "it was judged stale before"
-        stale.append(Stale(kernel, argument, state, judge.freed.get(argument.value), num_parameters, nodes))
+        freed = judge.freed.get(argument.value)
+        stale.append(Stale(kernel, argument, state, freed, num_parameters, nodes, _is_certain(argument)))
     return Audit(len(captured.nodes.nodes), pointers, tuple(stale), captured.nodes.unread)
+
+
+def _is_certain(argument: Argument) -> bool:
+    """Whether a word that equals an old address was meant as one."""
+    if argument.is_whole:
+        return True
+    if argument.value % MEMBER_ALIGNMENT:
+        return False
+    if argument.size == TENSOR_MAP_BYTES and argument.offset == 0:
+        return True
+    return argument.size <= MOST_STRUCT_BYTES and argument.value % (1 << 32) >= MOST_PACKED
 
 
 _NO_POINTER = "no pointer"
@@ -93,7 +117,7 @@ _GOOD = "good"
 
 
 class _Judge:
-    """Judges words, each once."""
+    """Judges words, each once in each of its roles."""
 
     def __init__(
         self, captured: Captured, now: Memory, pools: Collection[Pool], is_valid: Callable[[int], bool]
@@ -105,17 +129,17 @@ class _Judge:
         self._near = _surroundings([captured.before, captured.after, now])
         words = (argument.value for node in captured.nodes.nodes for argument in node.arguments)
         self.freed = now.freed_since(captured.before.position, words)
-        self._known: dict[tuple[int, bool], PointerState | str] = {}
+        self._known: dict[tuple[int, bool, bool], PointerState | str] = {}
 
-    def verdict(self, word: int, is_whole: bool) -> PointerState | str:
+    def verdict(self, argument: Argument) -> PointerState | str:
         """Its state if it is stale, else good, or no pointer."""
-        key = (word, is_whole)
+        key = (argument.value, argument.is_whole, _is_certain(argument))
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._judge(word, is_whole)
+            found = self._known[key] = self._judge(*key)
         return found
 
-    def _judge(self, word: int, is_whole: bool) -> PointerState | str:
+    def _judge(self, word: int, is_whole: bool, is_certain: bool) -> PointerState | str:
         segment = self._now.segment_of(word)
         if segment is not None and segment.pool in self._own:
             return _GOOD
@@ -123,7 +147,10 @@ class _Judge:
             return _GOOD
         if self._captured.before.is_live(word) or self._captured.after.is_live(word):
             is_same = word not in self.freed and self._now.is_live(word)
-            return _GOOD if is_same else self._state_now(word)
+            if is_same:
+                return _GOOD
+            is_possible = word in self.freed and word % MEMBER_ALIGNMENT == 0
+            return self._state_now(word) if is_certain or is_possible else _NO_POINTER
         if not is_whole:
             return _NO_POINTER
         if segment is not None or self._was_mapped(word):

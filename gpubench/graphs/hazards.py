@@ -46,6 +46,7 @@ def _make_hazard(stale: Stale, source: KernelSource) -> Hazard:
         line=source.line,
         allocated_at=stale.freed.allocated_at if stale.freed else None,
         freed_at=stale.freed.freed_at if stale.freed else None,
+        certain=stale.is_certain,
     )
 
 

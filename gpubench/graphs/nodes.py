@@ -32,9 +32,14 @@ class Argument(NamedTuple):
     """A kernel's by number; `source` and `destination` of a copy or a fill."""
     offset: int
     """Within the parameter, in bytes."""
-    is_whole: bool
-    """The parameter is this word and nothing else."""
+    size: int
+    """The parameter's, in bytes; a copy's or a fill's end is a word."""
     value: int
+
+    @property
+    def is_whole(self) -> bool:
+        """The parameter is this word and nothing else."""
+        return self.size == WORD
 
 
 class Node(NamedTuple):
@@ -140,7 +145,7 @@ class _Reader:
             kernel = self._kernels[key] = self._describe(launch)
         values = _packed(launch.extra, kernel) if launch.extra else _each(launch.kernelParams, kernel)
         words = (
-            Argument(number, offset, len(value) == WORD, word)
+            Argument(number, offset, len(value), word)
             for number, value in values
             for offset, word in _words(value)
             if LOWEST_ADDRESS <= word < HIGHEST_ADDRESS
@@ -169,12 +174,12 @@ class _Reader:
             ("source", copy.srcMemoryType, copy.srcDevice),
             ("destination", copy.dstMemoryType, copy.dstDevice),
         )
-        arguments = (Argument(name, 0, True, int(address)) for name, kind, address in ends if kind in on_device)
+        arguments = (Argument(name, 0, WORD, int(address)) for name, kind, address in ends if kind in on_device)
         self.found.nodes.append(Node("[memcpy]", tuple(arguments)))
 
     def _read_fill(self, node: Any) -> None:
         fill = self._ask(self.driver.cuGraphMemsetNodeGetParams, node)
-        self.found.nodes.append(Node("[memset]", (Argument("destination", 0, True, int(fill.dst)),)))
+        self.found.nodes.append(Node("[memset]", (Argument("destination", 0, WORD, int(fill.dst)),)))
 
     def _read_child(self, node: Any) -> None:
         self.read(self._ask(self.driver.cuGraphChildGraphNodeGetGraph, node))

@@ -39,11 +39,12 @@ def read_rerun(rung: Rung, before: Signature, again: CellRecord, after: str = ""
 def read_audit(before: CellRecord, again: CellRecord) -> Told:
     """Of several kernels with a stale address the one is blamed that the GPU caught `before`, if it is among them."""
     looked = str(again.details.get("graph_pointers", ""))
-    if again.hazards:
+    hazards = [hazard for hazard in again.hazards if hazard.is_certain]
+    if hazards:
         culprit = signature_of(replace(again, crash=before.crash)).culprit
         blame = Blame(culprit.kernel, culprit.basis, culprit.file, culprit.line) if culprit else None
-        more = f"{len(again.hazards) - 1:,} more" if again.hazards[1:] else ""
-        return Told(Answer.STALE, _join(again.hazards[0].text, more), blame)
+        more = f"{len(hazards) - 1:,} more" if hazards[1:] else ""
+        return Told(Answer.STALE, _join(hazards[0].text, more), blame)
     if looked.startswith("not checked"):
         return Told(Answer.NONE, looked)
     if not looked and not again.outcome.is_failure:

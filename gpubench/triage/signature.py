@@ -137,6 +137,7 @@ def signature_of(record: CellRecord) -> Signature:
 def _blame_audited(hazards: Sequence[Hazard], fault: Fault, faulting: Kernel | None) -> Culprit | None:
     """The kernel that the audit of the cell's graphs found with a stale address: the caught one if it is among them."""
     is_possible = fault.name in _WRONG_RESULTS or CLASSES[fault.name].is_asynchronous
+    hazards = [hazard for hazard in hazards if hazard.is_certain]
     if not hazards or not is_possible or fault.name == "hardware error":
         return None
     caught = normalise_kernel(faulting.kernel) if faulting else ""

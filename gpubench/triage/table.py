@@ -194,7 +194,8 @@ def _unknown_note(results: Sequence[CellResult]) -> str:
 def _hazard_note(results: Sequence[CellResult]) -> str:
     """Cells that came through and should not be trusted: a replay may do another harm next time."""
     clean = [result for result in results if result.outcome is Outcome.OK]
-    held = {result.cell.cell_id: hazards for result in clean if (hazards := _hazards(result))}
+    certain = {result.cell.cell_id: [each for each in _hazards(result) if each.is_certain] for result in clean}
+    held = {cell: hazards for cell, hazards in certain.items() if hazards}
     if not held:
         return ""
     cells = list(held)

@@ -61,7 +61,8 @@ class PointerAudit:
     def look(self) -> list[str]:
         """Judge every graph as things are now; gives a warning of what is new, or stops the cell if that is wanted.
 
-        What is found is told at once, for the cell may not live to tell it.
+        What is found is told at once, for the cell may not live to tell it. What is only possible is kept and counted,
+        and neither warned of nor a reason to stop.
         """
         self._last = self._watch.audit()
         known = {identity_of(hazard) for hazard in self.hazards}
@@ -71,8 +72,8 @@ class PointerAudit:
         kept = found[: MOST_HAZARDS - len(self.hazards)]
         self.hazards += kept
         self._tell(kept)
-        texts = [f"a CUDA graph holds a stale address: {hazard.text}" for hazard in found]
-        if self._is_fatal:
+        texts = [f"a CUDA graph holds a stale address: {hazard.text}" for hazard in found if hazard.is_certain]
+        if texts and self._is_fatal:
             others = f", and {len(texts) - 1:,} more" if len(texts) > 1 else ""
             raise CellStopped(Outcome.INVALID, texts[0] + others)
         more = len(texts) - MOST_WARNINGS
@@ -87,7 +88,10 @@ class PointerAudit:
         if self._watch.problem:
             return f"not checked: {self._watch.problem}"
         nodes, pointers = sum(audit.nodes for audit in self._last), sum(audit.pointers for audit in self._last)
-        stale = f"{len(self.hazards):,} stale" if self.hazards else "none stale"
+        certain = sum(hazard.is_certain for hazard in self.hazards)
+        possible = len(self.hazards) - certain
+        stale = f"{certain:,} stale" if certain else "none stale"
+        stale += f", {possible:,} possibly" if possible else ""
         unread = sum((Counter(audit.unread) for audit in self._last), start=Counter[str]())
         kinds = "".join(f"; {count:,} {kind} nodes not looked into" for kind, count in sorted(unread.items()))
         graphs = "1 graph" if len(self._last) == 1 else f"{len(self._last):,} graphs"

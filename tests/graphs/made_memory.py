@@ -9,7 +9,7 @@ from gpubench.graphs.audit import Captured
 from gpubench.graphs.memory import Memory, Pool, read_memory
 from gpubench.graphs.nodes import Argument, GraphNodes, Node
 
-BASE = 0x7F00_0000_0000
+BASE = 0x7F00_1000_0000
 PAGE = 512
 SEGMENT_PAGES = 8
 SEGMENT = PAGE * SEGMENT_PAGES
@@ -98,11 +98,12 @@ class MadeMemory:
 
 
 def whole(value: int, parameter: int | str = 0) -> Argument:
-    return Argument(parameter, 0, True, value)
+    return Argument(parameter, 0, 8, value)
 
 
-def member(value: int, offset: int = 8) -> Argument:
-    return Argument(0, offset, False, value)
+def member(value: int, offset: int = 8, size: int = 24) -> Argument:
+    """Of a struct; of a few pointers, if its size isn't given."""
+    return Argument(0, offset, size, value)
 
 
 def kernel(*arguments: Argument, name: str = "kernel") -> Node:

@@ -23,8 +23,17 @@ from graphs.made_memory import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.graphs.audit import NEAR_BYTES, Audit, Captured, audit
-from gpubench.graphs.memory import Pool, read_memory
+from gpubench.graphs.audit import (
+    MEMBER_ALIGNMENT,
+    MOST_PACKED,
+    MOST_STRUCT_BYTES,
+    NEAR_BYTES,
+    TENSOR_MAP_BYTES,
+    Audit,
+    Captured,
+    audit,
+)
+from gpubench.graphs.memory import Memory, Pool, read_memory
 from gpubench.graphs.nodes import Argument, GraphNodes
 from gpubench.records import PointerState
 
@@ -76,7 +85,7 @@ def truth(memory: MadeMemory, segment: int, page: int) -> PointerState:
     return REUSED if (segment, page) in memory.owner else FREED
 
 
-@given(before=actions, after=actions, within=st.integers(0, PAGE - 1))
+@given(before=actions, after=actions, within=st.integers(0, PAGE // MEMBER_ALIGNMENT - 1).map(MEMBER_ALIGNMENT.__mul__))
 def test_an_address_is_stale_if_its_owner_at_the_capture_has_it_no_more(before, after, within) -> None:
     memory = MadeMemory()
     perform(memory, before)
@@ -251,6 +260,72 @@ def test_memory_that_was_taken_during_the_capture_counts_as_had() -> None:
     memory = MadeMemory()
     before = memory.state.without_trace()
     memory.allocate(0, 0, 1)  # by another thread, from the common pool
-    nodes = GraphNodes([kernel(Argument(0, 0, True, address_of(0, 0)))])
+    nodes = GraphNodes([kernel(Argument(0, 0, 8, address_of(0, 0)))])
     graph = replace(captured(memory), nodes=nodes, before=before)
     assert judge(graph, memory) == Audit(1, 1, (), {})
+
+
+# What is a pointer in a struct, and what is a leftover ----------------------------------------------------------------
+
+large_sizes = st.integers(MOST_STRUCT_BYTES // 8 + 1, 512).map(lambda words: 8 * words)
+offsets = st.integers(0, 63).map(lambda word: 8 * word)
+
+
+@given(
+    before=actions, after=actions, within=st.integers(0, PAGE - 1), size=large_sizes, offset=offsets, cut=st.booleans()
+)
+def test_in_a_large_struct_only_an_aligned_address_of_a_block_that_was_given_back_is_possible_and_none_is_certain(
+    before, after, within, size, offset, cut
+) -> None:
+    memory = MadeMemory()
+    perform(memory, before)
+    offset += 8 * (size == TENSOR_MAP_BYTES)  # its head is another matter
+    then = dict(memory.owner)
+    addresses = {where: address_of(*where, within) for where in then}
+    graph = captured(memory, kernel(*(member(address, offset, size) for address in addresses.values())))
+
+    perform(memory, after)
+
+    state = read_memory(memory.snapshot(), most_entries=len(memory.trace) if cut else None)
+    found = audit(graph, state, {graph.pool}, lambda _: False)
+    is_told = not cut and within % MEMBER_ALIGNMENT == 0
+    gone = {addresses[where] for where, owner in then.items() if memory.owner.get(where) != owner}
+    assert {stale.argument.value for stale in found.stale} == (gone if is_told else set())
+    assert not any(stale.is_certain for stale in found.stale)
+
+
+@given(within=st.integers(0, PAGE - 1), size=st.integers(2, MOST_STRUCT_BYTES // 8).map(lambda words: 8 * words))
+def test_in_a_struct_of_few_pointers_an_aligned_one_is_certain(within: int, size: int) -> None:
+    memory = MadeMemory()
+    scratch = memory.allocate(0, 0, 1)
+    graph = captured(memory, kernel(member(address_of(0, 0, within), size - 8, size)))
+    memory.free(scratch or 0)
+    assert [stale.is_certain for stale in judge(graph, memory).stale] == [True] * (within % MEMBER_ALIGNMENT == 0)
+
+
+def test_a_tensor_maps_address_is_certain() -> None:
+    memory = MadeMemory()
+    scratch = memory.allocate(0, 0, 1)
+    graph = captured(memory, kernel(member(address_of(0, 0), 0, TENSOR_MAP_BYTES)))
+    memory.free(scratch or 0)
+    assert [stale.is_certain for stale in judge(graph, memory).stale] == [True]
+
+
+@given(low=st.integers(0, MOST_PACKED - 1), size=st.integers(2, 500).map(lambda words: 8 * words))
+def test_a_number_beside_the_upper_half_of_an_old_address_is_never_certain(low: int, size: int) -> None:
+    """What torch's concatenation left on an H200: an extent, or 1, below 0x7ff5, in a segment that begins at 4 GiB."""
+    start = 0x7FF5_0000_0000
+    segment = {"device": 0, "address": start, "total_size": MOST_PACKED, "segment_pool_id": (0, 0)}
+    taken = {"action": "alloc", "addr": start, "size": MOST_PACKED}
+
+    def state(name: str, *trace: dict[str, object]) -> Memory:
+        block = {"address": start, "size": MOST_PACKED, "state": name}
+        return read_memory({"segments": [{**segment, "blocks": [block]}], "device_traces": [trace]})
+
+    then = state("active_allocated", taken)
+    now = state("inactive", taken, {**taken, "action": "free_requested"})
+    nodes = GraphNodes([kernel(member(start + low, 8, size), whole(start + low))])
+    found = audit(Captured(nodes, OWN_POOL, then, then), now, (), lambda _: False).stale
+
+    possible = [] if low % MEMBER_ALIGNMENT else [(False, False)]
+    assert [(each.argument.is_whole, each.is_certain) for each in found] == [*possible, (True, True)]

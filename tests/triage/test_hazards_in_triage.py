@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,20 @@ def test_a_record_keeps_its_hazards_and_one_without_any_is_read_as_ever() -> Non
     old = json.loads(dump(failed(ILLEGAL)))
     del old["hazards"]
     assert parse_record(json.dumps(old).encode()).hazards == []
+
+
+PERHAPS = Hazard("concatenate", "argument 1 + 1352 B", 0x7FF500000080, PointerState.FREED, certain=False)
+
+
+@pytest.mark.parametrize("perhaps", [PERHAPS, replace(PERHAPS, certain=None)], ids=["judged", "of an older record"])
+def test_what_may_be_a_leftover_in_a_struct_blames_nobody(perhaps: Hazard) -> None:
+    assert signature_of(failed(ILLEGAL, hazards=[perhaps])).culprit is None
+    culprit = signature_of(failed(ILLEGAL, hazards=[perhaps, READ])).culprit
+    assert culprit is not None
+    assert culprit.kernel == "read_scratch"
+
+
+def test_a_cell_that_is_ok_and_holds_a_leftover_is_not_noted() -> None:
+    run = Path(__file__).parents[2] / "results" / "h200-mla-prefill"
+    assert any(parse_record(line).hazards for line in (run / "cells.jsonl").read_bytes().splitlines())
+    assert triage_run(load_run(run)).notes == ()

@@ -37,7 +37,7 @@ class FakeWatch:
 
 def graph(*addresses: int, unread: dict[str, int] | None = None) -> Audit:
     stale = tuple(
-        Stale("no_such_kernel", Argument(2, 0, True, address), PointerState.FREED, None, 4, 1) for address in addresses
+        Stale("no_such_kernel", Argument(2, 0, 8, address), PointerState.FREED, None, 4, 1) for address in addresses
     )
     return Audit(1000, 8000, stale, unread or {})
 
@@ -112,3 +112,17 @@ def test_the_watch_is_open_until_the_audit_is_closed() -> None:
     assert watch.is_open
     audit.close()
     assert not watch.is_open
+
+
+@pytest.mark.parametrize("is_fatal", [False, True])
+def test_what_is_only_possible_is_kept_and_counted_and_neither_warned_of_nor_stops(is_fatal: bool) -> None:
+    found = graph(0x7F00).stale[0]
+    possible = found._replace(argument=Argument(1, 1352, 3392, 0x7FF500000080), is_certain=False)
+    audit, told = audit_of(FakeWatch(Audit(10, 86, (possible,), {})), is_fatal=is_fatal)
+
+    assert audit.look() == []
+
+    assert told == [audit.hazards]
+    assert not audit.hazards[0].is_certain
+    assert audit.hazards[0].text.endswith("; perhaps a leftover in a struct")
+    assert audit.details == {"graph_pointers": "1 graph, 10 nodes, 86 addresses, none stale, 1 possibly"}
