@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -47,6 +48,8 @@ __all__ = [
 
 HEADER, CELLS, SESSIONS, ARTIFACTS = "run.json", "cells.jsonl", "sessions.jsonl", "artifacts"
 CEILINGS = "ceilings.jsonl"
+MOST_NAMED = 5
+"""So many runs are named where none was found."""
 
 T = TypeVar("T")
 
@@ -226,7 +229,11 @@ def list_runs(results: Path) -> list[Path]:
 
 
 def find_run(run: str | None, results: Path) -> Path:
-    """The folder a user means: a path, the id of a run in `results`, or with None the newest one there."""
+    """The folder a user means: a path, a name in `results`, the id of a run there, or with None the newest one there.
+
+    An id is also looked for in the runs' own headers, for a folder may have been renamed or moved since; where several
+    have it, as copies of a run do, none is meant.
+    """
     if run is None:
         runs = list_runs(results)
         if not runs:
@@ -235,8 +242,26 @@ def find_run(run: str | None, results: Path) -> Path:
     for candidate in (Path(run), results / run):
         if (candidate / HEADER).is_file():
             return candidate
-    known = ", ".join(path.name for path in list_runs(results)[-5:]) or "none"
-    raise StoreError(f"{run}: no run of that name or path; the newest in {results}: {known}")
+    by_id = [path for path in list_runs(results) if _read_header(path).run_id == run]
+    if len(by_id) == 1:
+        return by_id[0]
+    if by_id:
+        raise StoreError(f"{run}: {len(by_id)} runs have this id; name a folder: {', '.join(map(str, by_id))}")
+    raise StoreError(_describe_missing(run, results))
+
+
+def _describe_missing(run: str, results: Path) -> str:
+    """Why nothing was found: a folder that holds no run, a name that resembles one, or another altogether."""
+    for folder in (Path(run), results / run):
+        if folder.is_dir():
+            inside = ", ".join(str(path) for path in list_runs(folder)[-MOST_NAMED:])
+            hint = f"it has runs in it: {inside}" if inside else "nor is one in the folders inside"
+            return f"{folder}: not a run: there is no {HEADER} in it; {hint}"
+    names = [path.name for path in list_runs(results)]
+    close = get_close_matches(run, names, n=1)
+    guess = f" did you mean {close[0]}?" if close else ""
+    newest = ", ".join(names[-MOST_NAMED:]) or "none"
+    return f"{run}: no run of that name or path;{guess} the newest in {results}: {newest}"
 
 
 def _append_line(path: Path, line: bytes) -> None:

@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or id of a run.")],
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's id, or its number.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's id, the beginning of one, or its number.")],
     results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")] = Path("results"),
     out: Annotated[
         Path | None,
@@ -66,7 +66,7 @@ def _path_of(ended: object) -> str:
 
 
 def find_cell(run: Run, asked: str) -> CellResult:
-    """The cell of that id or number, which must have an answer to compare with."""
+    """The cell of that id, number or unique beginning of an id, which must have an answer to compare with."""
     from difflib import get_close_matches
 
     from gpubench.errors import UsageError
@@ -75,6 +75,11 @@ def find_cell(run: Run, asked: str) -> CellResult:
     found = by_id.get(asked)
     if found is None and asked.isdecimal():
         found = next((result for result in run.cells if result.cell.index == int(asked)), None)
+    if found is None:
+        begun = [cell_id for cell_id in by_id if asked and cell_id.startswith(asked)]
+        if len(begun) > 1:
+            raise UsageError(f"{run.run_id}: {asked!r} begins {len(begun):,} cells' ids: {_some(begun)}")
+        found = by_id[begun[0]] if begun else None
     if found is None:
         close = get_close_matches(asked, by_id, n=1)
         hint = f"did you mean {close[0]}?" if close else f"its {len(by_id):,} cells: {_some(list(by_id))}"

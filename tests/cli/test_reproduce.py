@@ -129,7 +129,7 @@ def files(run: Path) -> dict[str, bytes]:
         ("cell_000_SIZE008_healthy", 0, ["ok", "step_time", "the same"]),
         ("cell_008_SIZE008_fails-once", 1, ["then error", "now ok", "alone it did not fail"]),
         ("cell_010_SIZE008_fails-later", 1, ["then ok", "now crash", "exit status 7", "what did not fail"]),
-        ("cell_012_SIZE008_fails-otherwise", 1, ["ValueError", "KeyError", "another signature"]),
+        ("cell_012", 1, ["cell_012_SIZE008_fails-otherwise", "ValueError", "KeyError", "another signature"]),
     ],
 )
 def test_a_cell_runs_alone_and_its_end_is_compared(folder: Path, cell: str, code: int, words: list[str]) -> None:
@@ -168,6 +168,7 @@ def test_a_reproduction_is_a_small_run_of_its_own_that_changes_no_results(folder
 def test_the_command_in_the_table_is_one_that_reproduces(folder: Path) -> None:
     found = json.loads(gpubench(folder, "triage", "--format", "json").out)["signatures"]
     command = next(row["reproduce"] for row in found if row["class"] == "segfault").split()
+    only_run(folder).rename(folder / "results" / "renamed")
     told = gpubench(folder, *command[1:])
     assert told.code == 0, told.out
     assert next(row["id"] for row in found if row["class"] == "segfault") in told.out
@@ -186,9 +187,10 @@ def test_a_place_elsewhere_can_be_named_for_its_records(folder: Path) -> None:
         ("nowhere", "0", ["nowhere: no run of that name or path", "moody-"]),
         (
             "",
-            "cell_002_SIZE008_segfault",
-            ["no cell 'cell_002_SIZE008_segfault'", "did you mean cell_002_SIZE008_segfaults?"],
+            "cell_002_SIZE008_sigfaults",
+            ["no cell 'cell_002_SIZE008_sigfaults'", "did you mean cell_002_SIZE008_segfaults?"],
         ),
+        ("", "cell_01", ["'cell_01' begins 4 cells' ids: cell_010"]),
         ("", "99", ["no cell '99'", "its 14 cells: cell_000_SIZE008_healthy"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,33 @@ def test_the_newest_run_is_found_and_a_wrong_name_lists_the_known(tmp_path: Path
     assert len(list_runs(tmp_path)) == 2
     with pytest.raises(StoreError, match=f"nonsense: no run of that name.*{newest}"):
         find_run("nonsense", tmp_path)
+
+
+def test_a_run_is_found_by_its_id_after_its_folder_was_renamed(tmp_path: Path) -> None:
+    run_id = create_run(tmp_path, header()).run_id
+    (tmp_path / run_id).rename(tmp_path / "kept")
+    assert find_run(run_id, tmp_path) == tmp_path / "kept"
+    shutil.copytree(tmp_path / "kept", tmp_path / "copy")
+    with pytest.raises(StoreError, match=f"{run_id}: 2 runs have this id; name a folder: .*copy.*kept"):
+        find_run(run_id, tmp_path)
+
+
+def test_a_mistyped_run_names_the_one_that_was_meant(tmp_path: Path) -> None:
+    for name in ("pareto", "faults"):
+        (tmp_path / create_run(tmp_path, header()).run_id).rename(tmp_path / name)
+    with pytest.raises(StoreError, match=r"parreto: no run of that name or path; did you mean pareto\? the newest"):
+        find_run("parreto", tmp_path)
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    run_id = create_run(tmp_path / "timers", header()).run_id
+    (tmp_path / "empty").mkdir()
+    inside = tmp_path / "timers" / run_id
+    for asked in ("timers", str(tmp_path / "timers")):
+        with pytest.raises(StoreError, match=rf"timers: not a run: there is no run.json in it; .* in it: {inside}"):
+            find_run(asked, tmp_path)
+    with pytest.raises(StoreError, match=r"empty: not a run: .*; nor is one in the folders inside"):
+        find_run("empty", tmp_path)
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
