@@ -33,7 +33,7 @@ function placeLabels(points, width, height) {
 // Which rows of a view are labelled, and on which side; `frame` is where the axes lie, in pixels and in values.
 function labelPositions(state, view, frame) {
   const isCrowded = view.points.length > MANY;
-  if (!axes.has(state.label) || (isCrowded && !view.frontier)) return new Map();
+  if (!axes.has(state.label) || state.label === state.x || (isCrowded && !view.frontier)) return new Map();
   const along = (value, [low, high], isLog, length) => (((isLog ? Math.log10(value) : value) - low) / (high - low)) * length;
   const stands = (row) => !view.frontier || view.frontier.onGroup.has(row);
   const order = view.points.filter((row) => !isCrowded || stands(row)).sort((a, b) => Boolean(view.frontier?.on.has(b)) - Boolean(view.frontier?.on.has(a)));
