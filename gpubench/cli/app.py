@@ -20,7 +20,8 @@ __all__ = ["app"]
 
 EPILOG = (
     "Exit codes: 0 no cell failed · 1 a regression, --fail-on fired, or a reproduction ended otherwise · "
-    "2 usage or a bad file · 3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable"
+    "2 usage or a bad file · 3 some cells failed · 70 a defect of gpubench · 130 interrupted, resumable · "
+    "141 whoever read the output left"
 )
 
 app = typer.Typer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from support import Finished, environment, gpubench, only_run, write_sweep
+from support import Finished, command_line, environment, gpubench, only_run, write_sweep
 
 import gpubench as api
 from gpubench.cli.app import app
@@ -185,3 +186,16 @@ def test_list_shows_what_its_json_says(tmp_path: Path) -> None:
     alone = gpubench(tmp_path, "list", "matmul").out
     assert "matmul" in alone
     assert "rmsnorm" not in alone
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--version"], ["--help"]])
+def test_a_pipe_that_closes_early_is_no_regression(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command_line(*arguments), env=environment(), stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
