@@ -1,4 +1,4 @@
-"""What the page tells of a cell beyond its figures: stale addresses in its graphs, and the fault that it died of."""
+"""What the page tells of a cell beyond its figures: its fault, stale addresses in its graphs, what it printed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpubench.report.content import Content
+from gpubench.run.logs import read_tail
+from gpubench.store import ARTIFACTS
 from gpubench.triage import Triage
 
-__all__ = ["hazards", "signatures"]
+__all__ = ["hazards", "printed", "signatures"]
 
 MOST_HAZARDS = 12
 """Of a cell on a page; their count says how many there are."""
+TAIL_BYTES = 4096
+ALL_TAILS_BYTES = 1 << 20
+"""What is printed beyond this stays in the run's folder: what went wrong is rather in stderr."""
 
 
 def hazards(content: Content) -> dict[int, list[Any]]:
@@ -22,6 +27,21 @@ def hazards(content: Content) -> dict[int, list[Any]]:
         if texts:
             found[row] = [len(texts), texts[:MOST_HAZARDS]]
     return found
+
+
+def printed(content: Content) -> dict[int, str]:
+    """The end of what failed cells wrote to stdout, by row of `cells`, up to a limit over all of them."""
+    texts: dict[int, str] = {}
+    size = 0
+    cells = [(run.path, cell) for run in content.runs for cell in run.cells]
+    for row, (path, cell) in enumerate(cells):
+        if cell.outcome is None or not cell.outcome.is_failure or size >= ALL_TAILS_BYTES:
+            continue
+        text = read_tail(path / ARTIFACTS / cell.cell.cell_id / "stdout.txt", TAIL_BYTES)
+        if text.strip():
+            texts[row] = text
+            size += len(text)
+    return texts
 
 
 def signatures(content: Content, triages: Sequence[Triage]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from gpubench.analysis.run import load_run
 from gpubench.records import Hazard, KernelShare, Outcome, PointerState
 from gpubench.report.content import read_content
-from gpubench.report.evidence import hazards, signatures
+from gpubench.report.evidence import ALL_TAILS_BYTES, TAIL_BYTES, hazards, printed, signatures
 from gpubench.report.html import render_html
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data
@@ -84,6 +84,20 @@ def test_a_hazard_in_several_records_is_one(tmp_path):
     hazard = Hazard("fill", "scratch", 0x7F00, PointerState.FREED)
     cell = MadeCell({"n": 2}, {"step_time": [[1.0] * 3] * 2}, hazards=[hazard])
     assert hazards(content_of(tmp_path, [MadeCell({"n": 1}, TIMES), cell])) == {1: [1, [hazard.text]]}
+
+
+def test_the_end_of_what_failed_cells_printed_is_kept_up_to_a_limit(tmp_path):
+    count = ALL_TAILS_BYTES // TAIL_BYTES + 5
+    cells = [MadeCell({"n": n}, outcome=Outcome.CRASH) for n in range(count)] + [MadeCell({"n": count}, TIMES)]
+    path = make_large_run(tmp_path, cells)
+    for cell in range(count + 1):
+        folder = path / "artifacts" / f"cell_{cell:03d}"
+        folder.mkdir(parents=True)
+        (folder / "stdout.txt").write_text("x" * 10_000 + "the last words", encoding="utf-8")
+    found = printed(read_content([load_run(path)]))
+    assert list(found) == list(range(count - 5))
+    assert found[0].endswith("the last words")
+    assert len(found[0]) <= TAIL_BYTES
 
 
 def test_cells_are_with_their_signature_also_where_runs_are_laid_over_one_another(tmp_path):

@@ -57,6 +57,7 @@ function openDetail(row, frontier) {
     hazardsNode(row),
     warningsNode(row),
     logNode(row, true),
+    printedNode(row),
     commandNode(row),
   );
   if (!dialog.open) dialog.showModal();
@@ -204,6 +205,11 @@ const METRIC_WORDS = Object.fromEntries(data.series.map((metric) => [metric.key,
 function warningsNode(row) {
   const texts = [...warningsOf(row).map((kind) => `${kind}: ${data.warnings[kind] ?? ""}`), ...(data.recorded[row] ?? [])];
   return texts.length ? [h("h3", {}, "Warnings"), ...texts.map((text) => h("p", {}, text))] : "";
+}
+
+function printedNode(row) {
+  const text = data.printed[row];
+  return text ? h("details", {}, h("summary", {}, "the end of stdout"), h("pre", { tabindex: "0", dir: "auto" }, text)) : "";
 }
 
 // The end of what the cell wrote to stderr; nothing when it wrote nothing.
