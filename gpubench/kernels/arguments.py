@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, Unsupported
 from gpubench.kernels.interpreter import is_interpreted
 
 __all__ = ["check_adjacent", "check_contiguous", "check_index", "check_launchable", "check_operand", "check_scratch"]
@@ -14,14 +14,17 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_launchable(kernel: str, name: str, tensor: Tensor) -> None:
-    """Raise ArgumentError unless a Triton kernel can run on `tensor`, by its device and its dtype."""
+    """Raise ArgumentError unless a Triton kernel can run on `tensor`, by its device and its dtype.
+
+    Unsupported, which skips a cell, where a GPU could, but the interpreter can't.
+    """
     if tensor.dtype not in _FLOATS:
         raise ArgumentError(f"{kernel}: {name} is {tensor.dtype}; the kernel takes float32, float16 and bfloat16")
     if is_interpreted():
         if tensor.dtype is torch.bfloat16:
             # Seen with Triton 3.7: a bfloat16 addition off by 3e38, without a warning.
-            raise ArgumentError(
-                f"{kernel}: {name} is bfloat16, which Triton's interpreter computes wrongly; "
+            raise Unsupported(
+                f"{kernel}: {name} has dtype bfloat16, which Triton's interpreter computes wrongly; "
                 "under TRITON_INTERPRET=1 use float32 or float16"
             )
     elif not tensor.is_cuda:
