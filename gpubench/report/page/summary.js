@@ -114,14 +114,15 @@ function updateSummary(state, view, shown) {
   fill(document.getElementById("groups"), h("table", { class: "plain groups" },
     h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))), h("tbody", {}, lines)));
   const hidden = found.groups.length - lines.length;
-  fill(document.getElementById("groups-line"), `${hidden > 0 ? `${count(hidden, "more group")}: filter to see them. ` : ""}${summaryWords(x, y, found.groups.length > 1 ? ` ▲ better and ▼ worse than ${against.name}, in how many times as good; ≈ the intervals overlap.` : "")}`);
+  fill(document.getElementById("groups-line"), hidden > 0 ? `${count(hidden, "more group")}: filter to see them. ` : "", summaryWords(x, y),
+    found.groups.length > 1 ? ` ▲ better and ▼ worse than ${against.name}, in how many times as good; ≈ the intervals overlap.` : "");
   return found.at;
 }
 
-function summaryWords(x, y, against) {
+function summaryWords(x, y) {
   const turned = [x, y].filter((metric) => !metric.higher_is_better).map(({ label }) => label);
   const reciprocal = turned.length ? ` ${turned.join(" and ")} count${turned.length === 1 ? "s" : ""} as 1 / ${turned.length === 1 ? "its value" : "their values"}.` : "";
-  return `Area: what a group's frontier dominates, in steps from cell to cell, down to the origin.${reciprocal} Between two cells, ${y.label} is read from the line that joins them on two logarithmic axes; below the least ${x.higher_is_better ? x.label : `1 / ${x.label}`} it is that first cell's, and beyond the greatest nothing reaches.${against}`;
+  return `Area: what a group's frontier dominates, in steps from cell to cell, down to the origin.${reciprocal} Between two cells, ${y.label} is read from the line that joins them on two logarithmic axes; below the least ${x.higher_is_better ? x.label : `1 / ${x.label}`} it is that first cell's, and beyond the greatest nothing reaches.`;
 }
 
 function fillSummaryControls(found, x, against) {
