@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError
 from gpubench.models.base import Attention, Cache, DecodeModel, span
 from gpubench.models.presets import Preset, find_preset
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
+from gpubench.workloads.sizes import check_sizes
 
 # How far logits may be from the reference's, ‖out − ref‖ / ‖ref‖. Fusing operators moves roundings, and the layers
 # add them up: in bfloat16, with 8 bits of mantissa, to a few percent over tens of layers.
@@ -45,8 +45,7 @@ def decode_step(
     `layers` keeps only the model's first layers. `attention: triton` takes our kernels where the model's family has
     them: hybrids for the recurrence of their gated delta layers.
     """
-    if concurrency < 1 or isl < 1:
-        raise ArgumentError(f"concurrency and isl are at least 1; got concurrency {concurrency}, isl {isl}")
+    check_sizes(concurrency=concurrency, isl=isl)
     config = find_preset(model, layers)
     built = config.build(torch_dtype(dtype), attention)
     return {

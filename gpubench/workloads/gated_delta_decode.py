@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError, Unsupported
+from gpubench.errors import Unsupported
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.gated_delta_formulas import advance, project
@@ -27,6 +27,7 @@ from gpubench.workloads.gated_delta_inputs import (
     make_token,
 )
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 Scope = Literal["core", "op"]
 StateType = Literal["float32", "bfloat16"]
@@ -50,8 +51,7 @@ def gated_delta_decode(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     launch: Launch = "eager",
 ) -> dict[str, Tensor]:
     """One token of the gated delta rule for `batch` sequences. `key_heads` and `value_heads` override the model's."""
-    if batch < 1:
-        raise ArgumentError(f"batch is {batch}; wanted at least 1")
+    check_sizes(batch=batch)
     shape = local_shape(model, tp, key_heads, value_heads)
     kind = torch_dtype(dtype)
     start = torch.randn(batch, shape.value_heads, shape.k, shape.v).to(torch_dtype(state_dtype))

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError, Unsupported
+from gpubench.errors import Unsupported
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.gated_delta_formulas import chunked, scan
 from gpubench.workloads.gated_delta_inputs import RECURRENCE, Model, compare_norms, local_shape, make_recurrence
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 """Of the relative norm of output and state, by the dtype of q, k and v."""
@@ -41,8 +42,7 @@ def gated_delta_prefill(  # noqa: PLR0913, PLR0917 - the arguments are the axes
 
     `key_heads` and `value_heads` override the model's.
     """
-    if tokens < 1 or sequences < 1:
-        raise ArgumentError(f"tokens is {tokens} and sequences {sequences}; wanted at least 1 of each")
+    check_sizes(tokens=tokens, sequences=sequences)
     shape = local_shape(model, tp, key_heads, value_heads)
     lengths = _draw_lengths(tokens, sequences) if ragged else [tokens] * sequences
     start = torch.randn(sequences, shape.value_heads, shape.k, shape.v)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError
 from gpubench.models.shapes import INDEXER
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 Model = Literal["deepseek-v3.2", "deepseek-v4-flash", "deepseek-v4-pro"]
 
@@ -28,10 +28,8 @@ def indexer_score(
 ) -> dict[str, Tensor]:
     """Indexer scores of one query a sequence: I[t] = Σ_j w_j · ReLU(q_j · k_t), over `isl` tokens, compressed."""
     shape, columns = INDEXER[model], _columns(isl, model)
-    if sequences < 1 or columns < 1:
-        raise ArgumentError(
-            f"indexer_score: sequences {sequences}, isl {isl}; wanted at least 1, and {shape.compress_ratio} tokens"
-        )
+    check_sizes(sequences=sequences)
+    check_sizes(shape.compress_ratio, isl=isl)
     wanted = torch_dtype(dtype)
     return {
         "q": torch.randn(sequences, shape.heads, shape.dim).to(wanted),

@@ -16,6 +16,7 @@ from gpubench.registry import Step
 from gpubench.workloads.correlated_scores import FITS, LIKE, Distribution, make_hint, make_rows, next_rows
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 
 @gpubench.workload("indexer_topk")
@@ -41,11 +42,9 @@ def indexer_topk(  # noqa: PLR0913, PLR0917 (its parameters are the axes)
     result of the one before as its hint.
     """
     rows = _count_rows(rows, sequences, drafts)
-    if columns < 1 or compress_ratio < 1 or steps < 1 or not 1 <= k <= 2048:
-        raise ArgumentError(
-            f"indexer_topk: columns {columns}, compress_ratio {compress_ratio}, steps {steps}, k {k}; "
-            "wanted at least 1 of each, and k up to 2048"
-        )
+    check_sizes(columns=columns, compress_ratio=compress_ratio, steps=steps, k=k)
+    if k > 2048:
+        raise ArgumentError(f"k is {k}; wanted at most 2048")
     if hit_rate is None:
         hit_rate = FITS.get(distribution, FITS[LIKE]).hit_rate
     valid = _lengths(rows, columns, drafts, compress_ratio, lengths)
@@ -62,14 +61,13 @@ def indexer_topk(  # noqa: PLR0913, PLR0917 (its parameters are the axes)
 
 
 def _count_rows(rows: int | None, sequences: int | None, drafts: int) -> int:
-    if (rows is None) == (sequences is None) or drafts < 0:
-        raise ArgumentError(
-            f"indexer_topk: rows {rows}, sequences {sequences}, drafts {drafts}; wanted rows, or sequences and drafts"
-        )
-    found = rows if sequences is None else sequences * (1 + drafts)
-    if found is None or found < 1:
-        raise ArgumentError(f"indexer_topk: {found} rows; wanted at least 1")
-    return found
+    check_sizes(rows=rows, sequences=sequences)
+    check_sizes(0, drafts=drafts)
+    if rows is not None and sequences is None:
+        return rows
+    if sequences is not None and rows is None:
+        return sequences * (1 + drafts)
+    raise ArgumentError(f"rows is {rows} and sequences {sequences}; wanted one of the two")
 
 
 def _lengths(rows: int, columns: int, drafts: int, compress_ratio: int, lengths: str) -> Tensor:

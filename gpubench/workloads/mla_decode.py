@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError, Unsupported
+from gpubench.errors import Unsupported
 from gpubench.models.shapes import MLA, MlaShape, local_heads
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 Model = Literal["deepseek-v3", "mistral-small-4-119b", "glm-4.7-flash"]
 Scope = Literal["core", "op"]
@@ -71,8 +72,7 @@ class Problem:
 def local_shape(model: Model, tp: int, given: Mapping[str, Any]) -> MlaShape:
     """A model's shape with what is overridden in `given`, and of its heads those that one of `tp` GPUs has."""
     own = {name: given[name] for name in ("heads", "kv_lora", "rope", "nope", "v") if given.get(name) is not None}
-    if wrong := {name: size for name, size in own.items() if size < 1}:
-        raise ArgumentError(f"sizes are at least 1; got {wrong}")
+    check_sizes(**own)
     shape = replace(MLA[model], **own)
     return replace(shape, heads=local_heads(shape.heads, tp))
 
@@ -106,8 +106,7 @@ def mla_decode(  # noqa: PLR0913, PLR0917 (its parameters are the axes)
     scope: core is the attention alone, op includes both absorbing products and the write to the cache. `tp` GPUs share
     the heads. The model's shape can be overridden: heads (of all GPUs), kv_lora, rope, nope, v.
     """
-    if batch < 1 or isl < 1:
-        raise ArgumentError(f"batch and isl are at least 1; got batch {batch}, isl {isl}")
+    check_sizes(batch=batch, isl=isl)
     overrides = {"heads": heads, "kv_lora": kv_lora, "rope": rope, "nope": nope, "v": v}
     shape, kind = local_shape(model, tp, overrides), torch_dtype(dtype)
     counts = sequence_lengths(batch, isl, lengths)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.errors import ArgumentError
+from gpubench.workloads.sizes import check_sizes
 
 __all__ = ["Batch", "Lengths", "deal"]
 
@@ -54,10 +55,10 @@ class Batch:
 
 def deal(tokens: int, sequences: int, prefix: int, lengths: Lengths) -> Batch:
     """The batch that the arguments stand for, the same one every time."""
-    if not 1 <= sequences <= tokens:
+    check_sizes(tokens=tokens, sequences=sequences)
+    check_sizes(0, prefix=prefix)
+    if sequences > tokens:
         raise ArgumentError(f"sequences: {sequences} share {tokens} tokens; wanted from 1 to {tokens}")
-    if prefix < 0:
-        raise ArgumentError(f"prefix is {prefix}; wanted 0 or more tokens")
     if lengths == "equal":
         if tokens % sequences:
             raise ArgumentError(f"sequences: {tokens} tokens can't be dealt equally to {sequences}; wanted a divisor")

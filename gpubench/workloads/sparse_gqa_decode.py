@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import ArgumentError, Unsupported
+from gpubench.errors import Unsupported
 from gpubench.models.shapes import SPARSE_GQA, local_heads
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
+from gpubench.workloads.sizes import check_sizes
 
 Model = Literal["minimax-m3"]
 Scope = Literal["op", "core"]
@@ -76,8 +77,7 @@ def sparse_gqa_decode(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     ragged: bool = False,
 ) -> dict[str, Tensor]:
     """Block-sparse GQA decode. scope op: scores, choice and attention; core: attention over given blocks."""
-    if batch < 1 or isl < 1:
-        raise ArgumentError(f"batch is {batch} and isl {isl}; wanted at least 1 of each")
+    check_sizes(batch=batch, isl=isl)
     shape = SPARSE_GQA[model]
     kv_heads = local_heads(shape.kv_heads, tp)
     kind = torch_dtype(dtype)

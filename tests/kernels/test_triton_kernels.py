@@ -65,7 +65,7 @@ def test_rmsnorm_names_the_argument_that_does_not_fit(interpreted, x, weight, ou
 
 
 def test_bfloat16_is_not_for_the_interpreter(interpreted):
-    with pytest.raises(Unsupported, match="x has dtype bfloat16, .* use float32 or float16"):
+    with pytest.raises(Unsupported, match=r"x has dtype bfloat16, .* use float32 or float16"):
         interpreted(call_rmsnorm, torch.zeros(2, 4).bfloat16(), torch.zeros(4), torch.zeros(2, 4))
 
 

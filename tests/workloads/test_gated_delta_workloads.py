@@ -175,7 +175,7 @@ def test_what_cannot_fit_is_said_before_anything_is_allocated():
         ("gated_delta_decode", {"tp": 3}, "tp: 16 heads can't be dealt to 3 GPUs"),
         ("gated_delta_decode", {"key_heads": 3, "value_heads": 4}, "value_heads is 4 and key_heads 3"),
         ("gated_delta_prefill", {"tokens": 0}, "tokens is 0"),
-        ("gated_delta_prefill", {"sequences": 0}, "sequences 0"),
+        ("gated_delta_prefill", {"sequences": 0}, "sequences is 0"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_by_name(name, wrong, says):

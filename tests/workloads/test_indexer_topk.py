@@ -86,11 +86,13 @@ def test_equal_scores_may_be_chosen_by_other_indices():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"columns": 100}, "wanted rows, or sequences"),
-        ({"columns": 100, "rows": 1, "sequences": 1}, "wanted rows, or sequences"),
-        ({"columns": 100, "rows": 0}, "0 rows"),
-        ({"columns": 0, "rows": 1}, "columns 0"),
-        ({"columns": 100, "rows": 1, "k": 4096}, "k up to 2048"),
+        ({"columns": 100}, "rows is None and sequences None; wanted one"),
+        ({"columns": 100, "rows": 1, "sequences": 1}, "rows is 1 and sequences 1; wanted one"),
+        ({"columns": 100, "rows": 0}, "^rows is 0; wanted at least 1$"),
+        ({"columns": 100, "sequences": 2, "drafts": -3}, "^drafts is -3; wanted at least 0$"),
+        ({"columns": 0, "rows": 1}, "^columns is 0; wanted at least 1$"),
+        ({"columns": 100, "rows": 1, "k": 4096}, "^k is 4096; wanted at most 2048$"),
+        ({"columns": 100, "rows": 1, "k": 0}, "^k is 0; wanted at least 1$"),
     ],
 )
 def test_sizes_that_cannot_be_meant_are_refused(arguments, complaint):

@@ -99,11 +99,14 @@ def test_the_models_heads_are_dealt_to_the_gpus_and_shapes_can_be_overridden(wor
     assert query(heads=32, kv_lora=256) == (1, 32, 256)
     with pytest.raises(ArgumentError, match="20 heads can't be dealt to 8 GPUs"):
         query(model="glm-4.7-flash", tp=8)
+    with pytest.raises(ArgumentError, match="can.t be dealt to 0 GPUs"):
+        query(tp=0)
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"isl": 0}, {"heads": 0}, {"kv_lora": -1}, {"tp": 0}])
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"isl": -5}, {"heads": 0}, {"kv_lora": -1}])
 def test_sizes_that_nothing_has_are_refused_by_name(workload, wrong):
-    with pytest.raises(ArgumentError, match=next(iter(wrong))):
+    ((name, size),) = wrong.items()
+    with pytest.raises(ArgumentError, match=f"^{name} is {size}; wanted at least 1$"):
         workload.make(**{**SMALL, **wrong})
 
 

@@ -67,9 +67,10 @@ def test_pairs_are_what_the_causal_mask_leaves():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"sequences": 0}, "sequences: 0 share 48 tokens; wanted from 1 to 48"),
+        ({"sequences": 0}, "^sequences is 0; wanted at least 1$"),
+        ({"tokens": -5}, "^tokens is -5; wanted at least 1$"),
         ({"sequences": 49}, "sequences: 49 share 48 tokens"),
-        ({"prefix": -1}, "prefix is -1; wanted 0 or more tokens"),
+        ({"prefix": -1}, "^prefix is -1; wanted at least 0$"),
         ({"tp": 5}, "tp: 32 heads can't be dealt to 5 GPUs"),
     ],
 )

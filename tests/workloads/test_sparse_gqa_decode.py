@@ -158,7 +158,7 @@ def test_what_cannot_fit_is_said_before_anything_is_allocated():
     ("arguments", "complaint"),
     [
         ({"batch": 0, "isl": 128}, "batch is 0"),
-        ({"batch": 1, "isl": 0}, "isl 0"),
+        ({"batch": 1, "isl": -5}, "^isl is -5; wanted at least 1$"),
         ({"batch": 1, "isl": 128, "tp": 3}, "can't be dealt to 3 GPUs"),
         ({"batch": 1, "isl": 128, "tp": 8}, "4 heads can't be dealt to 8 GPUs"),
     ],
