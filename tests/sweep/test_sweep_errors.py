@@ -577,9 +577,7 @@ FLAGS = [
     ),
     pytest.param(
         "ils=1",
-        "--set ils=1: unknown key 'ils'; did you mean 'isl'? known: backend, batch, isl, model, axes, check, "
-        "exclude, include, isolation, measure, name, order, overlay, params, pareto, plugins, timeout_s, triage, "
-        "workload, zip; to add an argument write params.ils=…",
+        f"--set ils=1: params.ils: unknown param 'ils' of mla_decode; did you mean 'isl'? known: {NAMES}",
         id="unknown bare key",
     ),
     pytest.param(

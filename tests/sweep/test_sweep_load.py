@@ -191,3 +191,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, gpubench.sweep; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_argument_that_resembles_an_axis_can_be_set_by_its_bare_name(load: Any) -> None:
+    assert load(SWEEP, overrides=["state_model=tiny"]).spec.params["state_model"] == "tiny"
