@@ -68,7 +68,7 @@ def _resolve(root: Node, key: str, sections: frozenset[str], flag: str) -> tuple
     if any(row.child(key) for row in _elements(root, "zip")):
         raise ConfigError(f"{key} moves together with other axes; set zip as a whole", Location(flag))
     own = [name for known in names.values() for name in known]
-    # The workload's arguments aren't known yet: what only resembles a key, as state_dtype does dtype, may be one of them.
+    # The workload's arguments aren't known yet: what only resembles a key, as state_dtype does dtype, may be one.
     if nearest(key, [*own, *sections], likeness=0.8):
         message = unknown("key", key, [*own, *sorted(sections)])
         raise ConfigError(f"{message}; to add an argument write params.{key}=…", Location(flag))
