@@ -13,7 +13,7 @@ from worker_cells import QUICK, bare, prepare, run_cell
 
 from gpubench.records import Pass
 from gpubench.worker.measure import warm_up
-from gpubench.worker.profiled import count_repetitions
+from gpubench.worker.profiled import FEWEST_REPETITIONS, count_repetitions
 
 
 class SteppedClock:
@@ -57,7 +57,8 @@ def test_a_slow_first_step_costs_the_profile_pass_no_repetitions() -> None:
 
     record = run_cell(bare(slow_at_first(0.11)).name, "tested", measure=measure, pass_=Pass.PROFILE).record
 
-    assert record.details["repetitions"] == 40
+    # Counted in, the first step alone would leave one. A busy machine makes the others slower, not that slow.
+    assert record.details["repetitions"] >= FEWEST_REPETITIONS
     assert record.details["first_step_s"] >= 0.11
 
 
