@@ -200,7 +200,7 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], file
     ]
     warned = f" [yellow]({ended.warned} with warnings, in the report)[/]" if ended.warned else ""
     cells = sum(ended.outcomes.values())
-    console.print(f"\n{cells} cells: {', '.join(counts)}{warned}")
+    console.print(f"\n{cells} cell{'' if cells == 1 else 's'}: {', '.join(counts)}{warned}")
     if cells > SHOWN_CELLS:  # else they are still to be seen above
         for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
             console.print(line, soft_wrap=True)

@@ -174,7 +174,7 @@ def _show_twins(row: Row) -> tuple[str, ...]:
         kinds[", ".join(difference.text for difference in twin.differs)].append(f"{twin.twin} beside {twin.cell}")
     shown = [f"{differs}: {_join(pairs, MOST_TWINS)}" for differs, pairs in kinds.items()]
     more = len(shown) - MOST_TWINS
-    return tuple(shown[:MOST_TWINS] + ([f"and {more} other differences"] if more > 0 else []))
+    return tuple(shown[:MOST_TWINS] + ([f"and {more} other difference{'s' if more > 1 else ''}"] if more > 0 else []))
 
 
 def _show_verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:

@@ -113,6 +113,11 @@ def test_a_sweep_tells_of_each_cell_and_where_its_report_is(run: Path, swept: Fi
     assert f"results/{run.name}/report.html" in swept.out
 
 
+def test_one_cell_is_no_cells(tmp_path: Path) -> None:
+    told = gpubench(tmp_path, "sweep", str(write_sweep(tmp_path, SWEEP)), "--only", "m=8", "--only", "n=8")
+    assert "\n1 cell: 1 ok" in told.out
+
+
 def test_a_report_is_written_in_every_format_beside_the_page(folder: Path, run: Path) -> None:
     cells = {cell.cell_id for cell in api.load_run(run).header.cells}
     told = gpubench(folder, "report", "--format", "md,csv,json")

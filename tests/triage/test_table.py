@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_the_twins_of_the_story_had_gvr_on(tmp_path):
         "cell_016_C016_TEP_GVRT (gvr false → true)",
         "cell_020_C032_TEP_GVRT (gvr false → true)",
     ]
+
+
+@pytest.mark.parametrize(("kinds", "told"), [(3, None), (4, "and 1 other difference"), (5, "and 2 other differences")])
+def test_differences_that_are_left_out_are_counted(tmp_path, kinds, told):
+    found = triage(story(tmp_path))
+    (row,) = found.rows
+    twins = [
+        replace(row.twins[0], differs=(replace(row.twins[0].differs[0], axis=f"axis_{kind}"),)) for kind in range(kinds)
+    ]
+    (shown,) = show(replace(found, rows=[replace(row, twins=twins)])).rows
+    assert shown.twins[3:] == ((told,) if told else ())
 
 
 def test_the_story_names_its_victim_and_no_culprit(tmp_path):
