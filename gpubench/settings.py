@@ -6,11 +6,12 @@ that both sides mean the same by a key. Every field has the default that a user 
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["GRAPHS", "CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings"]
+__all__ = ["GRAPHS", "CheckSettings", "MeasureSettings", "TimeoutSettings", "TriageSettings", "uses_interpreter"]
 
 GRAPHS = "GPUBENCH_GRAPHS"
 """The environment variable that has workers run steps eagerly that would be captured, if it is `off`."""
@@ -77,3 +78,8 @@ class TriageSettings(_Settings):
     """What is kept of a crash (`triage:` in a sweep)."""
 
     coredump: bool = True
+
+
+def uses_interpreter() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "on", "yes"}

@@ -18,6 +18,7 @@ from gpubench.run.plan import TaskSettings, plan_tasks
 from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
 from gpubench.run.resume import find_resumable, question_hash, refuse
 from gpubench.run.scheduler import Scheduler, StopSignal, WorkerSettings
+from gpubench.settings import uses_interpreter
 from gpubench.store import (
     ARTIFACTS,
     RunHeader,
@@ -105,6 +106,9 @@ class _Passes:
         device = ", ".join(gpu.name for gpu in self.request.gpus) or "cpu"
         if self.request.overlay:
             device += f" (overlay {self.request.overlay})"
+        by_triton = {backend.name for backend in run.header.workload.backends if "triton" in backend.requires}
+        if uses_interpreter() and any(result.cell.backend in by_triton for result in results):
+            device += " (Triton in its interpreter, whose times say nothing of a GPU)"
         todo = len({task.cell.cell_id for task in tasks})
         yield SweepStarted(run.path.name, str(run.path), len(results), todo, device, self.profiler.why)
         launcher = self.request.launcher or PlainLauncher(has_dumps=self._has_dumps)

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpubench.ranges import mark_ranges, switch_ranges
 from gpubench.records import CellRecord, CheckResult, Hazard, Outcome, Pass, Stage, Task
+from gpubench.settings import uses_interpreter
 from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.device import Device
@@ -18,7 +19,7 @@ from gpubench.worker.failure import CellStopped, clean, describe_failure, is_con
 from gpubench.worker.measure import Trial, measure_own, measure_trial
 from gpubench.worker.pointers import PointerAudit
 from gpubench.worker.profiled import capture_range, profile_trial
-from gpubench.worker.requirements import find_unmet, uses_interpreter
+from gpubench.worker.requirements import find_unmet
 from gpubench.worker.rotation import rotate
 from gpubench.worker.subject import Prepared, Subject, find_subject
 from gpubench.worker.timer_choice import explain_choice

@@ -8,9 +8,10 @@ import re
 import shutil
 from collections.abc import Iterable
 
+from gpubench.settings import uses_interpreter
 from gpubench.worker.device import Device
 
-__all__ = ["find_unmet", "uses_interpreter"]
+__all__ = ["find_unmet"]
 
 _CAPABILITY = re.compile(r"sm(\d+)(\d)[a-z]?")
 
@@ -24,11 +25,6 @@ def find_unmet(requires: Iterable[str], device: Device) -> str:
     """
     missing = [text for text in (_missing(requirement, device) for requirement in requires) if text]
     return f"needs {'; and '.join(missing)}" if missing else ""
-
-
-def uses_interpreter() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "on", "yes"}
 
 
 def _missing(requirement: str, device: Device) -> str:

@@ -204,3 +204,11 @@ def test_a_pipe_that_closes_early_is_no_regression(arguments: list[str]) -> None
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_the_interpreter_is_named_at_once_and_what_it_cannot_do_is_skipped(tmp_path: Path) -> None:
+    text = SWEEP.replace("[torch]", "[triton]").replace("8, 16", "8").replace("float32", "bfloat16")
+    told = gpubench(tmp_path, "sweep", str(write_sweep(tmp_path, text)), "--gpus", "none", TRITON_INTERPRET="1")
+    assert "Triton in its interpreter, whose times say nothing of a GPU" in told.out
+    assert "1 cell: 1 skipped" in told.out
+    assert "dtype bfloat16, which Triton's interpreter computes wrongly" in told.out
