@@ -76,7 +76,9 @@ def label(values: Sequence[object]) -> str:
 
 
 def axis_text(value: object) -> str:
-    """An axis' value: an integer that a frame had to keep as a float is one again, and a null is an en dash."""
+    """An axis' value as YAML has it: an integer that a frame kept as a float is one again; a null is an en dash."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "–" if value is None or value != value else str(value)  # noqa: PLR0124 (NaN is not itself)

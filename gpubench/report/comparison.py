@@ -119,16 +119,23 @@ def compare(content: Content) -> Comparison | None:
 
 
 def _rows(wide: pd.DataFrame, axes: Sequence[str], baseline: str, metrics: Sequence[Metric]) -> Iterator[Row]:
+    """A row for each cell of another backend, by the shapes of the baseline.
+
+    An axis that the baseline doesn't take, an option of another backend, isn't part of a shape: `block_v: 16` and
+    `block_v: 32` are both held against the one cell of torch.
+    """
     figures = [name for metric in metrics for name in (metric.key, *_bounds(metric), field(metric.key, c.TIMER))]
+    bases = wide[wide[c.BACKEND] == baseline]
+    shared = [name for name in axes if bases[name].notna().any()]
     by_shape: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in wide[[c.BACKEND, c.OUTCOME, *axes, *figures]].to_dict(orient="records"):
-        by_shape[tuple(axis_text(cell[name]) for name in axes)].append(cell)
-    for shape, members in by_shape.items():
+        by_shape[tuple(axis_text(cell[name]) for name in shared)].append(cell)
+    for members in by_shape.values():
         base = next((cell for cell in members if cell[c.BACKEND] == baseline), None)
         for other in members:
             if other[c.BACKEND] != baseline:
                 versus = tuple(_against(base, other, metric) for metric in metrics)
-                yield Row(shape, str(other[c.BACKEND]), versus)
+                yield Row(tuple(axis_text(other[name]) for name in axes), str(other[c.BACKEND]), versus)
 
 
 def _against(base: Cell | None, other: Cell, metric: Metric) -> Versus:

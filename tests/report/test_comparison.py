@@ -51,6 +51,21 @@ def test_the_page_has_the_markdowns_rows_and_tallies(tmp_path):
     assert tally.words in markdown
 
 
+def test_an_option_of_one_backend_is_held_against_the_baselines_one_cell_of_that_shape(tmp_path):
+    cells = [
+        *[MadeCell({"backend": "torch", "batch": batch}, steady(batch * 1e-5)) for batch in (1, 8)],
+        *[
+            MadeCell({"backend": "triton", "batch": batch, "block_v": block_v}, steady(batch * 1e-5 / speedup))
+            for block_v, speedup in ((16, 2), (32, 4))
+            for batch in (1, 8)
+        ],
+    ]
+    found = compare(content_of(tmp_path, cells))
+    assert found.shape_axes == ("batch", "block_v")
+    speedups = {row.shape: round(row.versus[0].speedup.value, 2) for row in found.rows}
+    assert speedups == {("1", "16"): 2, ("1", "32"): 4, ("8", "16"): 2, ("8", "32"): 4}
+
+
 @pytest.mark.parametrize(
     "cells",
     [
