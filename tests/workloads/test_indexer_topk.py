@@ -143,5 +143,5 @@ def test_a_scores_work_is_its_keys():
     assert workload.flop_function(sequences=2, isl=100, model="deepseek-v3.2") == 2 * 100 * 64 * (2 * 128 + 3)
     moved = workload.bytes_function(sequences=2, isl=100, model="deepseek-v3.2", dtype="bfloat16")
     assert moved == 2 * ((100 * 128 + 64 * 129) * 2 + 100 * 4)
-    with pytest.raises(ArgumentError, match="isl 3"):
+    with pytest.raises(ArgumentError, match="isl is 3; wanted at least 4"):
         workload.make(sequences=1, isl=3, model="deepseek-v4-pro")
