@@ -1,4 +1,4 @@
-"""Sees every CUDA graph that torch captures, whoever's code does it, and keeps what an audit of its addresses needs.
+"""Sees every CUDA graph that torch captures, whosever code does it, and keeps what an audit of its addresses needs.
 
 torch drops a graph's nodes once it has made the graph executable. While a watch is open, torch.cuda.CUDAGraph keeps
 them: the same graph is made, and made executable at the same moment. A graph that a library captures by itself, behind
