@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gpubench.cli.console import open_console, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,6 @@ REGRESSION = 1
 SHOWN_ROWS = 20
 """Per table."""
 WIDE = 100
-_PIPE_WIDTH = 120
 _STYLES = {"slower": "red", "newly failing": "bold red", "faster": "green", "newly ok": "green", "unclear": "yellow"}
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*")
 
@@ -90,13 +89,9 @@ def parse_threshold(text: str) -> float:
 
 
 def _print(runs: str, shown: ShownComparison) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    from gpubench.cli.triage import plain
-
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if has_width else _PIPE_WIDTH, highlight=False)
+    console = open_console()
     console.print(f"[bold]{escape(plain(runs))}[/]")
     console.print(escape(plain(shown.headline)))
     for tally in shown.tallies:
@@ -131,7 +126,6 @@ def _cells(axes: tuple[str, ...], rows: list[ShownRow], width: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from gpubench.cli.triage import plain
     from gpubench.report.compare_text import CERTAIN
 
     metric = rows[0].metric
@@ -161,8 +155,6 @@ def _frontiers(shown: ShownComparison) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
-
-    from gpubench.cli.triage import plain
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("frontier", overflow="fold")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import typer
+
+from gpubench.cli.console import open_console, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["choose_cells", "escalate"]
 
 INTERRUPTED = 130
-PIPE_WIDTH = 120
 
 _GOOD = ("passes", "finds nothing")
 _SILENT = ("not applicable", "no answer")
@@ -46,14 +45,12 @@ def choose_cells(triage: Triage, *, cell: str, every: bool) -> list[CellResult]:
 
 def escalate(run: Run, cells: list[CellResult]) -> None:
     """Climb, and show it. Exits with 130 when the user ended it; what was answered before is kept."""
-    from rich.console import Console
     from rich.live import Live
 
     from gpubench.cli.interrupts import stop_on_interrupt
     from gpubench.run.ladder import climb
 
-    has_width = sys.stderr.isatty() or "COLUMNS" in os.environ
-    console = Console(stderr=True, width=None if has_width else PIPE_WIDTH, highlight=False)
+    console = open_console(stderr=True)
     if not cells:
         console.print("nothing to escalate: no cell failed")
         return
@@ -122,8 +119,6 @@ def _show(console: Console, status: _Status, event: LadderEvent, run: Path, num_
 def _show_cell(console: Console, event: CellBegun, number: int, of: int) -> None:
     from rich.markup import escape
 
-    from gpubench.cli.triage import plain
-
     title = escape(plain(event.signature.title))
     count = f"[dim]{number}/{of}[/] " if of > 1 else ""
     console.print(f"\n{count}[bold red]✕[/] [bold]{event.signature.id}[/]  [bold]{title}[/]", soft_wrap=True)
@@ -139,8 +134,6 @@ def _show_answer(console: Console, event: RungAnswered) -> None:
 def _line(rung: str, answer: str, took: str, detail: str) -> Table:
     from rich.table import Table
     from rich.text import Text
-
-    from gpubench.cli.triage import plain
 
     style = "dim" if answer in _SILENT else "green" if answer in _GOOD else "yellow"
     grid = Table.grid(padding=(0, 2))
@@ -158,7 +151,6 @@ def _show_diagnosis(console: Console, run: Path, cell_id: str) -> None:
     from rich.markup import escape
 
     from gpubench.analysis.run import load_run
-    from gpubench.cli.triage import plain
     from gpubench.triage import triage_run
 
     row = next(row for row in triage_run(load_run(run)).rows if cell_id in row.cell_ids)

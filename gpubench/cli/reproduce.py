@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench.cli.console import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -142,7 +144,5 @@ def _tell(console: Console, when: str, result: CellResult) -> None:
 
 def _say(console: Console, name: str, text: str) -> None:
     from rich.markup import escape
-
-    from gpubench.cli.triage import plain
 
     console.print(f"  [dim]{name:<8}[/]{escape(plain(text))}", soft_wrap=True)

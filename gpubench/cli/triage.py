@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gpubench.cli.console import open_console, plain
 from gpubench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +16,11 @@ if TYPE_CHECKING:
 
     from gpubench.report.triage import ShownRow, ShownTriage
 
-__all__ = ["plain", "run_name", "triage"]
+__all__ = ["run_name", "triage"]
 
 NEW_FOUND = 1
 SHOWN_ROWS = 20
 SHOWN_LOG_LINES = 5
-_PIPE_WIDTH = 120
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def triage(
@@ -90,21 +86,14 @@ def run_name(path: Path, results: Path) -> str:
     return path.name if is_default else str(path)
 
 
-def plain(text: str) -> str:
-    """What a cell printed, without what a terminal would obey: escape sequences, turned text."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\t", "    "))
-
-
 def _line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
 def _print(shown: ShownTriage) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if has_width else _PIPE_WIDTH, highlight=False)
+    console = open_console()
     console.print(f"[bold]{escape(plain(shown.run_id))}[/]  {escape(plain(shown.headline))}", soft_wrap=True)
     for note in shown.notes:
         console.print(f"[yellow]note[/] {escape(plain(note))}", soft_wrap=True)
