@@ -4,7 +4,7 @@
     out[b, h] = Σ over t of softmax(s)[t] · c[t]
 
 q̃ = q_latent [B, H, R] and q_pe = q_rope [B, H, P]: rows adjacent, else of any strides. The cache, its block table and
-the @@
+the lengths are laid out as mla_cache.py says; out [B, H, R] is adjacent throughout, of the queries' dtype.
 
 The tokens of a sequence are split among programs where the batch is too small to fill the GPU; then each writes a part
 in float32 to the caller's scratch, and mla_merge.py merges them. How many depends on shapes alone: a captured launch
