@@ -17,6 +17,9 @@ from gpubench.workloads.sizes import check_sizes
 
 Model = Literal["deepseek-v3.2", "deepseek-v4-flash", "deepseek-v4-pro"]
 
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""By the inputs: how far a score may be from the oracle's, as a share of it. torch rounds products to their dtype."""
+
 
 @gpubench.workload("indexer_score")
 def indexer_score(
@@ -73,6 +76,20 @@ def _(q: Tensor, weights: Tensor, keys: Tensor) -> Tensor:
         for query, weight, key in zip(q.double(), weights.double(), keys.double(), strict=True)
     ]
     return torch.stack(scores)
+
+
+@indexer_score.compare
+def _(out: Tensor, ref: Tensor, q: Tensor) -> str | None:
+    """Every score close to the reference's. A score is a sum of what isn't negative, so nothing cancels."""
+    limit, off = _TOLERANCE[q.dtype], (out - ref).abs() / ref.abs()
+    is_wrong = ~(off <= limit)  # a NaN is
+    if not is_wrong.any():
+        return None
+    row, column = (int(place) for place in is_wrong.nonzero()[0])
+    return (
+        f"{int(is_wrong.sum()):,} of {out.numel():,} scores are off by more than {limit:g} of themselves, the first at "
+        f"[{row}, {column}]: got {float(out[row, column]):.6g}, want {float(ref[row, column]):.6g}"
+    )
 
 
 @indexer_score.bytes
