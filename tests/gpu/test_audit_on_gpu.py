@@ -174,9 +174,11 @@ def test_no_kernel_of_ours_holds_a_stale_pointer(workload: str, backend: str) ->
     assert_clean(record)
 
 
-@pytest.mark.parametrize("model", ["tiny-dense", "llama-3.1-8b"])
-def test_no_decode_step_of_ours_holds_a_stale_pointer(model: str) -> None:
-    record = run_cell("decode_step", "graph", concurrency=4, isl=128, model=model, layers=2).record
+@pytest.mark.parametrize(
+    ("model", "layers"), [("tiny-dense", 2), ("llama-3.1-8b", 2), ("tiny-hybrid", None), ("qwen3.5-35b-a3b", 4)]
+)
+def test_no_decode_step_of_ours_holds_a_stale_pointer(model: str, layers: int | None) -> None:
+    record = run_cell("decode_step", "graph", concurrency=4, isl=128, model=model, layers=layers).record
 
     assert record.outcome is Outcome.OK, record.reason
     assert_clean(record)
