@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +94,11 @@ def sweep(
     ended = _run(console, request, quiet=quiet, as_json=as_json)
     reports = [] if as_json and ended.is_interrupted else _write_report(ended)
     if not quiet and not as_json:
-        _show_end(console, ended, reports, file)
+        valued = {"--only": only or [], "--set": overrides, "--gpus": [gpus] if gpus else []}
+        if out != Path("results"):
+            valued["--out"] = [str(out)]
+        flags = [flag for flag, given in (("--no-profile", no_profile), ("--keep-traces", keep_traces)) if given]
+        _show_end(console, ended, reports, _command(file, valued, flags))
     raise typer.Exit(_exit_code(ended))
 
 
@@ -180,6 +185,12 @@ def _run(console: Console, request: SweepRequest, *, quiet: bool, as_json: bool)
     return ended
 
 
+def _command(file: Path, valued: Mapping[str, Sequence[str]], flags: Sequence[str]) -> str:
+    """What to type to run the same cells of the same sweep: without its overrides it would be another one."""
+    options = [word for option, values in valued.items() for value in values for word in (option, value)]
+    return shlex.join(["gpubench", "sweep", str(file), *options, *flags])
+
+
 def _write_report(ended: SweepEnded) -> list[Path]:
     from gpubench.analysis.run import load_run
     from gpubench.report import write_report
@@ -188,7 +199,7 @@ def _write_report(ended: SweepEnded) -> list[Path]:
     return write_report([load_run(path)], ["html"], path)
 
 
-def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], file: Path) -> None:
+def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], command: str) -> None:
     from rich.markup import escape
 
     from gpubench.cli.figures import OUTCOME_STYLES, failure_lines
@@ -206,7 +217,7 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], file
             console.print(line, soft_wrap=True)
     for report in reports:
         console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
-    command = f"gpubench sweep {escape(str(file))}"
+    command = escape(command)
     if ended.outcomes.get("not run"):
         console.print(f"resume   {command} --resume", soft_wrap=True)
     elif _exit_code(ended) == SOME_FAILED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,17 @@ measure: {trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}
     warnings = [warning for record in scribbles.records for warning in record.warnings]
     assert any("the worker didn't write 2 lines" in warning for warning in warnings), "they hold a line break"
     assert not [record.warnings for record in (*tidy.records, *after.records) if record.warnings]
+
+
+def test_the_command_that_is_printed_tries_the_same_cells_again_whatever_options_there_were(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, SWEEP)
+    options = ["--only", "backend=raises_in_step", "--set", "measure.seed=7", "--out", "kept here", "--gpus", "none"]
+    first = gpubench(tmp_path, "sweep", str(sweep), *options)
+    retry = next(line for line in first.out.splitlines() if line.startswith("retry"))
+    words = shlex.split(retry.split("(")[0])[1:]
+    assert words[0] == "gpubench"
+    second = gpubench(tmp_path, *words[1:])
+    assert second.code == 3, second.err
+    runs = list((tmp_path / "kept here").glob("*/run.json"))
+    assert len(runs) == 1
+    assert [record.attempt for record in read_run(runs[0].parent).records] == [0, 1]
