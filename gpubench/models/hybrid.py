@@ -91,8 +91,9 @@ class HybridConfig:
         return mixing + layers + 2 * self.vocabulary * self.hidden + self.hidden
 
     def weight_bytes(self, itemsize: int) -> int:
-        rates = self.delta_layers * 2 * self.delta.value_heads  # a_log and dt_bias are float32
-        return self.parameters * itemsize + rates * (4 - itemsize)
+        rates = self.delta_layers * 2 * self.delta.value_heads  # a_log and dt_bias
+        float32 = rates + self.layers * self.moe.float32_parameters
+        return self.parameters * itemsize + float32 * (4 - itemsize)
 
     def _key_value_bytes(self, batch: int, length: int, itemsize: int) -> int:
         return 2 * self.attention_layers * batch * length * self.kv_heads * self.head_dim * itemsize
@@ -120,7 +121,7 @@ class HybridConfig:
     def step_bytes(self, batch: int, length: int, itemsize: int) -> int:
         """Of the experts, those that are chosen: `MoeShape.touched`. A state is read and written."""
         embedding_not_read = (self.vocabulary - min(batch, self.vocabulary)) * self.hidden
-        not_touched = self.layers * (self.moe.experts - self.moe.touched(batch))
+        not_touched = self.layers * (self.moe.held_experts - self.moe.touched(batch))
         experts_not_read = round(not_touched * self.moe.expert_parameters(self.hidden))
         weights = self.weight_bytes(itemsize) - (embedding_not_read + experts_not_read) * itemsize
         key_values = self._key_value_bytes(batch, length + 1, itemsize)  # all read, one written

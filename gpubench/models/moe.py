@@ -1,12 +1,22 @@
 """A mixture of experts: every token goes through the few that its router chooses, and through one that all share.
 
-For hidden states x [batch, hidden], E experts of which k are chosen:
+For hidden states x [rows, hidden], E experts in groups, of which k are chosen:
 
-    p = softmax(x · W_routerᵀ);  chosen = the k largest of p, the lower index first where two tie;  share = p / Σ p
+    s = softmax(z), or σ(z) where `scoring` is sigmoid;  z = x · W_routerᵀ
+    eligible = the experts of the `top_groups` groups with the largest sums of their two best s + bias
+    chosen = the k eligible with the largest s + bias, the lower index first where two tie
+    share_e = scale · s_e / Σ s over the chosen
     y = Σ share_e · expert_e(x) + σ(x · w_shared) · expert_shared(x)
     expert(x) = (silu(gate) ⊙ up) · W_downᵀ,  gate, up = split(x · W_gate_upᵀ)
 
-Any routing is right, all tokens to one expert included, and shapes depend on the batch alone, so that nothing
+The bias [E], float32, belongs to sigmoid scoring: it steers the choice and has no part in the shares. It and the groups
+are after "DeepSeek-V3 Technical Report", 2024. A shape without a gate adds the shared expert as it is; one whose shared
+intermediate is 0 has no shared expert.
+
+A rank of several holds the first `held` experts alone, and the others that its tokens choose add nothing: the sum over
+the ranks is the whole.
+
+Any routing is right, all tokens to one expert included, and shapes depend on the number of rows alone, so that nothing
 synchronises. A device has one way to run the chosen experts:
 
 - bfloat16 on compute capability 9 or 10: tokens sorted by expert, then torch's grouped GEMM, which reads each expert
@@ -19,12 +29,15 @@ synchronises. A device has one way to run the chosen experts:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.models.layers import random_weight
+from gpubench.errors import ArgumentError
+from gpubench.models.base import Attention
+from gpubench.models.layers import random_weight, weight
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
 
@@ -40,28 +53,69 @@ class MoeShape:
     top_k: int
     intermediate: int
     shared_intermediate: int
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    groups: int = 1
+    top_groups: int = 1
+    """Of the groups, how many a token may choose from."""
+    scale: float = 1.0
+    has_shared_gate: bool = True
+    held: int | None = None
+    """How many experts this rank has, the first ones; None: all."""
+
+    def __post_init__(self) -> None:
+        if self.experts % self.groups or not 1 <= self.top_groups <= self.groups:
+            raise ArgumentError(
+                f"groups: {self.experts} experts can't be dealt to {self.groups} groups, {self.top_groups} of them open"
+            )
+        if not 1 <= self.top_k <= self.experts // self.groups * self.top_groups:
+            raise ArgumentError(
+                f"top_k: {self.top_k} experts can't be chosen from {self.top_groups} groups of "
+                f"{self.experts // self.groups}"
+            )
+        if not 1 <= self.held_experts <= self.experts:
+            raise ArgumentError(f"held: a rank has 1 to {self.experts} of {self.experts} experts; got {self.held}")
+
+    @property
+    def held_experts(self) -> int:
+        """How many experts have weights here."""
+        return self.experts if self.held is None else self.held
+
+    @property
+    def chosen_here(self) -> float:
+        """How many of a token's experts this rank has, on average over even routing."""
+        return self.top_k * self.held_experts / self.experts
+
+    @property
+    def has_bias(self) -> bool:
+        return self.scoring == "sigmoid"
 
     def parameters(self, hidden: int) -> int:
-        """Router, experts, the shared expert and its gate."""
-        shared = 3 * self.shared_intermediate * hidden + hidden
-        return self.experts * (hidden + self.expert_parameters(hidden)) + shared
+        """Router with its bias, the experts that are here, the shared expert and its gate."""
+        router = self.experts * (hidden + self.has_bias)
+        shared = 3 * self.shared_intermediate * hidden + self._gate_width * hidden
+        return router + self.held_experts * self.expert_parameters(hidden) + shared
+
+    @property
+    def float32_parameters(self) -> int:
+        """Of the parameters, those that are float32 whatever the others are."""
+        return self.experts * self.has_bias
 
     def expert_parameters(self, hidden: int) -> int:
         """One expert that is chosen or not."""
         return 3 * self.intermediate * hidden
 
     def products(self, hidden: int) -> int:
-        """Weights that one token is multiplied with: each costs two FLOP."""
-        not_chosen = self.experts - self.top_k
-        return self.parameters(hidden) - not_chosen * self.expert_parameters(hidden)
+        """Weights that one token is multiplied with, on average: each costs two FLOP."""
+        not_chosen = self.held_experts - self.chosen_here
+        products = self.parameters(hidden) - self.float32_parameters
+        return round(products - not_chosen * self.expert_parameters(hidden))
 
-    def touched(self, batch: int) -> float:
-        """How many experts `batch` tokens choose between them, on average over even and independent routing.
+    def touched(self, rows: int) -> float:
+        """How many experts of this rank `rows` tokens choose between them, on average over even independent routing.
 
-        A token leaves an expert out with probability 1 − k / E, hence E · (1 − (1 − k / E)^batch): k for one token, and
-        below min(E, batch · k) for more.
+        A token leaves an expert out with probability 1 − k / E, hence held · (1 − (1 − k / E)^rows).
         """
-        return self.experts * (1 - (1 - self.top_k / self.experts) ** batch)
+        return self.held_experts * (1 - (1 - self.top_k / self.experts) ** rows)
 
     def activation_numbers(self, hidden: int) -> int:
         """The most that one token holds at once: the weights it gathers, where they are gathered, and their in- and
@@ -69,55 +123,84 @@ class MoeShape:
         chosen = self.top_k * (2 * self.intermediate * hidden + 2 * hidden + 3 * self.intermediate)
         return chosen + 3 * self.shared_intermediate
 
+    @property
+    def _gate_width(self) -> int:
+        return int(self.has_shared_gate and self.shared_intermediate > 0)
 
-def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The experts chosen by `logits` [batch, experts], and their shares, which add up to 1: both [batch, top_k].
 
-    A stable sort, because topk leaves open which of two equal ones it takes.
+def route(logits: Tensor, shape: MoeShape, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The experts chosen by `logits` [rows, experts], and their shares: both [rows, top_k].
+
+    `bias` [experts], float32, steers the choice alone. A stable sort, because topk leaves open which of two equal ones
+    it takes.
     """
-    probabilities, experts = logits.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    shares = probabilities[:, :top_k]
-    return experts[:, :top_k], (shares / shares.sum(dim=-1, keepdim=True)).to(logits.dtype)
+    scores = logits.float().softmax(dim=-1) if shape.scoring == "softmax" else logits.float().sigmoid()
+    wanted = scores if bias is None else scores + bias
+    if shape.top_groups < shape.groups:
+        wanted = _close_groups(wanted, shape)
+    experts = wanted.sort(dim=-1, descending=True, stable=True).indices[:, : shape.top_k]
+    shares = scores.gather(1, experts)
+    shares = shape.scale * shares / (shares.sum(dim=-1, keepdim=True) + 1e-20)
+    return experts, shares.to(logits.dtype)
+
+
+def _close_groups(wanted: Tensor, shape: MoeShape) -> Tensor:
+    """`wanted` [rows, experts] with −∞ for the experts of all but the best groups."""
+    grouped = wanted.view(-1, shape.groups, shape.experts // shape.groups)
+    best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(dim=-1)
+    order = best.sort(dim=-1, descending=True, stable=True).indices
+    closed = torch.ones_like(best, dtype=torch.bool).scatter_(1, order[:, : shape.top_groups], False)
+    return grouped.masked_fill(closed[..., None], -torch.inf).view_as(wanted)
 
 
 class MixtureOfExperts(nn.Module):
     """The experts of a layer with their router."""
 
-    def __init__(self, shape: MoeShape, hidden: int, dtype: torch.dtype) -> None:
+    def __init__(self, shape: MoeShape, hidden: int, dtype: torch.dtype, implementation: Attention = "torch") -> None:
         super().__init__()
         self.shape = shape
+        held = shape.held_experts
         self.router = random_weight(shape.experts, hidden, dtype=dtype)
-        self.gate_up = random_weight(shape.experts, 2 * shape.intermediate, hidden, dtype=dtype)
-        self.down = random_weight(shape.experts, hidden, shape.intermediate, dtype=dtype)
-        self.shared_gate_up = random_weight(2 * shape.shared_intermediate, hidden, dtype=dtype)
-        self.shared_down = random_weight(hidden, shape.shared_intermediate, dtype=dtype)
-        self.shared_gate = random_weight(1, hidden, dtype=dtype)
+        self.bias = weight(torch.empty(shape.experts).normal_(0.0, 0.1)) if shape.has_bias else None
+        self.gate_up = random_weight(held, 2 * shape.intermediate, hidden, dtype=dtype)
+        self.down = random_weight(held, hidden, shape.intermediate, dtype=dtype)
+        if shape.shared_intermediate:
+            self.shared_gate_up = random_weight(2 * shape.shared_intermediate, hidden, dtype=dtype)
+            self.shared_down = random_weight(hidden, shape.shared_intermediate, dtype=dtype)
+            self.shared_gate = random_weight(1, hidden, dtype=dtype) if shape.has_shared_gate else None
         self.run_chosen = self.run_grouped if _has_grouped_gemm(self.router) else self.run_gathered
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [batch, hidden] → the same."""
-        chosen, shares = route(F.linear(x, self.router), self.shape.top_k)
+        """x [rows, hidden] → the same."""
+        chosen, shares = route(F.linear(x, self.router), self.shape, self.bias)
         outputs = self.run_chosen(x, chosen).view(*chosen.shape, -1)
         routed = (outputs * shares[..., None]).sum(dim=1)
+        return routed + self._run_shared(x) if self.shape.shared_intermediate else routed
+
+    def _run_shared(self, x: Tensor) -> Tensor:
         shared = F.linear(_swiglu(F.linear(x, self.shared_gate_up)), self.shared_down)
-        return routed + F.linear(x, self.shared_gate).sigmoid() * shared
+        return shared if self.shared_gate is None else F.linear(x, self.shared_gate).sigmoid() * shared
 
     def run_grouped(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """Each token through the experts chosen for it: [batch · top_k, hidden], token by token. bfloat16."""
+        """Each token through the experts chosen for it: [rows · top_k, hidden], token by token. bfloat16."""
         experts, order = chosen.flatten().sort(stable=True)
-        every = torch.arange(self.shape.experts, device=x.device)
+        every = torch.arange(self.shape.held_experts, device=x.device)
         ends = torch.searchsorted(experts, every, right=True, out_int32=True)  # of each expert's rows
         inner = _swiglu(F.grouped_mm(x[order // self.shape.top_k], self.gate_up.mT, offs=ends))
         outputs = F.grouped_mm(inner, self.down.mT, offs=ends)
+        if self.shape.held is not None:  # behind the last expert's rows nothing was written
+            outputs = outputs.masked_fill(experts[:, None] >= self.shape.held, 0.0)
         places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
         return outputs[places]
 
     def run_gathered(self, x: Tensor, chosen: Tensor) -> Tensor:
         """The same in any dtype on any device."""
         experts = chosen.flatten()
+        here = experts.clamp(max=self.shape.held_experts - 1)
         rows = x.repeat_interleave(self.shape.top_k, dim=0)[..., None]
-        inner = _swiglu((self.gate_up[experts] @ rows).squeeze(-1))
-        return (self.down[experts] @ inner[..., None]).squeeze(-1)
+        inner = _swiglu((self.gate_up[here] @ rows).squeeze(-1))
+        outputs = (self.down[here] @ inner[..., None]).squeeze(-1)
+        return outputs if self.shape.held is None else outputs.masked_fill((experts != here)[:, None], 0.0)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
