@@ -7,19 +7,21 @@ shapes go into `presets`. Nothing else in gpubench knows how many experts or lat
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from gpubench.errors import Unsupported
-from gpubench.ranges import annotate
 
-__all__ = ["Attention", "Cache", "DecodeModel", "ModelConfig", "check_triton", "span"]
+__all__ = ["Attention", "Cache", "DecodeModel", "ModelConfig", "Parallel", "check_triton"]
 
-Attention = Literal["torch", "triton"]
-"""Who computes attention, or what a family has in its place: torch's operators, or our Triton kernels."""
+Attention = Literal["torch", "triton", "flashinfer"]
+"""Who computes attention, or what a family has in its place: torch's operators, our Triton kernels, or flashinfer."""
+
+Parallel = Literal["TEP", "DEP"]
+"""How ranks share a model. TEP: each has its part of the heads, of the experts and of the vocabulary, and every
+sequence. DEP: each has its part of the experts, all of the rest, and its part of the sequences."""
 
 
 class ModelConfig(Protocol):
@@ -29,7 +31,29 @@ class ModelConfig(Protocol):
     def layers(self) -> int: ...
 
     @property
-    def vocabulary(self) -> int: ...
+    def vocabulary(self) -> int:
+        """Tokens that it knows and that it gives logits for."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, from the published configuration."""
+        ...
+
+    @property
+    def has_indexer(self) -> bool:
+        """Whether an indexer chooses the tokens that attention sees. Such a config has a field `gvr: bool`."""
+        ...
+
+    def rank_share(self, parallel: Parallel, ranks: int) -> Self:
+        """What one of `ranks` ranks holds; ArgumentError names the numbers that they don't divide.
+
+        TEP: heads, experts, their intermediate products where every rank takes part in them, and the vocabulary are
+        divided, KV heads too as long as there is one to each rank, and `batch` everywhere below means all sequences.
+        DEP: routed experts alone are divided, `batch` means the sequences of one rank, and the experts see as many of
+        each of the other ranks (`gpubench.models.ranks.stand_ins`).
+        """
+        ...
 
     @property
     def is_routed(self) -> bool:
@@ -96,8 +120,3 @@ def check_triton() -> None:
         raise Unsupported(
             "attention: triton needs a CUDA GPU; on a CPU, TRITON_INTERPRET=1 runs its kernels in an interpreter"
         )
-
-
-def span(name: str) -> AbstractContextManager[object]:
-    """`gpubench.annotate`, except while torch.compile traces: ranges mean nothing within a fused region."""
-    return nullcontext() if torch.compiler.is_compiling() else annotate(name)

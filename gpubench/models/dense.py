@@ -9,15 +9,17 @@ Per layer, for hidden states x [batch, hidden]:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import Unsupported
-from gpubench.models.base import Attention, span
+from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
+from gpubench.models.ranks import divide, divide_kv_heads
+from gpubench.ranges import annotate
 
 __all__ = ["DenseCache", "DenseConfig", "DenseModel"]
 
@@ -33,12 +35,29 @@ class DenseConfig:
     head_dim: int
     intermediate: int
     vocabulary: int
+    context: int
     rotary_base: float = 500_000.0
     norm_eps: float = 1e-5
 
     @property
     def is_routed(self) -> bool:
         return False
+
+    @property
+    def has_indexer(self) -> bool:
+        return False
+
+    def rank_share(self, parallel: Parallel, ranks: int) -> DenseConfig:
+        """DEP divides no weights: there are no experts."""
+        if parallel == "DEP":
+            return self
+        return replace(
+            self,
+            heads=divide(self.heads, ranks, "query heads"),
+            kv_heads=divide_kv_heads(self.kv_heads, ranks),
+            intermediate=divide(self.intermediate, ranks, "intermediate dimensions"),
+            vocabulary=divide(self.vocabulary, ranks, "tokens of the vocabulary"),
+        )
 
     @property
     def qkv_width(self) -> int:
@@ -127,9 +146,9 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor) -> Tensor:
         """x [batch, hidden] → the same; writes the last position of `keys` and `values`; `rotary` is that row."""
-        with span("attention"):
+        with annotate("attention"):
             x = x + self._attend(self._norm(x, self.attention_norm), keys, values, rotary)
-        with span("mlp"):
+        with annotate("mlp"):
             gate, up = F.linear(self._norm(x, self.mlp_norm), self.gate_up).chunk(2, dim=-1)
             return x + F.linear(F.silu(gate) * up, self.down)
 
@@ -161,12 +180,12 @@ class DenseModel(nn.Module):
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: DenseCache) -> Tensor:
-        with span("embedding"):
+        with annotate("embedding"):
             x = F.embedding(tokens, self.embedding)
         position = cache.rotary[-1]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer(x, keys, values, position)
-        with span("head"):
+        with annotate("head"):
             x = F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps)
             return F.linear(x, self.head)
 

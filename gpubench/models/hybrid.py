@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.models.base import Attention, check_triton, span
+from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
 from gpubench.models.shapes import GatedDeltaShape
+from gpubench.ranges import annotate
 
 __all__ = ["HybridCache", "HybridConfig", "HybridModel", "KeyValueCache"]
 
@@ -42,14 +44,38 @@ class HybridConfig:
     delta: GatedDeltaShape
     moe: MoeShape
     vocabulary: int
+    context: int
     attention_every: int = 4
     """The last of so many layers is one of full attention."""
     rotary_base: float = 10_000_000.0
     norm_eps: float = 1e-6
+    expert_ranks: int = 1
+    """Ranks whose sequences meet at the experts: under DEP, as many rows as the batch has come from each."""
 
     @property
     def is_routed(self) -> bool:
         return True
+
+    @property
+    def has_indexer(self) -> bool:
+        return False
+
+    def rank_share(self, parallel: Parallel, ranks: int) -> HybridConfig:
+        if parallel == "DEP":
+            return replace(self, moe=self.moe.rank_share(parallel, ranks), expert_ranks=ranks)
+        delta = replace(
+            self.delta,
+            key_heads=divide(self.delta.key_heads, ranks, "linear attention's key heads"),
+            value_heads=divide(self.delta.value_heads, ranks, "linear attention's value heads"),
+        )
+        return replace(
+            self,
+            heads=divide(self.heads, ranks, "query heads"),
+            kv_heads=divide_kv_heads(self.kv_heads, ranks),
+            delta=delta,
+            moe=self.moe.rank_share(parallel, ranks),
+            vocabulary=divide(self.vocabulary, ranks, "tokens of the vocabulary"),
+        )
 
     def is_attention(self, layer: int) -> bool:
         """Whether the layer with that index is one of full attention."""
@@ -114,14 +140,14 @@ class HybridConfig:
     def activation_bytes(self, batch: int, itemsize: int) -> int:
         """As if experts were gathered, which bfloat16 on the newest GPUs does without."""
         widest = max(self.vocabulary, self.attention_width, self.delta_width)
-        numbers = widest + 4 * self.hidden + self.moe.activation_numbers(self.hidden)
+        numbers = widest + 4 * self.hidden + self.expert_ranks * self.moe.activation_numbers(self.hidden)
         convolution = 2 * (self.delta.conv + 1) * self.delta.channels * 4
         return batch * (numbers * itemsize + convolution)
 
     def step_bytes(self, batch: int, length: int, itemsize: int) -> int:
         """Of the experts, those that are chosen: `MoeShape.touched`. A state is read and written."""
         embedding_not_read = (self.vocabulary - min(batch, self.vocabulary)) * self.hidden
-        not_touched = self.layers * (self.moe.held_experts - self.moe.touched(batch))
+        not_touched = self.layers * (self.moe.held_experts - self.moe.touched(batch * self.expert_ranks))
         experts_not_read = round(not_touched * self.moe.expert_parameters(self.hidden))
         weights = self.weight_bytes(itemsize) - (embedding_not_read + experts_not_read) * itemsize
         key_values = self._key_value_bytes(batch, length + 1, itemsize)  # all read, one written
@@ -132,7 +158,8 @@ class HybridConfig:
 
     def step_flop(self, batch: int, length: int) -> int:
         """Of the recurrence, its three products: with the query, with the key, and the rank-one update."""
-        products = self._mixing_products + self.layers * self.moe.products(self.hidden)
+        others = (self.expert_ranks - 1) * self.moe.routed_products(self.hidden)
+        products = self._mixing_products + self.layers * (self.moe.products(self.hidden) + others)
         attention = 2 * self.attention_layers * self.heads * self.head_dim * length
         recurrence = 3 * self.delta_layers * self.delta.value_heads * self.delta.k * self.delta.v
         return 2 * batch * (products + self.vocabulary * self.hidden + attention + recurrence)
@@ -161,6 +188,8 @@ class HybridCache:
     """cos and sin of every position's angles: [length, 2, rotary_dims / 2], fp32."""
     positions: Tensor
     """Of the new token: [batch], int32, length − 1 for all."""
+    others: Tensor | None
+    """What the other ranks' sequences send to the experts, as in gpubench.models.ranks."""
 
     @property
     def length(self) -> int:
@@ -227,13 +256,13 @@ class HybridLayer(nn.Module):
     def forward(self, x: Tensor, own: KeyValueCache | GatedDeltaCache, cache: HybridCache) -> Tensor:
         """x [batch, hidden] → the same; `own` is this layer's part of `cache`, and advances."""
         if isinstance(own, KeyValueCache):
-            with span("attention"):
+            with annotate("attention"):
                 x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.rotary[-1])
         else:
-            with span("linear_attention"):
+            with annotate("linear_attention"):
                 x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.positions)
-        with span("moe"):
-            found: Tensor = self.experts(self._norm(x, self.experts_norm))
+        with annotate("moe"):
+            found: Tensor = self.experts(self._norm(x, self.experts_norm), cache.others)
             return x + found
 
     def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -252,11 +281,11 @@ class HybridModel(nn.Module):
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: HybridCache) -> Tensor:
-        with span("embedding"):
+        with annotate("embedding"):
             x = F.embedding(tokens, self.embedding)
         for layer, own in zip(self.layers, cache.layers, strict=True):
             x = layer(x, own, cache)
-        with span("head"):
+        with annotate("head"):
             return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
 
     def make_cache(self, batch: int, length: int) -> HybridCache:
@@ -269,4 +298,5 @@ class HybridModel(nn.Module):
             for index in range(c.layers)
         ]
         positions = torch.full((batch,), length - 1, dtype=torch.int32, device=like.device)
-        return HybridCache(layers, rotary_table(length, c.rotary_dims, c.rotary_base, like.device), positions)
+        rotary = rotary_table(length, c.rotary_dims, c.rotary_base, like.device)
+        return HybridCache(layers, rotary, positions, stand_ins(batch, c.expert_ranks, c.hidden, like))

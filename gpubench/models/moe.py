@@ -14,7 +14,8 @@ are after "DeepSeek-V3 Technical Report", 2024. A shape without a gate adds the 
 intermediate is 0 has no shared expert.
 
 A rank of several holds the first `held` experts alone, and the others that its tokens choose add nothing: the sum over
-the ranks is the whole.
+the ranks is the whole. Rows of other ranks may come beside its own (gpubench.models.ranks): they are routed and go
+through the experts that are here, but not through the shared one, which their own ranks have.
 
 Any routing is right, all tokens to one expert included, and shapes depend on the number of rows alone, so that nothing
 synchronises. A device has one way to run the chosen experts:
@@ -28,7 +29,7 @@ synchronises. A device has one way to run the chosen experts:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,8 +37,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import ArgumentError
-from gpubench.models.base import Attention
+from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import random_weight, weight
+from gpubench.models.ranks import divide
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
 
@@ -75,6 +77,14 @@ class MoeShape:
         if not 1 <= self.held_experts <= self.experts:
             raise ArgumentError(f"held: a rank has 1 to {self.experts} of {self.experts} experts; got {self.held}")
 
+    def rank_share(self, parallel: Parallel, ranks: int) -> MoeShape:
+        """As `ModelConfig.rank_share`; TEP divides the shared expert's intermediate dimensions, too."""
+        share = replace(self, held=divide(self.experts, ranks, "experts"))
+        if parallel == "DEP":
+            return share
+        shared = divide(self.shared_intermediate, ranks, "intermediate dimensions of the shared expert")
+        return replace(share, shared_intermediate=shared)
+
     @property
     def held_experts(self) -> int:
         """How many experts have weights here."""
@@ -109,6 +119,10 @@ class MoeShape:
         not_chosen = self.held_experts - self.chosen_here
         products = self.parameters(hidden) - self.float32_parameters
         return round(products - not_chosen * self.expert_parameters(hidden))
+
+    def routed_products(self, hidden: int) -> int:
+        """The same for a token of another rank: router and routed experts."""
+        return round(self.experts * hidden + self.chosen_here * self.expert_parameters(hidden))
 
     def touched(self, rows: int) -> float:
         """How many experts of this rank `rows` tokens choose between them, on average over even independent routing.
@@ -170,11 +184,12 @@ class MixtureOfExperts(nn.Module):
             self.shared_gate = random_weight(1, hidden, dtype=dtype) if shape.has_shared_gate else None
         self.run_chosen = self.run_grouped if _has_grouped_gemm(self.router) else self.run_gathered
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [rows, hidden] → the same."""
-        chosen, shares = route(F.linear(x, self.router), self.shape, self.bias)
-        outputs = self.run_chosen(x, chosen).view(*chosen.shape, -1)
-        routed = (outputs * shares[..., None]).sum(dim=1)
+    def forward(self, x: Tensor, others: Tensor | None = None) -> Tensor:
+        """x [rows, hidden] → the same; `others` [rows of other ranks, hidden] are routed, too, and not returned."""
+        rows = x if others is None else torch.cat((x, others))
+        chosen, shares = route(F.linear(rows, self.router), self.shape, self.bias)
+        outputs = self.run_chosen(rows, chosen).view(*chosen.shape, -1)
+        routed = (outputs * shares[..., None]).sum(dim=1)[: len(x)]
         return routed + self._run_shared(x) if self.shape.shared_intermediate else routed
 
     def _run_shared(self, x: Tensor) -> Tensor:

@@ -18,10 +18,17 @@ Preset = Literal["tiny-dense", "llama-3.1-8b", "tiny-hybrid", "qwen3.5-35b-a3b",
 
 PRESETS: dict[str, DenseConfig | HybridConfig] = {
     "tiny-dense": DenseConfig(
-        layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, intermediate=256, vocabulary=1024
+        layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, intermediate=256, vocabulary=1024, context=4096
     ),
     "llama-3.1-8b": DenseConfig(
-        layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=128256
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate=14336,
+        vocabulary=128256,
+        context=131072,
     ),
     "tiny-hybrid": HybridConfig(
         layers=4,
@@ -33,6 +40,7 @@ PRESETS: dict[str, DenseConfig | HybridConfig] = {
         delta=GatedDeltaShape(key_heads=2, value_heads=4, k=32, v=32, conv=4),
         moe=MoeShape(experts=16, top_k=4, intermediate=64, shared_intermediate=64),
         vocabulary=1024,
+        context=4096,
     ),
     "qwen3.5-35b-a3b": HybridConfig(
         layers=40,
@@ -44,6 +52,7 @@ PRESETS: dict[str, DenseConfig | HybridConfig] = {
         delta=GATED_DELTA["qwen3.5-35b-a3b"],
         moe=MoeShape(experts=256, top_k=8, intermediate=512, shared_intermediate=512),
         vocabulary=248320,
+        context=262144,
     ),
     "qwen3-next-80b-a3b": HybridConfig(
         layers=48,
@@ -55,6 +64,7 @@ PRESETS: dict[str, DenseConfig | HybridConfig] = {
         delta=GATED_DELTA["qwen3-next-80b-a3b"],
         moe=MoeShape(experts=512, top_k=10, intermediate=512, shared_intermediate=512),
         vocabulary=151936,
+        context=262144,
     ),
 }
 

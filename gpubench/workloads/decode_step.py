@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.models.base import Attention, Cache, DecodeModel, span
+from gpubench.models.base import Attention, Cache, DecodeModel, Parallel
 from gpubench.models.presets import Preset, find_preset
+from gpubench.models.variant import Variant
+from gpubench.ranges import annotate
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.sizes import check_sizes
@@ -30,35 +32,46 @@ _LOGITS_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5
 # (on a CPU, 2026-11-21); float32 itself is no less exact than in other models until such a choice falls otherwise.
 _ROUTED_TOLERANCE = {torch.float32: 3e-2, torch.float16: 1e-1, torch.bfloat16: 2.5e-1}
 
+_COMPARED_BYTES = 24
+"""Of memory per logit, for a moment: both steps' logits in float64, and their difference."""
+
 
 @gpubench.workload("decode_step")
-def decode_step(
+def decode_step(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     concurrency: int,
     isl: int,
     model: Preset = "tiny-dense",
     layers: int | None = None,
     dtype: FloatType = "bfloat16",
     attention: Attention = "torch",
+    parallel: Parallel | None = None,
+    ranks: int = 1,
+    gvr: bool = False,
+    shape: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One decode step: `concurrency` sequences whose caches hold `isl` tokens advance by one token each.
 
-    `layers` keeps only the model's first layers. `attention: triton` takes our kernels where the model's family has
-    them: hybrids for the recurrence of their gated delta layers.
+    `layers` keeps only the model's first layers, `shape` changes other dimensions: {hidden: 1024, moe: {experts: 64}}.
+    `attention: triton` takes our kernels where the model's family has them. With `parallel` and `ranks` it is the step
+    of one rank of several, alone: TEP divides heads, experts and vocabulary, DEP experts and sequences. `gvr` lets an
+    indexer's top-k start from the step before.
     """
     check_sizes(concurrency=concurrency, isl=isl)
-    config = find_preset(model, layers)
+    variant = Variant(model, layers, parallel, ranks, gvr, shape)
+    variant.check_length(isl)
+    config, rows = variant.config, variant.rows(concurrency)
     built = config.build(torch_dtype(dtype), attention)
     return {
         "decoder": built,
-        "cache": built.make_cache(concurrency, isl),
-        "tokens": torch.randint(config.vocabulary, (concurrency,)),
+        "cache": built.make_cache(rows, isl),
+        "tokens": torch.randint(config.vocabulary, (rows,)),
     }
 
 
 def next_tokens(decoder: DecodeModel, cache: Any, tokens: Tensor) -> dict[str, Tensor]:
     """Greedy sampling of one step. The logits stay where they are; they are returned to be checked."""
     logits = decoder(tokens, cache)
-    with span("sampling"):
+    with annotate("sampling"):
         return {"tokens": logits.argmax(dim=-1), "logits": logits}
 
 
@@ -108,22 +121,26 @@ def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor], model: str) -> str |
 
 
 @decode_step.bytes
-def _(concurrency: int, isl: int, model: str, layers: int | None, dtype: FloatType) -> int:
-    return find_preset(model, layers).step_bytes(concurrency, isl, itemsize(dtype))
+def _(concurrency: int, isl: int, dtype: FloatType, **given: Any) -> int:
+    variant = Variant.of(given)
+    return variant.config.step_bytes(variant.rows(concurrency), isl, itemsize(dtype))
 
 
 @decode_step.flop
-def _(concurrency: int, isl: int, model: str, layers: int | None) -> int:
-    return find_preset(model, layers).step_flop(concurrency, isl)
+def _(concurrency: int, isl: int, **given: Any) -> int:
+    variant = Variant.of(given)
+    return variant.config.step_flop(variant.rows(concurrency), isl)
 
 
 @decode_step.fits
-def _(concurrency: int, isl: int, model: str, layers: int | None, dtype: FloatType, device_bytes: float) -> str | None:
-    config, size = find_preset(model, layers), itemsize(dtype)
+def _(concurrency: int, isl: int, dtype: FloatType, device_bytes: float, **given: Any) -> str | None:
+    variant, size = Variant.of(given), itemsize(dtype)
+    config, rows = variant.config, variant.rows(concurrency)
     needs = {
         "weights": config.weight_bytes(size),
-        "cache": config.cache_bytes(concurrency, isl, size),
-        "activations": config.activation_bytes(concurrency, size),
+        "cache": config.cache_bytes(rows, isl, size),
+        "activations": config.activation_bytes(rows, size),
+        "check": rows * config.vocabulary * (2 * size + _COMPARED_BYTES),
     }
     total = sum(needs.values())
     if total <= device_bytes:
@@ -133,8 +150,8 @@ def _(concurrency: int, isl: int, model: str, layers: int | None, dtype: FloatTy
 
 
 @decode_step.label
-def _(model: str, layers: int | None) -> dict[str, str]:
-    return {"layers": f"{find_preset(model, layers).layers} of {find_preset(model).layers}"}
+def _(**given: Any) -> dict[str, str]:
+    return Variant.of(given).label()
 
 
 @decode_step.metric("tok_s_user", unit="1/s")
@@ -145,5 +162,5 @@ def _(cell: SimpleNamespace, seconds: float) -> float:
 
 @decode_step.metric("tok_s_gpu", unit="1/s")
 def _(cell: SimpleNamespace, seconds: float) -> float:
-    """Tokens per second over all sequences, per GPU: concurrency / step time."""
-    return float(cell.concurrency / seconds)
+    """Tokens per second over all sequences, per GPU: concurrency / step time / ranks."""
+    return float(cell.concurrency / seconds / cell.ranks)

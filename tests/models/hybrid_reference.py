@@ -25,6 +25,7 @@ CONFIG = HybridConfig(
     delta=GatedDeltaShape(key_heads=2, value_heads=6, k=16, v=32, conv=4),
     moe=MoeShape(experts=12, top_k=3, intermediate=24, shared_intermediate=40),
     vocabulary=97,
+    context=64,
 )
 SEQUENCES, STEPS = 3, 24
 

@@ -99,12 +99,15 @@ def test_what_cannot_fit_is_said_before_anything_is_allocated(workload):
     sizes = {"model": "llama-3.1-8b", "layers": None, "dtype": "bfloat16", "device_bytes": 141e9}
     assert workload.fits_function(concurrency=64, isl=8192, **sizes) is None
     reason = workload.fits_function(concurrency=256, isl=8192, **sizes)
-    assert reason == "needs 291.0 GB (weights 16.1, cache 274.9, activations 0.1); the device has 141.0 GB"
+    assert reason == ("needs 291.9 GB (weights 16.1, cache 274.9, activations 0.1, check 0.9); the device has 141.0 GB")
 
 
 def test_a_cut_model_is_labelled_as_one(workload):
-    assert workload.label_function(model="llama-3.1-8b", layers=4) == {"layers": "4 of 32"}
-    assert workload.label_function(model="qwen3.5-35b-a3b", layers=4) == {"layers": "4 of 40"}
+    assert workload.label_function(model="llama-3.1-8b", layers=4) == {"model": "llama-3.1-8b", "layers": "4 of 32"}
+    assert workload.label_function(model="qwen3.5-35b-a3b", layers=4) == {
+        "model": "qwen3.5-35b-a3b",
+        "layers": "4 of 40",
+    }
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"isl": 0}, {"layers": 0}, {"layers": 3}, {"model": "gpt-9"}])
@@ -114,7 +117,7 @@ def test_sizes_that_no_model_has_are_refused_by_name(workload, wrong):
 
 
 def test_rates_follow_from_the_step_time(workload):
-    cell = SimpleNamespace(concurrency=8)
+    cell = SimpleNamespace(concurrency=8, ranks=1)
     assert workload.metrics["tok_s_user"].function(cell, 0.01) == pytest.approx(100)
     assert workload.metrics["tok_s_gpu"].function(cell, 0.01) == pytest.approx(800)
 
