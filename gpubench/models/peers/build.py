@@ -1,0 +1,32 @@
+"""Which file knows the twin of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gpubench.errors import Unsupported
+from gpubench.models.base import DecodeModel
+from gpubench.models.dense import DenseModel
+from gpubench.models.hybrid import HybridModel
+from gpubench.models.peers.base import PeerModel, Twin
+
+__all__ = ["build_peer"]
+
+
+def build_peer(model: DecodeModel, device: torch.device) -> PeerModel:
+    """transformers' model with the weights of `model`, which are on `device`; Unsupported where it has none."""
+    return PeerModel(model, _describe(model), device)
+
+
+def _describe(model: Any) -> Twin:
+    if isinstance(model, DenseModel):
+        from gpubench.models.peers.llama import describe as describe_llama
+
+        return describe_llama(model)
+    if isinstance(model, HybridModel):
+        from gpubench.models.peers.qwen import describe as describe_qwen
+
+        return describe_qwen(model)
+    raise Unsupported(f"backend transformers: it has no model like {type(model).__name__}; use another backend")
