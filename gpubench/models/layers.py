@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["random_weight", "rotary_table", "rotate", "weight"]
+__all__ = ["Activation", "activate", "random_weight", "rotary_table", "rotate", "weight"]
+
+Activation = Literal["swiglu", "swiglu_oai"]
+"""Of a gated MLP: silu(gate) ⊙ up, or gpt-oss's (up + 1) ⊙ gate ⊙ σ(1.702 · gate), gate ≤ 7 and |up| ≤ 7."""
 
 
 def weight(value: Tensor) -> nn.Parameter:
@@ -16,6 +22,15 @@ def weight(value: Tensor) -> nn.Parameter:
 def random_weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     """A weight drawn in place on the default device, N(0, 1 / fan-in), so that activations keep their scale."""
     return weight(torch.empty(shape, dtype=dtype).normal_(0.0, shape[-1] ** -0.5))
+
+
+def activate(gate_up: Tensor, activation: Activation = "swiglu") -> Tensor:
+    """gate and up side by side [..., 2 · intermediate] → [..., intermediate]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    if activation == "swiglu":
+        return F.silu(gate) * up
+    gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+    return (up + 1.0) * gate * torch.sigmoid(1.702 * gate)
 
 
 def rotary_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:

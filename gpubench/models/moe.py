@@ -7,7 +7,7 @@ For hidden states x [rows, hidden], E experts in groups, of which k are chosen:
     chosen = the k eligible with the largest s + bias, the lower index first where two tie
     share_e = scale · s_e / Σ s over the chosen
     y = Σ share_e · expert_e(x) + σ(x · w_shared) · expert_shared(x)
-    expert(x) = (silu(gate) ⊙ up) · W_downᵀ,  gate, up = split(x · W_gate_upᵀ)
+    expert(x) = (silu(gate) ⊙ up) · W_downᵀ,  gate, up = split(x · W_gate_upᵀ)       or another activation of layers
 
 The bias [E], float32, belongs to sigmoid scoring: it steers the choice and has no part in the shares. It and the groups
 are after "DeepSeek-V3 Technical Report", 2024. A shape without a gate adds the shared expert as it is; one whose shared
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from gpubench.errors import ArgumentError
 from gpubench.models.base import Attention, Parallel
-from gpubench.models.layers import random_weight, weight
+from gpubench.models.layers import Activation, activate, random_weight, weight
 from gpubench.models.ranks import divide
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
@@ -61,6 +61,7 @@ class MoeShape:
     """Of the groups, how many a token may choose from."""
     scale: float = 1.0
     has_shared_gate: bool = True
+    activation: Activation = "swiglu"
     held: int | None = None
     """How many experts this rank has, the first ones; None: all."""
 
@@ -193,7 +194,7 @@ class MixtureOfExperts(nn.Module):
         return routed + self._run_shared(x) if self.shape.shared_intermediate else routed
 
     def _run_shared(self, x: Tensor) -> Tensor:
-        shared = F.linear(_swiglu(F.linear(x, self.shared_gate_up)), self.shared_down)
+        shared = F.linear(activate(F.linear(x, self.shared_gate_up), self.shape.activation), self.shared_down)
         return shared if self.shared_gate is None else F.linear(x, self.shared_gate).sigmoid() * shared
 
     def run_grouped(self, x: Tensor, chosen: Tensor) -> Tensor:
@@ -201,7 +202,8 @@ class MixtureOfExperts(nn.Module):
         experts, order = chosen.flatten().sort(stable=True)
         every = torch.arange(self.shape.held_experts, device=x.device)
         ends = torch.searchsorted(experts, every, right=True, out_int32=True)  # of each expert's rows
-        inner = _swiglu(F.grouped_mm(x[order // self.shape.top_k], self.gate_up.mT, offs=ends))
+        gate_up = F.grouped_mm(x[order // self.shape.top_k], self.gate_up.mT, offs=ends)
+        inner = activate(gate_up, self.shape.activation)
         outputs = F.grouped_mm(inner, self.down.mT, offs=ends)
         if self.shape.held is not None:  # behind the last expert's rows nothing was written
             outputs = outputs.masked_fill(experts[:, None] >= self.shape.held, 0.0)
@@ -213,14 +215,9 @@ class MixtureOfExperts(nn.Module):
         experts = chosen.flatten()
         here = experts.clamp(max=self.shape.held_experts - 1)
         rows = x.repeat_interleave(self.shape.top_k, dim=0)[..., None]
-        inner = _swiglu((self.gate_up[here] @ rows).squeeze(-1))
+        inner = activate((self.gate_up[here] @ rows).squeeze(-1), self.shape.activation)
         outputs = (self.down[here] @ inner[..., None]).squeeze(-1)
         return outputs if self.shape.held is None else outputs.masked_fill((experts != here)[:, None], 0.0)
-
-
-def _swiglu(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 def _has_grouped_gemm(like: Tensor) -> bool:
