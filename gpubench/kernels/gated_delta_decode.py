@@ -23,7 +23,7 @@ from gpubench.kernels.gated_delta_arguments import check_block_v, check_float32,
 from gpubench.kernels.gpu import gpu_name
 from gpubench.kernels.ops import as_op
 
-__all__ = ["STATE_DTYPES", "WARPS", "advance", "choose_block_v", "gated_delta_decode"]
+__all__ = ["STATE_DTYPES", "WARPS", "advance", "choose_block_v", "gated_delta_decode", "load_state"]
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -47,10 +47,19 @@ def choose_block_v(heads: int, dim_v: int, what: str) -> int:
 
 
 @triton.jit
-def advance(state_ptr, q, k, v, decay, beta, scale, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr):
-    """One token for BLOCK_V columns of a head's state, in place; q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V]."""
-    tile = state_ptr + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :]
-    state = tl.load(tile).to(tl.float32)
+def load_state(state_ptr, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexpr):
+    """BLOCK_V columns of a head's state, [K, BLOCK_V]: nearly all of the bytes."""
+    return tl.load(state_ptr + tl.arange(0, K)[:, None] * V + tl.arange(0, BLOCK_V)[None, :])
+
+
+@triton.jit
+def advance(loaded, state_ptr, q, k, v, decay, beta, scale, V: tl.constexpr):
+    """One token for the columns of a head's state that were loaded; they are stored where they came from.
+
+    q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V].
+    """
+    tile = state_ptr + tl.arange(0, loaded.shape[0])[:, None] * V + tl.arange(0, loaded.shape[1])[None, :]
+    state = loaded.to(tl.float32)
     recalled = tl.sum(state * k[:, None], axis=0)
     queried = tl.sum(state * q[:, None], axis=0)
     fresh = beta * (v - decay * recalled)
@@ -84,6 +93,9 @@ def _decode_kernel(
     head = tl.program_id(0) // BLOCKS % heads
     sequence = (tl.program_id(0) // BLOCKS // heads).to(tl.int64)
 
+    # What takes longest is asked for first.
+    own_state = state_ptr + (sequence * heads + head) * (K * V) + first
+    state = load_state(own_state, K, V, BLOCK_V)
     keys = head // SHARE * K + tl.arange(0, K)
     values = head * V + first + tl.arange(0, BLOCK_V)
     q = tl.load(q_ptr + sequence * q_stride + keys).to(tl.float32)
@@ -92,8 +104,7 @@ def _decode_kernel(
     decay = tl.exp(tl.load(g_ptr + sequence * heads + head))
     beta = tl.load(beta_ptr + sequence * heads + head)
 
-    own_state = state_ptr + (sequence * heads + head) * (K * V) + first
-    out = advance(own_state, q, k, v, decay, beta, scale, K, V, BLOCK_V)
+    out = advance(state, own_state, q, k, v, decay, beta, scale, V)
     tl.store(out_ptr + sequence * out_stride + values, out.to(out_ptr.dtype.element_ty))
 
 

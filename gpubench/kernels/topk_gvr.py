@@ -30,7 +30,6 @@ from gpubench.kernels.ops import as_op
 from gpubench.kernels.topk_rows import (
     HIGHEST,
     LOWEST,
-    MAX_BLOCKS,
     TILE,
     Plan,
     TopkScratch,
@@ -42,6 +41,7 @@ from gpubench.kernels.topk_rows import (
     key_of,
     load_scores,
     make_scratch,
+    most_blocks,
     pack_bits,
     read_back,
     stage,
@@ -249,7 +249,8 @@ def _gvr_kernel(
     if not is_settled:
         # One order of all: by score, then by place. What isn't there is last.
         order = (key_of(last.to(tl.float32)).to(tl.int64) << 32) | which.to(tl.int64)
-        order = tl.where(is_last, order, -(2**63))
+        # The sum of one changes nothing, but keeps Triton from reading finalists again for each row of the comparison.
+        order = tl.sum(tl.where(is_last, order, -(2**63))[None, :], axis=0)
         rank = above_hi + tl.sum((order[:, None] > order[None, :]).to(tl.int32), axis=0)
         write(out, rank, last, its_column, is_last & (rank < k))
 
@@ -258,7 +259,7 @@ def plan_gvr(rows: int, width: int, k: int) -> Plan:
     """One program for a row that fits into its registers; else as many blocks as find room on the GPU side by side."""
     if width <= TILE:
         return cut(width, 1)
-    return cut(width, max(triton.cdiv(width, TILE), min(MAX_BLOCKS, sm_count() // rows)))
+    return cut(width, max(triton.cdiv(width, TILE), min(most_blocks(k), sm_count() // rows)))
 
 
 def make_gvr_scratch(most_rows: int, width: int, k: int) -> TopkScratch:

@@ -21,7 +21,6 @@ from gpubench.kernels.gpu import sm_count
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.topk_rows import (
     HIGHEST,
-    MAX_BLOCKS,
     TILE,
     Plan,
     TopkScratch,
@@ -33,6 +32,7 @@ from gpubench.kernels.topk_rows import (
     key_of,
     load_scores,
     make_scratch,
+    most_blocks,
     pack_bits,
     read_back,
     stage,
@@ -177,7 +177,7 @@ def _radix_kernel(
 
 def plan_radix(rows: int, width: int, k: int) -> Plan:
     """Blocks of at least 2048 columns, at most 10 a row, and no more programs than two for each multiprocessor."""
-    wanted = min(width // _LEAST_CHUNK, 2 * sm_count() // rows, MAX_BLOCKS)
+    wanted = min(width // _LEAST_CHUNK, 2 * sm_count() // rows, most_blocks(k))
     return cut(width, max(triton.cdiv(width, TILE), wanted, 1))
 
 

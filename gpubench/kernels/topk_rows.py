@@ -32,7 +32,6 @@ from gpubench.kernels.arguments import check_adjacent, check_index, check_launch
 __all__ = [
     "HIGHEST",
     "LOWEST",
-    "MAX_BLOCKS",
     "MAX_K",
     "TILE",
     "Plan",
@@ -46,6 +45,7 @@ __all__ = [
     "key_of",
     "load_scores",
     "make_scratch",
+    "most_blocks",
     "pack_bits",
     "read_back",
     "stage",
@@ -56,9 +56,12 @@ __all__ = [
 ]
 
 MAX_K = 2048
-MAX_BLOCKS = 10
 TILE = 32768
 """The most columns that one program keeps in its registers."""
+
+_MOST_BLOCKS = 10
+_MOST_CANDIDATES = 16384
+"""Of a row. To merge more takes a tile whose registers spill: it took 1.5 times as long (H200, 2026-11-21)."""
 
 HIGHEST: tl.constexpr = tl.constexpr(0x7F800000)
 """+inf's key: nothing is above."""
@@ -182,6 +185,11 @@ class Plan:
 
     blocks: int
     chunk: int
+
+
+def most_blocks(k: int) -> int:
+    """Into how many blocks a row is cut at the most, unless it is too long for them."""
+    return min(_MOST_BLOCKS, _MOST_CANDIDATES // k)
 
 
 def cut(width: int, blocks: int) -> Plan:
