@@ -7,11 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from gpubench.errors import ArgumentError, Unsupported
 from gpubench.registry import get_workload
-from gpubench.worker.outputs import find_tensors
 
 SMALL = {"concurrency": 3, "isl": 16, "dtype": "float32"}
 
@@ -42,23 +40,6 @@ def test_a_step_writes_only_the_caches_last_position(set_up):
 def test_the_same_seed_gives_the_same_logits(set_up):
     first, second = (set_up("decode_step", "eager", **SMALL).step()["logits"] for _ in range(2))
     assert torch.equal(first, second)
-
-
-# Inductor's own imports use what torch has since deprecated.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.parametrize(("model", "layers"), [("tiny-dense", 1), ("tiny-hybrid", 1)])
-def test_compiled_equals_eager_leaves_the_same_cache_and_is_compiled_once(set_up, workload, model, layers):
-    eager = set_up("decode_step", "eager", model=model, layers=layers, **SMALL)
-    counters["stats"].clear()
-    with torch.device("cpu"):  # a worker's set-up has a default device, its steps have none
-        compiled = set_up("decode_step", "compiled", model=model, layers=layers, **SMALL)
-    for _ in range(2):
-        outputs, wanted = compiled.step(), eager.step()
-        assert workload.compare_function(outputs, wanted, model) is None
-        torch.testing.assert_close(outputs["logits"], wanted["logits"], rtol=1e-4, atol=1e-4)
-    for own, other in zip(*(find_tensors(ready.inputs["cache"]) for ready in (compiled, eager)), strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_reset_puts_back_what_a_step_changed(set_up, workload):
