@@ -7,16 +7,71 @@ from typing import Literal
 
 from gpubench.errors import ArgumentError
 from gpubench.models.base import ModelConfig
+from gpubench.models.deepseek import DeepseekConfig
 from gpubench.models.dense import DenseConfig
 from gpubench.models.hybrid import HybridConfig
 from gpubench.models.moe import MoeShape
-from gpubench.models.shapes import GATED_DELTA, GatedDeltaShape
+from gpubench.models.shapes import GATED_DELTA, INDEXER, MLA, GatedDeltaShape, IndexerShape, MlaShape
 
 __all__ = ["PRESETS", "Preset", "find_preset"]
 
-Preset = Literal["tiny-dense", "llama-3.1-8b", "tiny-hybrid", "qwen3.5-35b-a3b", "qwen3-next-80b-a3b"]
+Preset = Literal[
+    "tiny-dense",
+    "llama-3.1-8b",
+    "tiny-hybrid",
+    "qwen3.5-35b-a3b",
+    "qwen3-next-80b-a3b",
+    "tiny-mla",
+    "tiny-mla-indexer",
+    "deepseek-v3",
+    "deepseek-v3.2",
+]
 
-PRESETS: dict[str, DenseConfig | HybridConfig] = {
+_TINY_MLA = DeepseekConfig(
+    layers=3,
+    dense_layers=1,
+    hidden=128,
+    mla=MlaShape(heads=4, kv_lora=64, rope=16, nope=32, v=32),
+    q_lora=64,
+    intermediate=256,
+    moe=MoeShape(
+        experts=16,
+        top_k=4,
+        intermediate=64,
+        shared_intermediate=64,
+        scoring="sigmoid",
+        groups=4,
+        top_groups=2,
+        scale=2.5,
+        has_shared_gate=False,
+    ),
+    vocabulary=1024,
+    context=4096,
+)
+
+_DEEPSEEK_V3 = DeepseekConfig(
+    layers=61,
+    dense_layers=3,
+    hidden=7168,
+    mla=MLA["deepseek-v3"],
+    q_lora=1536,
+    intermediate=18432,
+    moe=MoeShape(
+        experts=256,
+        top_k=8,
+        intermediate=2048,
+        shared_intermediate=2048,
+        scoring="sigmoid",
+        groups=8,
+        top_groups=4,
+        scale=2.5,
+        has_shared_gate=False,
+    ),
+    vocabulary=129280,
+    context=163840,
+)
+
+PRESETS: dict[str, DenseConfig | HybridConfig | DeepseekConfig] = {
     "tiny-dense": DenseConfig(
         layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, intermediate=256, vocabulary=1024, context=4096
     ),
@@ -66,6 +121,10 @@ PRESETS: dict[str, DenseConfig | HybridConfig] = {
         vocabulary=151936,
         context=262144,
     ),
+    "tiny-mla": _TINY_MLA,
+    "tiny-mla-indexer": replace(_TINY_MLA, indexer=IndexerShape(heads=4, dim=32, k=16, compress_ratio=1)),
+    "deepseek-v3": _DEEPSEEK_V3,
+    "deepseek-v3.2": replace(_DEEPSEEK_V3, indexer=INDEXER["deepseek-v3.2"]),
 }
 
 

@@ -1,0 +1,315 @@
+"""A decoder with multi-head latent attention: its first layers dense, the others with a mixture of experts.
+
+The shape of DeepSeek-V3, and with an indexer that of DeepSeek-V3.2. Per layer, for hidden states x [batch, hidden]:
+
+    x ← x + attention(RMSNorm(x))        gpubench.models.latent; with an indexer over the tokens that it selects
+    x ← x + feed(RMSNorm(x))             a dense SwiGLU in the first layers, then gpubench.models.moe
+
+The layer that predicts one token more (MTP) is left out. DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.errors import ArgumentError, Unsupported
+from gpubench.models.base import Attention, Parallel
+from gpubench.models.indexer import IndexCache, Indexer, Selection, Selector, make_selection, selection_bytes
+from gpubench.models.latent import (
+    PAGE,
+    LatentAttention,
+    Pages,
+    check_latent_attention,
+    count_pages,
+    make_gathered,
+    make_pages,
+)
+from gpubench.models.layers import activate, random_weight, rotary_table, weight
+from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.ranks import divide, stand_ins
+from gpubench.models.shapes import IndexerShape, MlaShape
+from gpubench.ranges import annotate
+
+__all__ = ["DeepseekCache", "DeepseekConfig", "DeepseekModel"]
+
+
+@dataclass(frozen=True)
+class DeepseekConfig:
+    """The shape of a decoder with latent attention."""
+
+    layers: int
+    dense_layers: int
+    """The first ones, which have no experts."""
+    hidden: int
+    mla: MlaShape
+    q_lora: int
+    intermediate: int
+    """Of the dense layers."""
+    moe: MoeShape
+    vocabulary: int
+    context: int
+    indexer: IndexerShape | None = None
+    rotary_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    expert_ranks: int = 1
+    """Ranks whose sequences meet at the experts: under DEP, as many rows as the batch has come from each."""
+    gvr: bool = False
+    """Whether our kernels find an indexer's top-k from the last step's selection, instead of by digits."""
+
+    def __post_init__(self) -> None:
+        if self.indexer is None:
+            return
+        if self.indexer.compress_ratio != 1:
+            raise ArgumentError(
+                f"indexer.compress_ratio is {self.indexer.compress_ratio}; latents aren't compressed: 1"
+            )
+        if self.indexer.dim < self.mla.rope:
+            raise ArgumentError(
+                f"indexer.dim: {self.indexer.dim} dimensions have no room for the {self.mla.rope} that are rotated"
+            )
+
+    @property
+    def is_routed(self) -> bool:
+        return self.routed_layers > 0
+
+    @property
+    def has_indexer(self) -> bool:
+        return self.indexer is not None
+
+    def rank_share(self, parallel: Parallel, ranks: int) -> DeepseekConfig:
+        """The indexer is whole on every rank: its heads are summed before anything is selected."""
+        moe = self.moe.rank_share(parallel, ranks)
+        if parallel == "DEP":
+            return replace(self, moe=moe, expert_ranks=ranks)
+        return replace(
+            self,
+            mla=replace(self.mla, heads=divide(self.mla.heads, ranks, "attention heads")),
+            intermediate=divide(self.intermediate, ranks, "intermediate dimensions"),
+            moe=moe,
+            vocabulary=divide(self.vocabulary, ranks, "tokens of the vocabulary"),
+        )
+
+    @property
+    def routed_layers(self) -> int:
+        return max(self.layers - self.dense_layers, 0)
+
+    @property
+    def _attention_products(self) -> int:
+        """Weights of a layer's projections into and out of attention, and those of its indexer."""
+        mla, index = self.mla, self.indexer
+        into = self.hidden * (self.q_lora + mla.kv_lora + mla.rope) + self.q_lora * mla.heads * (mla.nope + mla.rope)
+        out = mla.heads * mla.kv_lora * (mla.nope + mla.v) + self.hidden * mla.heads * mla.v
+        if index is None:
+            return into + out
+        return into + out + index.heads * index.dim * self.q_lora + (index.dim + index.heads) * self.hidden
+
+    @property
+    def _dense_products(self) -> int:
+        """Weights of all dense layers' products beyond attention."""
+        return (self.layers - self.routed_layers) * 3 * self.intermediate * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        norms = 2 * self.hidden + self.q_lora + self.mla.kv_lora + (2 * self.indexer.dim if self.indexer else 0)
+        layers = self.layers * (self._attention_products + norms) + self._dense_products
+        ends = 2 * self.vocabulary * self.hidden + self.hidden
+        return layers + self.routed_layers * self.moe.parameters(self.hidden) + ends
+
+    def weight_bytes(self, itemsize: int) -> int:
+        return self.parameters * itemsize + self.routed_layers * self.moe.float32_parameters * (4 - itemsize)
+
+    def cache_bytes(self, batch: int, length: int, itemsize: int) -> int:
+        """With what attention and indexer work in, layer after layer: at most so much."""
+        width = (self.mla.kv_lora + self.mla.rope) * itemsize
+        copied, scores = count_pages(length) * PAGE * width, length * self.mla.heads * (8 + itemsize)
+        layer = count_pages(length) * PAGE * width
+        if self.indexer is not None:
+            layer += length * self.indexer.dim * itemsize
+        whole = batch * (self.layers * layer + copied + scores)
+        return whole + (selection_bytes(self.indexer.k, self.layers, batch, length, width) if self.indexer else 0)
+
+    def activation_bytes(self, batch: int, itemsize: int) -> int:
+        widest = max(self.vocabulary, 3 * self.intermediate, self.mla.heads * (self.mla.nope + self.mla.kv_lora))
+        numbers = widest + 4 * self.hidden + self.q_lora
+        if self.is_routed:
+            numbers += self.expert_ranks * self.moe.activation_numbers(self.hidden)
+        return batch * numbers * itemsize
+
+    def step_bytes(self, batch: int, length: int, itemsize: int) -> int:
+        """Of the experts, those that are chosen: `MoeShape.touched`; of the entries, those that are selected."""
+        embedding_not_read = (self.vocabulary - min(batch, self.vocabulary)) * self.hidden
+        not_touched = self.moe.held_experts - self.moe.touched(batch * self.expert_ranks)
+        experts_not_read = round(self.routed_layers * not_touched * self.moe.expert_parameters(self.hidden))
+        weights = self.weight_bytes(itemsize) - (embedding_not_read + experts_not_read) * itemsize
+        numbers = (self._seen(length) + 1) * (self.mla.kv_lora + self.mla.rope)  # one is written
+        if self.indexer is not None:
+            numbers += (length + 1) * self.indexer.dim
+        return weights + batch * (self.layers * numbers + self.vocabulary) * itemsize
+
+    def step_flop(self, batch: int, length: int) -> int:
+        others = (self.expert_ranks - 1) * self.moe.routed_products(self.hidden)
+        products = self.layers * self._attention_products + self._dense_products + self.vocabulary * self.hidden
+        products += self.routed_layers * (self.moe.products(self.hidden) + others)
+        attention = self.mla.heads * self._seen(length) * (2 * self.mla.kv_lora + self.mla.rope)
+        if self.indexer is not None:
+            attention += self.indexer.heads * length * (self.indexer.dim + 1)
+        return 2 * batch * (products + self.layers * attention)
+
+    def _seen(self, length: int) -> int:
+        """How many tokens attention sees."""
+        return length if self.indexer is None else min(length, self.indexer.k)
+
+    def build(self, dtype: torch.dtype, attention: Attention = "torch") -> DeepseekModel:
+        """`attention: triton` takes our kernels for attention, indexer and top-k, flashinfer its attention between
+        them."""
+        if self.gvr and attention == "torch":
+            raise Unsupported("gvr: attention: torch selects by torch.topk; attention: triton has gvr and radix")
+        check_latent_attention(attention, self.mla, dtype)
+        return DeepseekModel(self, dtype, attention)
+
+
+@dataclass(frozen=True)
+class DeepseekCache:
+    """What a batch's layers remember, one entry of the lists per layer, and what they work in."""
+
+    entries: list[Tensor]
+    """[pages, 64, R + P]: latents and rotary keys."""
+    pages: Pages
+    """Of all tokens; the same for every layer."""
+    rotary: Tensor
+    """cos and sin of every position's angles: [length, 2, P / 2], fp32."""
+    indexes: list[IndexCache]
+    """Without an indexer: none."""
+    selection: Selection | None
+    others: Tensor | None
+    """What the other ranks' sequences send to the experts, as in gpubench.models.ranks."""
+
+    @property
+    def length(self) -> int:
+        return self.rotary.shape[0]
+
+    def restore(self) -> None:
+        """Put back the selection that the first step takes for the last one's. A step writes its entries again."""
+        if self.selection is not None:
+            self.selection.restore()
+
+    def prefix(self, length: int) -> DeepseekCache:
+        """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
+        selection = None if self.selection is None else self.selection.prefix(length)
+        return replace(self, pages=self.pages.prefix(length), rotary=self.rotary[:length], selection=selection)
+
+
+class FeedForward(nn.Module):
+    """A dense layer's SwiGLU."""
+
+    def __init__(self, hidden: int, intermediate: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gate_up = random_weight(2 * intermediate, hidden, dtype=dtype)
+        self.down = random_weight(hidden, intermediate, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, hidden] → the same."""
+        return F.linear(activate(F.linear(x, self.gate_up)), self.down)
+
+
+class DeepseekLayer(nn.Module):
+    """One decoder layer: attention over all tokens or selected ones, then a dense product or experts."""
+
+    def __init__(self, config: DeepseekConfig, index: int, dtype: torch.dtype, attention: Attention) -> None:
+        super().__init__()
+        c = config
+        self.index, self.norm_eps = index, c.norm_eps
+        self.attention_norm = weight(torch.ones(c.hidden, dtype=dtype))
+        self.attention = LatentAttention(c.mla, c.q_lora, c.hidden, c.norm_eps, dtype, attention)
+        self.indexer = (
+            None if c.indexer is None else Indexer(c.indexer, c.q_lora, c.hidden, c.norm_eps, dtype, attention)
+        )
+        self.feed_norm = weight(torch.ones(c.hidden, dtype=dtype))
+        self.feed: FeedForward | MixtureOfExperts = (
+            FeedForward(c.hidden, c.intermediate, dtype)
+            if index < c.dense_layers
+            else MixtureOfExperts(c.moe, c.hidden, dtype, attention)
+        )
+
+    def forward(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+        """x [batch, hidden] → the same; this layer's part of `cache` gets the new token's entry."""
+        x = x + self._attend(self._norm(x, self.attention_norm), cache)
+        normed = self._norm(x, self.feed_norm)
+        if isinstance(self.feed, FeedForward):
+            with annotate("mlp"):
+                found: Tensor = self.feed(normed)
+        else:
+            with annotate("moe"):
+                found = self.feed(normed, cache.others)
+        return x + found
+
+    def _attend(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+        entries, pages, rotary = cache.entries[self.index], cache.pages, cache.rotary[-1]
+        with annotate("attention"):
+            query = self.attention.ask(x, entries, pages, rotary)
+        if self.indexer is not None and cache.selection is not None:
+            own, selection = cache.indexes[self.index], cache.selection
+            with annotate("indexer"):
+                self.indexer.score(x, query.low, own, selection, rotary)
+            with annotate("topk"):
+                self.indexer.select(own, selection)
+            with annotate("attention"):
+                entries, pages = selection.gather(own, entries, pages)
+        with annotate("attention"):
+            return self.attention.answer(query, entries, pages)
+
+    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
+        with annotate("norm"):
+            return F.rms_norm(x, scale.shape, scale, self.norm_eps)
+
+
+class DeepseekModel(nn.Module):
+    """A decoder with latent attention; satisfies `DecodeModel`."""
+
+    def __init__(self, config: DeepseekConfig, dtype: torch.dtype, attention: Attention) -> None:
+        super().__init__()
+        self.config, self.attention = config, attention
+        self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
+        self.layers = nn.ModuleList(DeepseekLayer(config, index, dtype, attention) for index in range(config.layers))
+        self.norm = weight(torch.ones(config.hidden, dtype=dtype))
+        self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
+
+    def forward(self, tokens: Tensor, cache: DeepseekCache) -> Tensor:
+        with annotate("embedding"):
+            x = F.embedding(tokens, self.embedding)
+        for layer in self.layers:
+            x = layer(x, cache)
+        with annotate("head"):
+            return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
+
+    def make_cache(self, batch: int, length: int) -> DeepseekCache:
+        c, like = self.config, self.embedding  # its dtype and device
+        max_pages = count_pages(length)
+        # The sequences' pages are mixed, as they are after a while of serving.
+        table = torch.randperm(batch * max_pages, device=like.device).int().view(batch, max_pages)
+        lengths = torch.full((batch,), length, dtype=torch.int32, device=like.device)
+        entries = [
+            like.new_empty(batch * max_pages, PAGE, c.mla.kv_lora + c.mla.rope).normal_() for _ in range(c.layers)
+        ]
+        if c.indexer is None:
+            pages, selection, indexes = make_pages(table, lengths, c.mla, like.dtype, self.attention), None, []
+        else:
+            pages = make_pages(table, lengths, c.mla, like.dtype, "torch")  # attention sees a selection of them
+            selection = self._make_selection(c.indexer, lengths, length)
+            keys = [like.new_empty(batch, length, c.indexer.dim).normal_() for _ in range(c.layers)]
+            indexes = [IndexCache(*own) for own in zip(keys, selection.selected, strict=True)]
+        others = stand_ins(batch, c.expert_ranks, c.hidden, like)
+        return DeepseekCache(
+            entries, pages, rotary_table(length, c.mla.rope, c.rotary_base, like.device), indexes, selection, others
+        )
+
+    def _make_selection(self, shape: IndexerShape, lengths: Tensor, length: int) -> Selection:
+        c, k = self.config, min(shape.k, length)
+        selector: Selector = "torch" if self.attention == "torch" else ("gvr" if c.gvr else "radix")
+        attended = make_gathered(len(lengths), k, c.mla, self.embedding, self.attention)
+        return make_selection(c.layers, lengths, length, k, selector, attended)

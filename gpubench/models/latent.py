@@ -1,0 +1,218 @@
+"""Multi-head latent attention of a decoder at one new token per sequence, absorbed, over a paged cache.
+
+The shape of DeepSeek-V3; DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1. For hidden states x [batch, hidden]:
+
+    q_low | c | k_pe = split(x · W_downᵀ);  the cache's new entry is RMSNorm(c) ‖ rotate(k_pe)
+    q_nope | q_pe = split(RMSNorm(q_low) · W_q_upᵀ) by head;  q̃ = q_nope · W_k_up
+    o = softmax((q̃ · c + rotate(q_pe) · k_pe) · (N + P)^-½) · C        over the entries that are attended to
+    y = (o · W_v_upᵀ) · W_outᵀ
+
+Halves of what is rotated are paired. Published weights pair neighbours, which is the same with the rows of W_down's and
+W_q_up's rotary parts in another order. Angles aren't rescaled for long contexts (YaRN).
+
+The cache's layout is that of gpubench.kernels.mla_cache. What attention sees of it is a `Pages`: all tokens, or a
+selection of them, gathered into pages of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.models.base import Attention, check_triton
+from gpubench.models.latent_flashinfer import FlashinferPlan, check_flashinfer
+from gpubench.models.layers import random_weight, rotate, weight
+from gpubench.models.shapes import MlaShape
+
+__all__ = [
+    "PAGE",
+    "LatentAttention",
+    "Pages",
+    "Query",
+    "attend_in_torch",
+    "check_latent_attention",
+    "count_pages",
+    "gather_in_torch",
+    "make_gathered",
+    "make_pages",
+    "prepare_in_torch",
+]
+
+PAGE = 64
+"""Tokens per page."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Which entries of a cache belong to which sequence, and what attention over them works in."""
+
+    table: Tensor
+    """[batch, max_pages], int32: each sequence's pages, in order."""
+    lengths: Tensor
+    """[batch], int32: tokens."""
+    scratch: Tensor
+    """float32, for our kernel; without elements for others."""
+    plan: FlashinferPlan | None = None
+
+    def prefix(self, length: int) -> Pages:
+        """The same memory with so many tokens of each sequence."""
+        lengths = torch.full_like(self.lengths, length)
+        plan = None if self.plan is None else self.plan.replace_lengths(lengths)
+        return Pages(self.table, lengths, self.scratch, plan)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a layer asks of the cache."""
+
+    low: Tensor
+    """[batch, q_lora], normalised: what heads' queries, an indexer's too, are projected from."""
+    latent: Tensor
+    """[batch, heads, R]: q̃."""
+    rope: Tensor
+    """[batch, heads, P], rotated. Of both, a head's elements are adjacent."""
+
+
+class LatentAttention(nn.Module):
+    """The layer without the norm before it and the sum after it."""
+
+    def __init__(
+        self, mla: MlaShape, q_lora: int, hidden: int, norm_eps: float, dtype: torch.dtype, attention: Attention
+    ) -> None:
+        super().__init__()
+        self.mla, self.q_lora, self.norm_eps = mla, q_lora, norm_eps
+        self.down = random_weight(q_lora + mla.kv_lora + mla.rope, hidden, dtype=dtype)
+        self.query_norm = weight(torch.ones(q_lora, dtype=dtype))
+        self.latent_norm = weight(torch.ones(mla.kv_lora, dtype=dtype))
+        self.query_up = random_weight(mla.heads * (mla.nope + mla.rope), q_lora, dtype=dtype)
+        self.key_up = random_weight(mla.heads, mla.nope, mla.kv_lora, dtype=dtype)
+        self.value_up = random_weight(mla.heads, mla.v, mla.kv_lora, dtype=dtype)
+        self.out = random_weight(hidden, mla.heads * mla.v, dtype=dtype)
+        self.attention = attention
+        if attention != "torch":
+            import gpubench.kernels.mla_decode
+            import gpubench.kernels.mla_prepare  # noqa: F401 - both register operators
+
+    def ask(self, x: Tensor, entries: Tensor, pages: Pages, rotary: Tensor) -> Query:
+        """Project x [batch, hidden], and write the new token's entry; `rotary` is its position's row."""
+        mla, batch = self.mla, x.shape[0]
+        projected = F.linear(x, self.down)
+        low = x.new_empty(batch, self.q_lora)
+        prepare = prepare_in_torch if self.attention == "torch" else torch.ops.gpubench.mla_prepare
+        norms = self.query_norm, self.latent_norm
+        prepare(projected, *norms, rotary, entries, pages.table, pages.lengths, low, self.norm_eps)
+        query = F.linear(low, self.query_up).view(batch, mla.heads, mla.nope + mla.rope)
+        nope, rope = torch.split(query, [mla.nope, mla.rope], dim=-1)
+        if self.attention == "torch":
+            rope = rotate(rope, rotary)
+        else:
+            torch.ops.gpubench.rotate_heads(rope, rotary)
+        # Heads are the batch of the product; the kernels take a view that has them second.
+        return Query(low, torch.bmm(nope.transpose(0, 1), self.key_up).transpose(0, 1), rope)
+
+    def answer(self, query: Query, entries: Tensor, pages: Pages) -> Tensor:
+        """Attend to these entries: [batch, hidden]."""
+        mla, batch = self.mla, query.rope.shape[0]
+        latent = query.rope.new_empty(batch, mla.heads, mla.kv_lora)
+        if pages.plan is not None:
+            torch.ops.gpubench.flashinfer_mla(query.latent, query.rope, entries, latent, pages.plan.number)
+        else:
+            attend = attend_in_torch if self.attention == "torch" else torch.ops.gpubench.mla_decode
+            where = entries, pages.table, pages.lengths
+            attend(query.latent, query.rope, *where, latent, pages.scratch, softmax_scale=softmax_scale(mla))
+        values = torch.bmm(latent.transpose(0, 1), self.value_up.mT).transpose(0, 1)
+        return F.linear(values.reshape(batch, mla.heads * mla.v), self.out)
+
+
+def softmax_scale(mla: MlaShape) -> float:
+    """By the width of the keys that aren't absorbed."""
+    return float((mla.nope + mla.rope) ** -0.5)
+
+
+def check_latent_attention(attention: Attention, mla: MlaShape, dtype: torch.dtype) -> None:
+    """Unsupported if this implementation can't be had here."""
+    if attention != "torch":
+        check_triton()  # flashinfer has the attention alone; what surrounds it are our kernels
+    if attention == "flashinfer":
+        check_flashinfer(mla, dtype)
+
+
+def count_pages(length: int) -> int:
+    """How many pages so many tokens take."""
+    return -(-length // PAGE)
+
+
+def make_pages(table: Tensor, lengths: Tensor, mla: MlaShape, dtype: torch.dtype, attention: Attention) -> Pages:
+    """These tokens, as this implementation's attention sees them."""
+    scratch = lengths.new_empty(0, dtype=torch.float32)
+    if attention == "flashinfer":
+        return Pages(table, lengths, scratch, FlashinferPlan(table, lengths, mla, softmax_scale(mla), dtype))
+    if attention == "triton":
+        from gpubench.kernels.mla_decode import mla_decode_scratch
+
+        latent = torch.empty(table.shape[0], mla.heads, mla.kv_lora, dtype=dtype, device=table.device)
+        rope = latent.new_empty(table.shape[0], mla.heads, mla.rope)
+        scratch = scratch.new_empty(mla_decode_scratch(latent, rope, table))
+    return Pages(table, lengths, scratch)
+
+
+def make_gathered(batch: int, k: int, mla: MlaShape, like: Tensor, attention: Attention) -> tuple[Tensor, Pages]:
+    """Room for k selected entries of each sequence, of `like`'s dtype and device, and its pages."""
+    max_pages = count_pages(k)
+    table = torch.arange(batch * max_pages, dtype=torch.int32, device=like.device).view(batch, max_pages)
+    lengths = torch.full((batch,), k, dtype=torch.int32, device=like.device)
+    # Zeros, because torch's attention reads beyond the last entry, and there is no weight that makes a NaN vanish.
+    gathered = like.new_zeros(batch * max_pages, PAGE, mla.kv_lora + mla.rope)
+    return gathered, make_pages(table, lengths, mla, like.dtype, attention)
+
+
+def prepare_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    projected: Tensor,
+    query_norm: Tensor,
+    latent_norm: Tensor,
+    rotary: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    query: Tensor,
+    eps: float,
+) -> None:
+    """What gpubench.kernels.mla_prepare does, with torch's operators."""
+    kv_lora, rope_dim = latent_norm.shape[0], 2 * rotary.shape[1]
+    low, latent, rope = torch.split(projected, [query.shape[1], kv_lora, rope_dim], dim=-1)
+    query.copy_(F.rms_norm(low, query_norm.shape, query_norm, eps))
+    latent = F.rms_norm(latent, latent_norm.shape, latent_norm, eps)
+    entry = torch.cat((latent, rotate(rope[:, None], rotary)[:, 0]), dim=-1)
+    last = lengths.long() - 1
+    page = block_table.gather(1, (last // PAGE)[:, None])[:, 0].long()
+    cache.flatten(0, 1).index_put_((page * PAGE + last % PAGE,), entry)
+
+
+def attend_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    *,
+    softmax_scale: float,
+) -> None:
+    """What gpubench.kernels.mla_decode does, on a gathered copy of the cache; `scratch` isn't needed."""
+    entries = cache[block_table.long()].flatten(1, 2)  # [batch, max_pages · 64, R + P]
+    scores = (torch.cat((q_latent, q_rope), dim=-1) @ entries.mT).float() * softmax_scale
+    beyond = torch.arange(entries.shape[1], device=entries.device) >= lengths[:, None]
+    weights = scores.masked_fill(beyond[:, None], -torch.inf).softmax(dim=-1)
+    out.copy_(weights.to(entries.dtype) @ entries[..., : q_latent.shape[-1]])
+
+
+def gather_in_torch(cache: Tensor, block_table: Tensor, lengths: Tensor, indices: Tensor, gathered: Tensor) -> None:
+    """What gpubench.kernels.mla_gather does, but for slots without a token: those get some other entry."""
+    token = torch.minimum(indices.clamp(min=0), lengths[:, None] - 1).long()
+    row = block_table.long().gather(1, token // PAGE) * PAGE + token % PAGE
+    slots = gathered.view(indices.shape[0], -1, gathered.shape[-1])
+    slots[:, : indices.shape[1]].copy_(cache.flatten(0, 1)[row])
