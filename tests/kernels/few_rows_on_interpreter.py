@@ -1,0 +1,71 @@
+"""What runs in the interpreter's process: the kernels of a decode step's few rows, and how far each is from fp64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+def distance(out, ref):
+    """‖out − ref‖ / ‖ref‖; NaN where an output is."""
+    ref = ref.double()
+    return ((out.double() - ref).norm() / ref.norm().clamp(min=1e-30)).item()
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One sequence of each of `lengths`, in a cache of the longest and `spare` tokens."""
+
+    lengths: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    kv_heads: int = 2
+    group: int = 2
+    dim: int = 16
+    splits: int | None = None
+    spare: int = 1
+
+
+def attention_error(case):
+    """The largest error of a sequence; beyond the lengths there is NaN, as in scratch and output at first."""
+    from gpubench.kernels.gqa_decode import gqa_decode
+    from gpubench.kernels.mla_merge import scratch_elements
+
+    torch.manual_seed(0)
+    batch, heads, capacity = len(case.lengths), case.kv_heads * case.group, max(1, *case.lengths) + case.spare
+    shape = (batch, case.kv_heads, capacity, case.dim)
+    keys, values = (torch.randn(shape).to(case.dtype) for _ in range(2))
+    for row, length in enumerate(case.lengths):
+        keys[row, :, length:] = values[row, :, length:] = float("nan")
+    q = (3 * torch.randn(batch, heads + 1, case.dim)).to(case.dtype)[:, :heads]  # rows may be strided
+    out = torch.full((batch, heads, case.dim), float("nan"), dtype=case.dtype)
+    scratch = torch.full((scratch_elements(batch, heads, case.dim, case.splits or 1),), float("nan"))
+    lengths = torch.tensor(case.lengths, dtype=torch.int32)
+    gqa_decode(q, keys, values, lengths, out, scratch, softmax_scale=0.3, splits=case.splits)
+    errors = []
+    for row, length in enumerate(case.lengths):
+        if length == 0:
+            errors.append(out[row].abs().max().item())
+            continue
+        own = q[row].double().view(case.kv_heads, case.group, case.dim)
+        weights = (own @ keys[row, :, :length].double().mT * 0.3).softmax(dim=-1)
+        errors.append(distance(out[row], (weights @ values[row, :, :length].double()).flatten(0, 1)))
+    return max(errors)
+
+
+def refuse_attention(changes):
+    """What gqa_decode says of arguments of which some are others; it launches nothing."""
+    from gpubench.kernels.gqa_decode import gqa_decode
+
+    cache = (2, 2, 8, 16)
+    tensors = {
+        "q": torch.zeros(2, 4, 16),
+        "keys": torch.zeros(cache),
+        "values": torch.zeros(cache),
+        "lengths": torch.ones(2, dtype=torch.int32),
+        "out": torch.zeros(2, 4, 16),
+        "scratch": torch.zeros(2 * 2 * 4 * 17),
+        "splits": 2,
+        **changes,
+    }
+    gqa_decode(**tensors, softmax_scale=1.0)

@@ -1,0 +1,51 @@
+"""The kernels of a decode step's few rows in Triton's interpreter, against fp64; bfloat16 and real sizes on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from few_rows_on_interpreter import Attention, attention_error, refuse_attention
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gpubench.errors import ArgumentError
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
+FEW = settings(max_examples=20, deadline=None)
+
+attentions = st.builds(
+    Attention,
+    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=3).map(tuple),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 5, 16, 17]),
+    dim=st.sampled_from([16, 32]),
+    splits=st.sampled_from([None, 1, 2, 3, 8]),
+    spare=st.sampled_from([0, 1, 40]),
+)
+
+
+@FEW
+@given(attentions)
+@example(Attention((0,), spare=1))
+@example(Attention((1, 0), splits=8))
+@example(Attention((128, 127, 129), splits=2, spare=0))
+def test_attention_is_over_the_cache_up_to_each_length_however_it_is_split(interpreted, case):
+    assert interpreted(attention_error, case) < TOLERANCE[case.dtype]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": torch.zeros(2, 4, 24)}, r"q has shape \(2, 4, 24\); wanted .* dim one of"),
+        ({"keys": torch.zeros(2, 3, 8, 16)}, "3 KV heads for 4 query heads"),
+        ({"values": torch.zeros(2, 2, 9, 16)}, r"values has shape \(2, 2, 9, 16\); wanted \(2, 2, 8, 16\)"),
+        ({"lengths": torch.ones(2, dtype=torch.int64)}, "lengths is torch.int64"),
+        ({"out": torch.zeros(2, 16, 4).mT}, "out of shape .* wanted it contiguous"),
+        ({"scratch": torch.zeros(271)}, "scratch has 271 elements; this launch needs 272"),
+        ({"splits": 0}, "splits is 0"),
+    ],
+)
+def test_attention_refuses_what_does_not_fit_by_name(interpreted, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        interpreted(refuse_attention, changes)
