@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import gpubench.models.attention  # noqa: F401 - registers the operator
 from gpubench.errors import Unsupported
 from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
@@ -157,12 +158,8 @@ class DenseLayer(nn.Module):
         batch = x.shape[0]
         heads = F.linear(x, self.qkv).view(batch, c.heads + 2 * c.kv_heads, c.head_dim)
         query, key, value = torch.split(heads, [c.heads, c.kv_heads, c.kv_heads], dim=1)
-        keys[:, :, -1].copy_(rotate(key, rotary))
-        values[:, :, -1].copy_(value)
-        # The query heads that share a key head become the rows of one attention over it: the cache is read once.
-        query = rotate(query, rotary).view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
-        attended = F.scaled_dot_product_attention(query, keys, values)
-        return F.linear(attended.reshape(batch, c.heads * c.head_dim), self.attention_out)
+        attended = torch.ops.gpubench.cached_attention(rotate(query, rotary), rotate(key, rotary), value, keys, values)
+        return F.linear(attended, self.attention_out)
 
     def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
         return F.rms_norm(x, scale.shape, scale, self.config.norm_eps)

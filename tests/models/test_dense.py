@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gpubench.errors import ArgumentError
+from gpubench.models.attention import cached_attention
 from gpubench.models.presets import PRESETS, Preset, find_preset
 
 TINY = PRESETS["tiny-dense"]
@@ -66,6 +67,20 @@ def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch():
     torch.testing.assert_close(model(tokens, cache)[2:3], model(tokens[2:3], alone), rtol=1e-4, atol=1e-4)
 
 
+def test_attention_declares_what_it_writes_and_its_fake_has_its_shape():
+    query, key, keys = torch.randn(3, 4, 8), torch.randn(3, 2, 8), torch.randn(5, 2, 16, 8)
+    arguments = (query, key, torch.randn_like(key), keys, torch.randn_like(keys))
+    torch.library.opcheck(torch.ops.gpubench.cached_attention.default, arguments)
+
+
+def test_attention_of_fewer_tokens_than_sequences_is_that_of_the_first_ones():
+    query, key, keys = torch.randn(3, 4, 8), torch.randn(3, 2, 8), torch.randn(5, 2, 16, 8)
+    whole, first = keys.clone(), keys[:3].clone()
+    found = cached_attention(query, key, key, whole, whole.clone())
+    assert torch.equal(found, cached_attention(query, key, key, first, first.clone()))
+    assert torch.equal(whole, torch.cat((first, keys[3:])))
+
+
 def test_activations_keep_their_scale_whatever_the_depth():
     torch.manual_seed(0)
     deep = replace(TINY, layers=24).build(torch.float32)
@@ -81,12 +96,15 @@ def test_sizes_foretold_are_the_sizes_built():
 
 
 def test_flop_foretold_are_those_that_torch_counts():
-    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
+
+    def count_attention(query, _key, _value, keys, _values, **_):
+        return 4 * query[0] * query[1] * query[2] * keys[2]  # two products with every position of the cache
 
     model = TINY.build(torch.float32)
     cache, tokens = model.make_cache(batch=3, length=5), torch.zeros(3, dtype=torch.int64)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it can't count the CPU's fused one
+    formulas = {torch.ops.gpubench.cached_attention: count_attention}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model(tokens, cache)
     assert TINY.step_flop(batch=3, length=5) == counter.get_total_flops()
 
