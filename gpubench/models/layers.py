@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Activation", "activate", "random_weight", "rotary_table", "rotate", "weight"]
+__all__ = ["Activation", "GatedMlp", "activate", "random_weight", "rotary_table", "rotate", "weight"]
 
 Activation = Literal["swiglu", "swiglu_oai"]
 """Of a gated MLP: silu(gate) ⊙ up, or gpt-oss's (up + 1) ⊙ gate ⊙ σ(1.702 · gate), gate ≤ 7 and |up| ≤ 7."""
@@ -50,3 +50,17 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     half = cos.shape[0]
     first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    """The MLP of a layer without experts: activate(x · W_gate_upᵀ) · W_downᵀ."""
+
+    def __init__(self, hidden: int, intermediate: int, dtype: torch.dtype, activation: Activation = "swiglu") -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.gate_up = random_weight(2 * intermediate, hidden, dtype=dtype)
+        self.down = random_weight(hidden, intermediate, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, hidden] → the same."""
+        return F.linear(activate(F.linear(x, self.gate_up), self.activation), self.down)

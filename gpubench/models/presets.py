@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from gpubench.errors import ArgumentError
 from gpubench.models.base import ModelConfig
@@ -11,9 +11,19 @@ from gpubench.models.deepseek import DeepseekConfig
 from gpubench.models.dense import DenseConfig
 from gpubench.models.hybrid import HybridConfig
 from gpubench.models.moe import MoeShape
-from gpubench.models.shapes import GATED_DELTA, INDEXER, MLA, GatedDeltaShape, IndexerShape, MlaShape
+from gpubench.models.shapes import (
+    GATED_DELTA,
+    INDEXER,
+    MLA,
+    SPARSE_GQA,
+    GatedDeltaShape,
+    IndexerShape,
+    MlaShape,
+    SparseGqaShape,
+)
+from gpubench.models.sparse import SparseConfig
 
-__all__ = ["PRESETS", "Preset", "find_preset"]
+__all__ = ["PRESETS", "Preset", "cut", "find_preset"]
 
 Preset = Literal[
     "tiny-dense",
@@ -25,6 +35,8 @@ Preset = Literal[
     "tiny-mla-indexer",
     "deepseek-v3",
     "deepseek-v3.2",
+    "tiny-sparse",
+    "minimax-m3",
 ]
 
 _TINY_MLA = DeepseekConfig(
@@ -71,7 +83,7 @@ _DEEPSEEK_V3 = DeepseekConfig(
     context=163840,
 )
 
-PRESETS: dict[str, DenseConfig | HybridConfig | DeepseekConfig] = {
+PRESETS: dict[str, DenseConfig | HybridConfig | DeepseekConfig | SparseConfig] = {
     "tiny-dense": DenseConfig(
         layers=2, hidden=128, heads=4, kv_heads=2, head_dim=32, intermediate=256, vocabulary=1024, context=4096
     ),
@@ -125,6 +137,46 @@ PRESETS: dict[str, DenseConfig | HybridConfig | DeepseekConfig] = {
     "tiny-mla-indexer": replace(_TINY_MLA, indexer=IndexerShape(heads=4, dim=32, k=16, compress_ratio=1)),
     "deepseek-v3": _DEEPSEEK_V3,
     "deepseek-v3.2": replace(_DEEPSEEK_V3, indexer=INDEXER["deepseek-v3.2"]),
+    "tiny-sparse": SparseConfig(
+        layers=3,
+        hidden=128,
+        sparse=SparseGqaShape(heads=8, kv_heads=2, dim=32, block=16, blocks=4, index_heads=2, index_dim=16),
+        rotary_dims=16,
+        dense_layers=1,
+        dense_intermediate=256,
+        moe=MoeShape(
+            experts=16,
+            top_k=4,
+            intermediate=64,
+            shared_intermediate=64,
+            scoring="sigmoid",
+            scale=2.0,
+            has_shared_gate=False,
+            activation="swiglu_oai",
+        ),
+        vocabulary=1024,
+        context=4096,
+    ),
+    "minimax-m3": SparseConfig(
+        layers=60,
+        hidden=6144,
+        sparse=SPARSE_GQA["minimax-m3"],
+        rotary_dims=64,
+        dense_layers=3,
+        dense_intermediate=12288,
+        moe=MoeShape(
+            experts=128,
+            top_k=4,
+            intermediate=3072,
+            shared_intermediate=3072,
+            scoring="sigmoid",
+            scale=2.0,
+            has_shared_gate=False,
+            activation="swiglu_oai",
+        ),
+        vocabulary=200064,
+        context=1048576,
+    ),
 }
 
 
@@ -132,9 +184,14 @@ def find_preset(name: str, layers: int | None = None) -> ModelConfig:
     """The config of that name, cut to its first `layers` layers if a number is given."""
     if name not in PRESETS:
         raise ArgumentError(f"model: no model {name!r}; known: {', '.join(PRESETS)}")
-    preset = PRESETS[name]
+    found: ModelConfig = cut(PRESETS[name], name, layers)
+    return found
+
+
+def cut(config: Any, name: str, layers: int | None) -> Any:
+    """The config with its first `layers` layers alone; all of them for None."""
     if layers is None:
-        return preset
-    if not 1 <= layers <= preset.layers:
-        raise ArgumentError(f"layers: {name} has {preset.layers} layers, so 1 to {preset.layers}; got {layers}")
-    return replace(preset, layers=layers)
+        return config
+    if not 1 <= layers <= config.layers:
+        raise ArgumentError(f"layers: {name} has {config.layers} layers, so 1 to {config.layers}; got {layers}")
+    return replace(config, layers=layers)

@@ -79,6 +79,16 @@ class SparseGqaShape:
     index_heads: int
     index_dim: int
 
+    @property
+    def width(self) -> int:
+        """What a token is projected to: queries, keys and values."""
+        return (self.heads + 2 * self.kv_heads) * self.dim
+
+    @property
+    def index_width(self) -> int:
+        """What it is projected to for choosing blocks: index queries, and the one index key that they share."""
+        return (self.index_heads + 1) * self.index_dim
+
 
 MLA = {
     "deepseek-v3": MlaShape(heads=128, kv_lora=512, rope=64, nope=128, v=128),

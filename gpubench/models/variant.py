@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gpubench.errors import ArgumentError
 from gpubench.models.base import ModelConfig, Parallel
-from gpubench.models.presets import PRESETS, find_preset
+from gpubench.models.presets import PRESETS, cut, find_preset
 
 __all__ = ["Variant"]
 
@@ -52,13 +52,7 @@ class Variant:
     @property
     def config(self) -> ModelConfig:
         """What is built; ArgumentError names what such a model can't have."""
-        config: Any = self.whole
-        if self.layers is not None:
-            if not 1 <= self.layers <= config.layers:
-                raise ArgumentError(
-                    f"layers: {self.model} has {config.layers} layers, so 1 to {config.layers}; got {self.layers}"
-                )
-            config = replace(config, layers=self.layers)
+        config = cut(self.whole, self.model, self.layers)
         if self.gvr:
             config = self._with_gvr(config)
         share: ModelConfig = config if self.parallel is None else config.rank_share(self.parallel, self.ranks)

@@ -1,0 +1,200 @@
+"""Block-sparse grouped-query attention of a decoder at one new token per sequence, over a paged cache.
+
+For hidden states x [batch, hidden]:
+
+    q, k, v, i_q, i_k = split(x · W_inᵀ);  all but v: RMSNorm over each head, then its first dims rotated
+    score of block j = max over its tokens t of i_q · i_k,t      per index head, of which each KV head has one
+    chosen = the last block, and those with the highest scores besides
+    y = (softmax over the tokens t of chosen blocks of (q · k_t / √dim) · v_t) · W_outᵀ
+
+The new k, v and i_k stand at the cache's last position. A sequence of no more blocks than are chosen attends to all of
+them, its scores unread. A layer that isn't sparse has no i_q and i_k and attends to everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.models.base import Attention
+from gpubench.models.layers import random_weight, rotate, weight
+from gpubench.models.shapes import SparseGqaShape
+from gpubench.ranges import annotate
+
+__all__ = ["DenseCache", "PagedCache", "Pages", "SparseAttention"]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Which blocks of the caches belong to which sequence: the same in all layers. A sequence's lie side by side."""
+
+    table: Tensor
+    """[batch, blocks], int32: each sequence's blocks, in order."""
+    lengths: Tensor
+    """[batch], int32: tokens, the new one included."""
+    last: Tensor
+    """[batch], int64: the block that the new token stands in."""
+    length: int
+    """The same for all."""
+    block: int
+    """Tokens."""
+    splits: int
+    """How many programs of our kernel share the tokens of a KV head."""
+
+    @property
+    def slot(self) -> int:
+        """Where in its block the new token stands."""
+        return (self.length - 1) % self.block
+
+    @classmethod
+    def over(cls, table: Tensor, length: int, block: int, splits: int) -> Pages:
+        """The first `length` tokens of the sequences whose blocks `table` has."""
+        table = table[:, : -(-length // block)]
+        lengths = torch.full((table.shape[0],), length, dtype=torch.int32, device=table.device)
+        return cls(table, lengths, table[:, -1].long(), length, block, splits)
+
+
+@dataclass(frozen=True)
+class DenseCache:
+    """Keys and values of one dense layer: [batch, kv_heads, length, dim] each."""
+
+    keys: Tensor
+    values: Tensor
+
+    def write(self, key: Tensor, value: Tensor, _: Pages) -> None:
+        """The new token's, [batch, kv_heads, dim] each."""
+        self.keys[:, :, -1].copy_(key)
+        self.values[:, :, -1].copy_(value)
+
+
+@dataclass(frozen=True)
+class PagedCache:
+    """Keys, values and index keys of one sparse layer."""
+
+    keys: Tensor
+    values: Tensor
+    """[batch · blocks, kv_heads, block, dim] each."""
+    index_keys: Tensor
+    """[batch · blocks, block, index_dim], one for all index heads."""
+
+    def write(self, key: Tensor, value: Tensor, pages: Pages) -> None:
+        """The new token's, [batch, kv_heads, dim] each."""
+        self.keys[:, :, pages.slot].index_copy_(0, pages.last, key)
+        self.values[:, :, pages.slot].index_copy_(0, pages.last, value)
+
+    def write_index(self, key: Tensor, pages: Pages) -> None:
+        """The new token's, [batch, 1, index_dim]."""
+        self.index_keys[:, pages.slot].index_copy_(0, pages.last, key[:, 0])
+
+
+class SparseAttention(nn.Module):
+    """A layer's attention without the norm before it and the sum after it, in dense layers, too."""
+
+    def __init__(
+        self,
+        shape: SparseGqaShape,
+        hidden: int,
+        norm_eps: float,
+        dtype: torch.dtype,
+        attention: Attention,
+        is_sparse: bool,
+    ) -> None:
+        super().__init__()
+        self.shape, self.norm_eps = shape, norm_eps
+        width = shape.width + (shape.index_width if is_sparse else 0)
+        self.projection = random_weight(width, hidden, dtype=dtype)
+        self.query_norm = weight(torch.ones(shape.dim, dtype=dtype))
+        self.key_norm = weight(torch.ones(shape.dim, dtype=dtype))
+        if is_sparse:
+            self.index_query_norm = weight(torch.ones(shape.index_dim, dtype=dtype))
+            self.index_key_norm = weight(torch.ones(shape.index_dim, dtype=dtype))
+        self.out = random_weight(hidden, shape.heads * shape.dim, dtype=dtype)
+        self.has_kernels = attention == "triton"
+        if self.has_kernels:
+            import gpubench.kernels.sparse_gqa
+            import gpubench.kernels.sparse_gqa_scores
+            import gpubench.kernels.sparse_gqa_select  # noqa: F401 - they register operators
+
+    def forward(self, x: Tensor, own: DenseCache | PagedCache, pages: Pages, rotary: Tensor) -> Tensor:
+        """x [batch, hidden] → the same; writes the last position of `own`; `rotary` is that position's row."""
+        shape, batch = self.shape, x.shape[0]
+        with annotate("attention"):
+            projected = F.linear(x, self.projection)
+            heads = projected[:, : shape.width].view(batch, -1, shape.dim)
+            query, key, value = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+            query = self._place(query, self.query_norm, rotary)
+            key = self._place(key, self.key_norm, rotary)
+            own.write(key, value, pages)
+            if isinstance(own, DenseCache):
+                return F.linear(_attend_to(query, own.keys, own.values), self.out)
+        with annotate("indexer"):
+            heads = projected[:, shape.width :].view(batch, -1, shape.index_dim)
+            index_query, index_key = torch.split(heads, [shape.index_heads, 1], dim=1)
+            own.write_index(self._place(index_key, self.index_key_norm, rotary), pages)
+            index_query = self._place(index_query, self.index_query_norm, rotary)
+        attend = self._attend_with_kernels if self.has_kernels else self._attend_in_torch
+        attended = attend(query, index_query, own, pages)
+        with annotate("attention"):
+            return F.linear(attended, self.out)
+
+    def _place(self, heads: Tensor, norm: Tensor, rotary: Tensor) -> Tensor:
+        """heads [batch, heads, dim], normalised and rotated to their position."""
+        return rotate(F.rms_norm(heads, norm.shape, norm, self.norm_eps), rotary)
+
+    def _attend_with_kernels(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages) -> Tensor:
+        shape, ops = self.shape, torch.ops.gpubench
+        batch, heads, dim = query.shape
+        with annotate("indexer"):
+            scores = query.new_empty(batch, shape.kv_heads, pages.table.shape[1], dtype=torch.float32)
+            ops.sparse_gqa_scores(index_query, own.index_keys, pages.table, pages.lengths, scores, shape.blocks)
+        with annotate("topk"):
+            blocks = pages.table.new_empty(batch, shape.kv_heads, shape.blocks)
+            ops.sparse_gqa_select(scores, pages.lengths, blocks, shape.block)
+        with annotate("attention"):
+            out = torch.empty_like(query)
+            partial = query.new_empty(batch, heads, pages.splits, dim, dtype=torch.float32)
+            sums = query.new_empty(batch, heads, pages.splits, dtype=torch.float32)
+            where = blocks, pages.table, pages.lengths
+            ops.sparse_gqa_attend(query, own.keys, own.values, *where, out, partial, sums)
+            return out.view(batch, heads * dim)
+
+    def _attend_in_torch(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages) -> Tensor:
+        shape = self.shape
+        with annotate("indexer"):
+            scores = _score_in_torch(index_query, own.index_keys, pages, shape.blocks)
+        with annotate("topk"):
+            blocks = scores.topk(min(shape.blocks, scores.shape[-1])).indices
+        with annotate("attention"):
+            held = pages.table.long()[:, None].expand(-1, shape.kv_heads, -1).gather(2, blocks)
+            heads = torch.arange(shape.kv_heads, device=query.device)[:, None]
+            keys, values = (part[held, heads].flatten(2, 3) for part in (own.keys, own.values))
+            mask = None
+            if pages.length % shape.block:  # what lies in the last block beyond the length isn't seen
+                tokens = blocks[..., None] * shape.block + torch.arange(shape.block, device=query.device)
+                mask = (tokens < pages.length).flatten(2)[:, :, None]
+            return _attend_to(query, keys, values, mask)
+
+
+def _score_in_torch(index_query: Tensor, index_keys: Tensor, pages: Pages, kept: int) -> Tensor:
+    """Of every block, [batch, index_heads, blocks]: infinity for the last one, and for all where all are kept."""
+    batch, count = pages.table.shape
+    if count <= kept:
+        return index_query.new_full((batch, index_query.shape[1], count), torch.inf)
+    by_sequence = index_keys.view(batch, -1, *index_keys.shape[1:])  # not a copy: its blocks lie side by side
+    products = index_query @ by_sequence[:, :count].flatten(1, 2).mT
+    scores = products.view(batch, -1, count, pages.block).amax(dim=-1)
+    return scores.masked_fill(torch.arange(count, device=scores.device) == count - 1, torch.inf)
+
+
+def _attend_to(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """query [batch, heads, dim] over keys and values [batch, kv_heads, tokens, dim]: [batch, heads · dim].
+
+    The query heads that share a key head become the rows of one attention over it: the cache is read once.
+    """
+    grouped = query.view(query.shape[0], keys.shape[1], -1, query.shape[2])
+    if mask is not None:
+        mask = mask.expand(-1, -1, grouped.shape[2], -1)
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
