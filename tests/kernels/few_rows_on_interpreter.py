@@ -69,3 +69,65 @@ def refuse_attention(changes):
         **changes,
     }
     gqa_decode(**tensors, softmax_scale=1.0)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What gqa_inputs is given: the position of each sequence's token, and heads' shapes."""
+
+    positions: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    heads: int = 4
+    kv_heads: int = 2
+    between: int = 0
+    dim: int = 16
+    half: int = 4
+    is_normed: bool = True
+    capacity: int = 8
+
+
+def rotate_in_double(x, angles):
+    """The first dims of x [heads, dim] as complex numbers (i, i + half), turned."""
+    half = len(angles)
+    turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag, x[:, 2 * half :]), dim=1)
+
+
+def heads_error(case):
+    """The largest error of query and cache, the cache's other positions included, which must stay as they were."""
+    from gpubench.kernels.gqa_inputs import gqa_inputs
+
+    torch.manual_seed(0)
+    batch, dim = len(case.positions), case.dim
+    width = (case.heads + case.between + 2 * case.kv_heads) * dim
+    projected = torch.randn(batch, width + 3).to(case.dtype)[:, :width]  # rows may be strided
+    scales = [(1 + torch.randn(dim) / 4).to(case.dtype) if case.is_normed else None for _ in range(2)]
+    angles = torch.randn(case.capacity, case.half, dtype=torch.float64)
+    rotary = torch.stack((angles.cos(), angles.sin()), dim=1).float()
+    keys, values = (torch.randn(batch, case.kv_heads, case.capacity, dim).to(case.dtype) for _ in range(2))
+    query = torch.zeros(batch, case.heads, dim, dtype=case.dtype)
+    wanted = [tensor.double() for tensor in (query, keys, values)]
+    for row, position in enumerate(case.positions):
+        if not 0 <= position < case.capacity:
+            continue
+        heads = projected[row].double().view(-1, dim)
+        parts = [heads[: case.heads], heads[-2 * case.kv_heads : -case.kv_heads]]
+        if case.is_normed:
+            parts = [
+                part * (part.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt() * scale.double()
+                for part, scale in zip(parts, scales, strict=True)
+            ]
+        wanted[0][row] = rotate_in_double(parts[0], angles[position])
+        wanted[1][row, :, position] = rotate_in_double(parts[1], angles[position])
+        wanted[2][row, :, position] = heads[-case.kv_heads :]
+    gqa_inputs(
+        projected,
+        *scales,
+        rotary,
+        torch.tensor(case.positions, dtype=torch.int32),
+        query,
+        keys,
+        values,
+        eps=1e-6,
+    )
+    return max(distance(*pair) for pair in zip((query, keys, values), wanted, strict=True))

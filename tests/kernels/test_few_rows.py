@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from few_rows_on_interpreter import Attention, attention_error, refuse_attention
+from few_rows_on_interpreter import Attention, Heads, attention_error, heads_error, refuse_attention
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -49,3 +49,23 @@ def test_attention_is_over_the_cache_up_to_each_length_however_it_is_split(inter
 def test_attention_refuses_what_does_not_fit_by_name(interpreted, changes, message):
     with pytest.raises(ArgumentError, match=message):
         interpreted(refuse_attention, changes)
+
+
+heads = st.builds(
+    Heads,
+    positions=st.lists(st.integers(0, 7), min_size=1, max_size=3).map(tuple),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    heads=st.sampled_from([2, 6]),
+    kv_heads=st.sampled_from([1, 2]),
+    between=st.sampled_from([0, 3]),
+    dim=st.sampled_from([8, 16, 24]),
+    half=st.sampled_from([1, 4]),
+    is_normed=st.booleans(),
+)
+
+
+@FEW
+@given(heads)
+@example(Heads((8, -1, 3)))
+def test_heads_are_normed_and_rotated_and_only_the_tokens_own_place_in_the_cache_is_written(interpreted, case):
+    assert interpreted(heads_error, case) < TOLERANCE[case.dtype]

@@ -1,0 +1,191 @@
+"""What stands between a projection and grouped-query attention for one token per sequence, fused.
+
+    q, k ← RMSNorm over each head ⊙ scale, where there are scales; then the first 2 · HALF dims rotated to `positions`
+    keys[b, :, positions[b]] ← k,   values[b, :, positions[b]] ← v
+
+projected [batch, width]: queries of all heads, then whatever else there is, then keys and values of all KV heads, a
+head's `dim` adjacent. query_norm, key_norm [dim] or None. query [batch, heads, dim]; keys, values [batch, kv_heads,
+capacity, dim]. All of these float32, float16 or bfloat16, computed in float32. rotary [positions, 2, HALF], float32:
+cos and sin of each position's angles, of which dims i and i + HALF make a pair, as in GPT-NeoX, after Su et al.,
+"RoFormer", 2021. positions [batch], int32, on the device; a sequence whose position lies beyond the table or the cache
+is left as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+from gpubench.kernels.arguments import (
+    check_adjacent,
+    check_contiguous,
+    check_index,
+    check_launchable,
+    check_operand,
+)
+from gpubench.kernels.ops import as_op
+
+__all__ = ["gqa_inputs"]
+
+
+@triton.jit
+def _inputs_kernel(
+    projected_ptr,
+    query_norm_ptr,
+    key_norm_ptr,
+    rotary_ptr,
+    positions_ptr,
+    query_ptr,
+    keys_ptr,
+    values_ptr,
+    projected_stride,
+    query_stride_row,
+    query_stride_head,
+    k_stride_row,
+    k_stride_head,
+    k_stride_token,
+    v_stride_row,
+    v_stride_head,
+    v_stride_token,
+    heads,
+    kv_heads,
+    first_key,
+    limit,
+    eps,
+    DIM: tl.constexpr,
+    HALF: tl.constexpr,
+    HAS_NORMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    head = tl.program_id(0)  # queries, keys, values
+    row = tl.program_id(1).to(tl.int64)
+    position = tl.load(positions_ptr + row).to(tl.int64)
+    is_there = (position >= 0) & (position < limit)
+    dims = tl.arange(0, BLOCK)
+    inside = (dims < DIM) & is_there
+    is_query = head < heads
+    own = tl.where(is_query, head, head - heads + first_key)
+    source = projected_ptr + row * projected_stride + own * DIM
+    x = tl.load(source + dims, mask=inside, other=0.0)
+
+    if head >= heads + kv_heads:
+        kv_head = head - heads - kv_heads
+        target = values_ptr + row * v_stride_row + kv_head * v_stride_head + position * v_stride_token
+        tl.store(target + dims, x, mask=inside)
+    else:
+        is_first = dims < HALF
+        is_rotated = dims < 2 * HALF
+        partners = tl.where(is_first, dims + HALF, tl.where(is_rotated, dims - HALF, dims))
+        own_value = x.to(tl.float32)
+        partner = tl.load(source + partners, mask=inside, other=0.0).to(tl.float32)
+        if HAS_NORMS:
+            scale = tl.where(is_query, query_norm_ptr, key_norm_ptr)
+            factor = tl.rsqrt(tl.sum(own_value * own_value, axis=0) / DIM + eps)
+            own_value *= factor * tl.load(scale + dims, mask=inside, other=0.0).to(tl.float32)
+            partner *= factor * tl.load(scale + partners, mask=inside, other=0.0).to(tl.float32)
+        angles = rotary_ptr + position * (2 * HALF) + tl.where(is_first, dims, dims - HALF)
+        cos = tl.load(angles, mask=inside & is_rotated, other=1.0)
+        sin = tl.load(angles + HALF, mask=inside & is_rotated, other=0.0)
+        rotated = own_value * cos + tl.where(is_first, -partner, partner) * sin
+        if is_query:
+            target = query_ptr + row * query_stride_row + head * query_stride_head
+            tl.store(target + dims, rotated.to(query_ptr.dtype.element_ty), mask=inside)
+        else:
+            kv_head = head - heads
+            target = keys_ptr + row * k_stride_row + kv_head * k_stride_head + position * k_stride_token
+            tl.store(target + dims, rotated.to(keys_ptr.dtype.element_ty), mask=inside)
+
+
+@as_op("gqa_inputs", mutates=("query", "keys", "values"))
+def gqa_inputs(
+    projected: Tensor,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    rotary: Tensor,
+    positions: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    eps: float = 1e-6,
+) -> None:
+    """Write the queries into `query`, and the new token's keys and values into the cache.
+
+    The elements along `dim` are adjacent; other strides are free. Neither allocates nor synchronises. ArgumentError
+    names an argument that doesn't fit.
+    """
+    heads, kv_heads, dim, half = _check(projected, (query_norm, key_norm), rotary, positions, (query, keys, values))
+    batch = query.shape[0]
+    block = triton.next_power_of_2(dim)
+    _inputs_kernel[(heads + 2 * kv_heads, batch)](
+        projected,
+        projected if query_norm is None else query_norm,
+        projected if key_norm is None else key_norm,
+        rotary,
+        positions,
+        query,
+        keys,
+        values,
+        projected.stride(0),
+        *query.stride()[:2],
+        *keys.stride()[:3],
+        *values.stride()[:3],
+        heads,
+        kv_heads,
+        projected.shape[1] // dim - 2 * kv_heads,
+        min(rotary.shape[0], keys.shape[2]),
+        eps,
+        DIM=dim,
+        HALF=half,
+        HAS_NORMS=query_norm is not None,
+        BLOCK=block,
+        num_warps=1 if block <= 256 else 4,
+    )
+
+
+def _check(
+    projected: Tensor,
+    norms: tuple[Tensor | None, Tensor | None],
+    rotary: Tensor,
+    positions: Tensor,
+    written: tuple[Tensor, Tensor, Tensor],
+) -> tuple[int, int, int, int]:
+    """Heads, KV heads, their dim, and half of what is rotated; ArgumentError unless the operands fit one another."""
+    kernel = "gqa_inputs"
+    query, keys, values = written
+    check_launchable(kernel, "projected", projected)
+    if query.dim() != 3 or keys.dim() != 4 or min(query.shape) < 1:
+        raise ArgumentError(
+            f"{kernel}: query has shape {tuple(query.shape)} and keys {tuple(keys.shape)}; "
+            "wanted (batch, heads, dim) and (batch, kv_heads, capacity, dim)"
+        )
+    (batch, heads, dim), (kv_heads, capacity) = query.shape, keys.shape[1:3]
+    width = projected.shape[-1]
+    if projected.shape != (batch, width) or width % dim or width < (heads + 2 * kv_heads) * dim:
+        raise ArgumentError(
+            f"{kernel}: projected has shape {tuple(projected.shape)}; wanted ({batch}, a multiple of {dim}, "
+            f"{(heads + 2 * kv_heads) * dim} or more)"
+        )
+    check_operand(kernel, "query", query, (batch, heads, dim), like=projected)
+    for name, tensor in (("keys", keys), ("values", values)):
+        check_operand(kernel, name, tensor, (batch, kv_heads, capacity, dim), like=projected)
+    for name, tensor in (("projected", projected), ("query", query), ("keys", keys), ("values", values)):
+        check_adjacent(kernel, name, tensor)
+    if (norms[0] is None) != (norms[1] is None):
+        raise ArgumentError(f"{kernel}: query_norm and key_norm are wanted both or neither")
+    for name, norm in zip(("query_norm", "key_norm"), norms, strict=True):
+        if norm is not None:
+            check_operand(kernel, name, norm, (dim,), like=projected)
+            check_contiguous(kernel, name, norm)
+    half = rotary.shape[-1]
+    if rotary.dim() != 3 or rotary.shape[1] != 2 or 2 * half > dim or rotary.dtype != torch.float32:
+        raise ArgumentError(
+            f"{kernel}: rotary is {rotary.dtype} {tuple(rotary.shape)}; "
+            f"wanted float32 (positions, 2, at most {dim // 2})"
+        )
+    check_contiguous(kernel, "rotary", rotary)
+    check_index(kernel, "positions", positions, (batch,), like=projected)
+    return heads, kv_heads, dim, half
