@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Run", "Unsupported", "Workload", "annotate", "get_workload", "load_run", "workload"]
+__all__ = ["Run", "Unsupported", "Workload", "annotate", "get_workload", "load_run", "shared", "workload"]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gpubench.errors import Unsupported
     from gpubench.ranges import annotate
     from gpubench.registry import Workload, get_workload, workload
+    from gpubench.sharing import shared
 
 _HOMES = {
     "Run": "gpubench.analysis.run",
@@ -24,6 +25,7 @@ _HOMES = {
     "annotate": "gpubench.ranges",
     "get_workload": "gpubench.registry",
     "load_run": "gpubench.analysis.run",
+    "shared": "gpubench.sharing",
     "workload": "gpubench.registry",
 }
 

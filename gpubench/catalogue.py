@@ -6,6 +6,8 @@ travels as JSON.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -81,6 +83,15 @@ class WorkloadInfo:
     """Any axis name is accepted (the `command` workload's placeholders)."""
     measures_itself: bool = False
     """Its step is another program with figures of its own (`command`)."""
+    shares: list[str] = Field(default_factory=list)
+    """Arguments: cells in which these are equal are kin, and may share what they build."""
+
+    def kin(self, arguments: Mapping[str, Any]) -> str:
+        """What is equal in cells of one kin, as JSON; "" if cells of this workload share nothing."""
+        if not self.shares:
+            return ""
+        defaults = {axis.name: axis.default for axis in self.axes}
+        return json.dumps({name: arguments.get(name, defaults.get(name)) for name in self.shares}, sort_keys=True)
 
     @property
     def baseline(self) -> str | None:

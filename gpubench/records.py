@@ -362,6 +362,8 @@ class Task:
     timeout: TimeoutSettings
     artifacts: str
     """The cell's own folder: its stdout, its stderr, what a workload leaves."""
+    kin: str = ""
+    """The same in cells that may share what they build (`gpubench.shared`); "" in one that shares with nobody."""
 
     def record(self, trial: int, outcome: Outcome, stage: Stage, **found: Any) -> CellRecord:
         """The record of one of its trials; `found` are the record's other fields."""

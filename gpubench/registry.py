@@ -90,6 +90,8 @@ class Workload:
     open_axes: bool = False
     measures_itself: bool = False
     """The step returns its own measurements (`command`): a list of `OwnMeasurement`, one sample of each metric."""
+    shares: tuple[str, ...] = ()
+    """Arguments: cells in which these are equal may share what they build with `gpubench.shared`."""
     backends: dict[str, Backend] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     oracle_function: Callable[..., Any] | None = None
@@ -203,16 +205,20 @@ class Workload:
             origin=self.origin,
             open_axes=self.open_axes,
             measures_itself=self.measures_itself,
+            shares=list(self.shares),
         )
 
 
 def workload(
-    name: str, *, open_axes: bool = False, measures_itself: bool = False
+    name: str, *, open_axes: bool = False, measures_itself: bool = False, shares: typing.Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Workload]:
     """Register a workload: the decorated function makes the inputs, and its signature is the schema of its axes.
 
     Types that may be swept: `int`, `float`, `bool`, `str`, a `Literal` of them, and `T | None`; a `list` or `dict`
     can only be a param. The worker sets the default device and the seed before it calls the function.
+
+    `shares` names arguments. Cells in which these are equal run next to each other in one worker, and may share what
+    they build with `gpubench.shared`.
     """
 
     def register(function: Callable[..., Any]) -> Workload:
@@ -221,8 +227,14 @@ def workload(
                 f"workload {name!r} is registered twice: {_workloads[name].origin} and {_origin(function)}"
             )
         description = inspect.getdoc(function) or ""
-        created = Workload(name, function, description, _origin(function), open_axes, measures_itself)
-        created.info()  # a signature that can't be an axis schema fails here, at its own line
+        created = Workload(
+            name, function, description, _origin(function), open_axes, measures_itself, shares=tuple(shares)
+        )
+        known = [axis.name for axis in created.info().axes]  # a signature that can't be an axis schema fails here
+        if unknown := [argument for argument in shares if argument not in known]:
+            raise TypeError(
+                f"workload {name!r} shares by {unknown[0]!r}, which is no argument of it: {', '.join(known)}"
+            )
         _workloads[name] = created
         return created
 

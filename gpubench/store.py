@@ -63,6 +63,8 @@ class Session:
     fingerprint: dict[str, str]
     forced: list[str] = Field(default_factory=list)
     """The differences that --force overrode, in words."""
+    order: str = ""
+    """In what order cells ran and why, where it was not the grid's."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore", ser_json_inf_nan="constants"))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from gpubench.analysis.merge import CellResult
+from gpubench.catalogue import WorkloadInfo
 from gpubench.records import Outcome, Pass, Task
+from gpubench.run.kin import kin_together
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 
 __all__ = ["TaskSettings", "plan_tasks"]
@@ -23,6 +25,7 @@ class TaskSettings:
     check: CheckSettings
     timeout: TimeoutSettings
     artifacts: Path
+    workload: WorkloadInfo
     order: Literal["cells", "interleaved"] = "cells"
 
     @property
@@ -34,20 +37,21 @@ class TaskSettings:
 def plan_tasks(results: Sequence[CellResult], settings: TaskSettings, retry: frozenset[Outcome]) -> list[Task]:
     """The tasks that give every cell its records, in the order in which they are to run.
 
-    A cell whose outcome is in `retry` starts over as a new attempt. `order: interleaved` makes one task per trial,
-    trials outermost, so that a GPU that slowly warms up does so for all cells alike.
+    A cell whose outcome is in `retry` starts over as a new attempt. Cells that share what they build come next to each
+    other, else the grid's order holds. `order: interleaved` makes one task per trial, trials outermost, so that a GPU
+    that slowly warms up does so for all cells alike.
     """
     missing = [(result, _attempt(result, retry), _trials(result, settings, retry)) for result in results]
     if settings.order == "cells":
-        return [_task(result, attempt, trials, settings) for result, attempt, trials in missing if trials]
+        return kin_together(_task(result, attempt, trials, settings) for result, attempt, trials in missing if trials)
     return list(_interleave(missing, settings))
 
 
 def _interleave(missing: Sequence[tuple[CellResult, int, list[int]]], settings: TaskSettings) -> Iterator[Task]:
     for trial in range(settings.trials):
-        for result, attempt, trials in missing:
-            if trial in trials:
-                yield _task(result, attempt, [trial], settings)
+        yield from kin_together(
+            _task(result, attempt, [trial], settings) for result, attempt, trials in missing if trial in trials
+        )
 
 
 def _attempt(result: CellResult, retry: frozenset[Outcome]) -> int:
@@ -70,4 +74,5 @@ def _task(result: CellResult, attempt: int, trials: list[int], settings: TaskSet
         check=settings.check,
         timeout=settings.timeout,
         artifacts=str(settings.artifacts / result.cell.cell_id),
+        kin=settings.workload.kin(result.cell.arguments),
     )

@@ -14,11 +14,9 @@ from gpubench.records import (
     CANNOT_WRITE,
     CellEnded,
     CellRecord,
-    Hazard,
     HazardsFound,
     Job,
     Outcome,
-    Stage,
     StageEntered,
     Task,
     WorkerReady,
@@ -27,6 +25,8 @@ from gpubench.run.autopsy import OomKillCounter, attach_core, find_remains
 from gpubench.run.classify import Death, record_death
 from gpubench.run.coredump import CoreReader, find_cuda_gdb
 from gpubench.run.events import CellRecorded, CellStarted, StopNoticed, SweepEvent, WorkerStarted
+from gpubench.run.kin import best_for, is_full
+from gpubench.run.lane import Lane, Running
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import settle
 from gpubench.run.worker import EVENTS, LOG_NAMES, WorkerProcess
@@ -63,63 +63,11 @@ class WorkerSettings:
     launcher: Launcher
     timeout: TimeoutSettings
     tasks_per_worker: int | None = None
-    """1 under `isolation: cell`; None for as many as it lives through."""
+    """1 under `isolation: cell`; None for as many as it lives through. Of kin it may take half as many again."""
     first_number: int = 0
     measure_ceilings: bool = True
     known_ceilings: set[str] = field(default_factory=set)
     """The GPUs, as records name them, whose ceilings the run has."""
-
-
-@dataclass
-class _Running:
-    """The task that a worker is in, as its events tell."""
-
-    task: Task
-    trial: int
-    stage: Stage
-    began: float
-    stage_began: float
-    hazards: list[Hazard]
-    """What the worker has found in the cell's CUDA graphs."""
-
-    def overdue(self, timeout: TimeoutSettings, now: float) -> str:
-        """Which limit has passed, in words; "" while none has."""
-        limit = getattr(timeout, self.stage, None)
-        if limit is not None and now - self.stage_began > limit:
-            return f"after {limit:g} s (timeout_s.{self.stage})"
-        if now - self.began > timeout.cell:
-            return f"when the cell's {timeout.cell:g} s were over (timeout_s)"
-        return ""
-
-
-@dataclass
-class _Lane:
-    """One GPU, or the CPU, and the worker on it now."""
-
-    gpu: Gpu | None
-    worker: WorkerProcess | None = None
-    running: _Running | None = None
-    is_ready: bool = False
-    is_finishing: float | None = None
-    """When the worker was told that no more will come."""
-    is_context_lost: bool = False
-    """It said so: it ends by itself, and what it holds is the next one's."""
-    is_winding_down: bool = False
-    """The user wants it to end: it was told to begin no more."""
-    is_stopping: bool = False
-    """The user wants it to end: what it was in is no death of a cell."""
-    timed_out: str = ""
-    """Which limit it was killed for, in words."""
-    tasks_given: int = 0
-    held: list[CellRecord] = field(default_factory=list)
-    """Records that wait for the worker's trace."""
-    stillbirths: int = 0
-    next_reason: str = "first worker"
-
-    @property
-    def name(self) -> str:
-        """The device as records name it; "" for the worker's own words."""
-        return f"cuda:{self.gpu.index} {self.gpu.name}" if self.gpu else ""
 
 
 @dataclass
@@ -133,6 +81,7 @@ class Scheduler:
     """One lane each; [None] runs on the CPU."""
     todo: deque[Task] = field(default_factory=deque)
     _number: int = 0
+    _lanes: list[Lane] = field(default_factory=list)
     _tasks_left: Counter[str] = field(default_factory=Counter)
     _oom_kills: OomKillCounter = field(default_factory=OomKillCounter)
     _cores: CoreReader = field(default_factory=lambda: CoreReader(find_cuda_gdb()))
@@ -143,7 +92,7 @@ class Scheduler:
         self.todo = deque(tasks)
         self._tasks_left = Counter(task.cell.cell_id for task in self.todo)
         self._number = self.settings.first_number
-        lanes = [_Lane(gpu) for gpu in self.gpus]
+        self._lanes = lanes = [Lane(gpu) for gpu in self.gpus]
         try:
             while any(self._is_busy(lane) for lane in lanes) and not self.stop.is_urgent:
                 if self.stop.is_requested and not self.stop.is_told:
@@ -158,10 +107,10 @@ class Scheduler:
                 if lane.worker is not None:
                     lane.worker.close()
 
-    def _is_busy(self, lane: _Lane) -> bool:
+    def _is_busy(self, lane: Lane) -> bool:
         return lane.worker is not None or (bool(self.todo) and not self.stop.is_requested)
 
-    def _advance(self, lane: _Lane) -> Iterator[SweepEvent]:
+    def _advance(self, lane: Lane) -> Iterator[SweepEvent]:
         if lane.worker is None:
             if self.todo and not self.stop.is_requested:
                 yield self._start(lane)
@@ -180,23 +129,20 @@ class Scheduler:
         else:
             self._feed(lane)
 
-    def _start(self, lane: _Lane) -> SweepEvent:
+    def _start(self, lane: Lane) -> SweepEvent:
         number = self._number
         self._number += 1
         try:
             folder = self.store.artifacts(f"worker_{number:03d}")
-            lane.worker = WorkerProcess(folder, self._job(lane, number, folder), lane.gpu, self.settings.launcher)
+            lane.begin(WorkerProcess(folder, self._job(lane, number, folder), lane.gpu, self.settings.launcher))
         except OSError as error:
             raise StoreError(
                 f"{self.store.path}: can't start worker {number}: {error.strerror}; what was recorded before is safe: "
                 "mend that and run the same command with --resume"
             ) from error
-        lane.is_ready, lane.is_finishing, lane.is_context_lost = False, None, False
-        lane.is_winding_down, lane.is_stopping = False, False
-        lane.running, lane.tasks_given, lane.timed_out = None, 0, ""
         return WorkerStarted(number, lane.gpu.name if lane.gpu else "cpu", lane.next_reason)
 
-    def _job(self, lane: _Lane, number: int, folder: Path) -> Job:
+    def _job(self, lane: Lane, number: int, folder: Path) -> Job:
         is_traced = self.settings.launcher.has_trace
         return Job(
             number=number,
@@ -209,19 +155,23 @@ class Scheduler:
             measure_ceilings=self._are_ceilings_wanted(lane) and not is_traced,
         )
 
-    def _are_ceilings_wanted(self, lane: _Lane) -> bool:
+    def _are_ceilings_wanted(self, lane: Lane) -> bool:
         return self.settings.measure_ceilings and lane.gpu is not None and lane.name not in self.settings.known_ceilings
 
-    def _feed(self, lane: _Lane) -> None:
+    def _feed(self, lane: Lane) -> None:
         worker, limit = lane.worker, self.settings.tasks_per_worker
         assert worker is not None, "only a lane with a worker is fed"
         if lane.is_finishing is not None:
             return
         while self.todo and not self.stop.is_requested and len(worker.sent) < self._share():
-            if limit is not None and lane.tasks_given >= limit:
+            place = best_for(lane.kin, [other.kin for other in self._lanes if other is not lane], self.todo)
+            task = self.todo[place]
+            if is_full(lane.tasks_given, limit, has_kin=bool(task.kin) and task.kin == lane.kin):
                 break
-            worker.send(self.todo.popleft())
+            del self.todo[place]
+            worker.send(task)
             lane.tasks_given += 1
+            lane.kin = task.kin
         if not worker.sent:
             worker.finish()
             lane.is_finishing = time.monotonic()
@@ -230,7 +180,7 @@ class Scheduler:
         """How many tasks a worker may hold now: the spare one must not be missing on another GPU."""
         return PREFETCH if len(self.todo) > len(self.gpus) else 1
 
-    def _hear(self, lane: _Lane, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> Iterator[SweepEvent]:
+    def _hear(self, lane: Lane, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> Iterator[SweepEvent]:
         assert lane.worker is not None, "events come from a worker"
         now = time.monotonic()
         match event:
@@ -244,7 +194,7 @@ class Scheduler:
             case StageEntered():
                 lane.stillbirths = 0
                 began, hazards = (lane.running.began, lane.running.hazards) if lane.running else (now, [])
-                lane.running = _Running(lane.worker.sent[0], event.trial, event.stage, began, now, hazards)
+                lane.running = Running(lane.worker.sent[0], event.trial, event.stage, began, now, hazards)
                 yield CellStarted(event.cell_id, event.trial, event.stage, lane.worker.number)
             case HazardsFound():
                 assert lane.running is not None, "hazards are found in a cell"
@@ -257,7 +207,7 @@ class Scheduler:
                     self._task_ended(lane)
                 yield from self._record(lane, record, event.is_last)
 
-    def _record(self, lane: _Lane, record: CellRecord, is_last: bool) -> Iterator[SweepEvent]:
+    def _record(self, lane: Lane, record: CellRecord, is_last: bool) -> Iterator[SweepEvent]:
         """Write a record down, or keep it until its worker's trace can be read."""
         if is_last:
             self._tasks_left[record.cell_id] -= 1
@@ -274,13 +224,13 @@ class Scheduler:
         self.store.append(record)
         return CellRecorded(record, is_last and not self._tasks_left[record.cell_id])
 
-    def _task_ended(self, lane: _Lane) -> None:
+    def _task_ended(self, lane: Lane) -> None:
         assert lane.worker is not None, "a task ends in a worker"
         task = lane.worker.sent.popleft()
         settle(Path(task.artifacts), *LOG_NAMES)
         lane.running = None
 
-    def _overdue(self, lane: _Lane) -> str:
+    def _overdue(self, lane: Lane) -> str:
         assert lane.worker is not None, "only a worker can be late"
         now = time.monotonic()
         if lane.is_finishing is not None:
@@ -291,7 +241,7 @@ class Scheduler:
             return f"after {self.settings.timeout.start:g} s (timeout_s.start)"
         return ""
 
-    def _kill_overdue(self, lane: _Lane, overdue: str) -> None:
+    def _kill_overdue(self, lane: Lane, overdue: str) -> None:
         """End a worker that is late; its burial follows, once it and a profiler around it have ended."""
         worker = lane.worker
         assert worker is not None, "only a worker can be late"
@@ -305,7 +255,7 @@ class Scheduler:
         worker.kill()
         lane.timed_out = lane.timed_out or overdue
 
-    def _wind_down(self, lane: _Lane) -> None:
+    def _wind_down(self, lane: Lane) -> None:
         """End a worker at the user's wish: the cell it is in may end, the one it may hold must not begin."""
         assert lane.worker is not None, "only a worker can be wound down"
         if lane.is_finishing is not None or lane.is_stopping:
@@ -322,7 +272,7 @@ class Scheduler:
         else:
             lane.worker.kill()
 
-    def _bury(self, lane: _Lane, status: int) -> Iterator[SweepEvent]:
+    def _bury(self, lane: Lane, status: int) -> Iterator[SweepEvent]:
         """Record the cell a dead worker was in, take back what it had not begun, and clear the lane."""
         worker, running = lane.worker, lane.running
         assert worker is not None, "only a worker can die"
@@ -344,7 +294,7 @@ class Scheduler:
         if running is None and not lane.is_stopping:
             self._explain(lane, worker, status)
 
-    def _death(self, lane: _Lane, running: _Running, worker: WorkerProcess, status: int) -> Death:
+    def _death(self, lane: Lane, running: Running, worker: WorkerProcess, status: int) -> Death:
         lived_s = time.monotonic() - running.began
         cell = Path(running.task.artifacts)
         return Death(
@@ -361,7 +311,7 @@ class Scheduler:
             remains=find_remains(worker, cell, self._cores, lived_s, is_hang=bool(lane.timed_out)),
         )
 
-    def _explain(self, lane: _Lane, worker: WorkerProcess, status: int) -> None:
+    def _explain(self, lane: Lane, worker: WorkerProcess, status: int) -> None:
         """Say why a worker ended outside of any cell; WorkerError if it keeps happening."""
         if lane.is_ready and status == 0:
             share = "the one before had run its share of cells"
@@ -379,7 +329,7 @@ class Scheduler:
                 f"What is recorded is safe. It printed:\n{tail}\nits files: {worker.folder}"
             )
 
-    def _bound_logs(self, lanes: Sequence[_Lane]) -> None:
+    def _bound_logs(self, lanes: Sequence[Lane]) -> None:
         now = time.monotonic()
         if now - self._logs_checked < LOG_CHECK_S:
             return

@@ -13,6 +13,7 @@ from gpubench.catalogue import WorkloadInfo
 from gpubench.machine import Gpu, Machine, describe_environment, fingerprint
 from gpubench.records import Cell, CellRecord, Outcome, Pass, Task
 from gpubench.run.events import PassStarted, SweepEnded, SweepEvent, SweepStarted
+from gpubench.run.kin import describe_order
 from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.plan import TaskSettings, plan_tasks
 from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
@@ -155,7 +156,8 @@ class _Passes:
         measure = spec.measure
         if pass_ is Pass.PROFILE:
             measure = measure.model_copy(update={"timer": self.profiler.timer})
-        return TaskSettings(pass_, measure, spec.check, spec.timeout_s, artifacts, spec.order)
+        workload = self.request.workload
+        return TaskSettings(pass_, measure, spec.check, spec.timeout_s, artifacts, workload, spec.order)
 
     def _scheduler(self, launcher: Launcher, cells_per_worker: int | None = None) -> Scheduler:
         spec = self.request.sweep.spec
@@ -182,7 +184,8 @@ def _open_run(request: SweepRequest, profiler: Profiler) -> tuple[Path, Session]
         path = run.path
     else:
         path = request.results / create_run(request.results, header).run_id
-    return path, Session(header.created_at, header.environment, header.fingerprint, forced)
+    order = describe_order(request.workload, request.cells, request.sweep.spec.order)
+    return path, Session(header.created_at, header.environment, header.fingerprint, forced, order)
 
 
 def _header(request: SweepRequest, profiler: Profiler) -> RunHeader:

@@ -83,12 +83,13 @@ def serve(job: Job, events: BinaryIO) -> None:
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
     from gpubench.worker.plugins import load_all
+    from gpubench.worker.shelf import WorkerShelf
 
     load_all(job.plugins)
     marks = RangeMarks(Path(job.events).with_name(FILE_NAME))
     prepare_ranges(marks, torch.compiler.is_dynamo_compiling)
     device = open_device(needs_cuda=job.needs_cuda)
-    inbox = Inbox()
+    inbox, shelf = Inbox(), WorkerShelf(device)
 
     def tell(event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> None:
         events.write(b"\n" + dump_line(event))  # a line of its own, whatever a cell may have written there
@@ -106,7 +107,7 @@ def serve(job: Job, events: BinaryIO) -> None:
             tell(HazardsFound(cell_id, hazards))
 
         ended: CellEnded | None = None
-        for record in run_task(task, device, enter, report):
+        for record in run_task(task, device, shelf, enter, report):
             if ended is not None:
                 tell(ended)
             ended = describe_end(record, job, device)

@@ -12,8 +12,10 @@ from typing import Any
 from gpubench.ranges import mark_ranges, switch_ranges
 from gpubench.records import CellRecord, CheckResult, Hazard, Outcome, Pass, Stage, Task
 from gpubench.settings import uses_interpreter
+from gpubench.sharing import use_shelf
 from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.check import check_step, make_reference
+from gpubench.worker.compilations import CompileWatch
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
 from gpubench.worker.measure import Trial, measure_own, measure_trial
@@ -21,6 +23,7 @@ from gpubench.worker.pointers import PointerAudit
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet
 from gpubench.worker.rotation import rotate
+from gpubench.worker.shelf import WorkerShelf
 from gpubench.worker.subject import Prepared, Subject, find_subject
 from gpubench.worker.timer_choice import explain_choice
 
@@ -36,17 +39,21 @@ LEAK_BYTES = 1 << 20
 """What may stay allocated after a cell before cycles are searched for, which takes longer than many a cell."""
 
 
-def run_task(task: Task, device: Device, enter: Enter, tell: Tell = lambda _: None) -> Iterator[CellRecord]:
+def run_task(
+    task: Task, device: Device, shelf: WorkerShelf, enter: Enter, tell: Tell = lambda _: None
+) -> Iterator[CellRecord]:
     """Run the task's trials; a record each, up to the first that isn't ok, which decides the cell.
 
-    `tell` hears of stale addresses in the cell's CUDA graphs before they are used.
+    `shelf` keeps what it shares with other cells. `tell` hears of stale addresses in the cell's CUDA graphs before they
+    are used.
 
     Nothing that a cell raises passes, sys.exit included; KeyboardInterrupt does. What a cell held is released before
     the iterator ends, unless the CUDA context is lost: then the process is to end, and cleaning up would only fail.
     """
     switch_ranges(task.pass_ is Pass.PROFILE)
-    allocated = device.allocated_bytes()
-    run = _TaskRun(task, device, enter, tell)
+    own = device.allocated_bytes() - shelf.held_bytes
+    run = _TaskRun(task, device, shelf, enter, tell)
+    use_shelf(shelf)
     try:
         for trial in task.trials:
             record = run.run_trial(trial)
@@ -55,7 +62,11 @@ def run_task(task: Task, device: Device, enter: Enter, tell: Tell = lambda _: No
                 break
     finally:
         run.close()
-    if not is_context_lost(record) and device.allocated_bytes() > allocated + LEAK_BYTES:
+        use_shelf(None)
+    if is_context_lost(record):
+        return
+    shelf.end()
+    if device.allocated_bytes() - shelf.held_bytes > own + LEAK_BYTES:
         gc.collect()
 
 
@@ -76,8 +87,10 @@ class _TaskRun:
 
     task: Task
     device: Device
+    shelf: WorkerShelf
     enter: Enter
     tell: Tell
+    compilations: CompileWatch = field(default_factory=CompileWatch)
     facts: _Facts = field(default_factory=_Facts)
     prepared: Prepared | None = None
     audit: PointerAudit | None = None
@@ -134,6 +147,7 @@ class _TaskRun:
     def _prepare(self) -> Prepared:
         """Everything up to a step that can be timed: requirements, reference, set-up, check."""
         self._enter(Stage.SETUP)
+        self.shelf.begin(self.task.cell.cell_id, self.task.kin, self.task.measure.seed)
         subject = find_subject(self.task.cell, self.task.measure.seed, self.device, self.task.artifacts)
         self._note_facts(subject)
         _refuse_unmet(subject)
@@ -201,6 +215,9 @@ class _TaskRun:
 
     def _record(self, outcome: Outcome, reason: str) -> CellRecord:
         facts = self.facts
+        facts.details.update(self.compilations.details)
+        if shared := self.shelf.describe():
+            facts.details["shared"] = shared
         return self.task.record(
             self.trial,
             outcome,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 
-__all__ = ["Poison", "clone", "find_nan", "find_tensors", "is_poisonable", "leaves", "poison", "view_bits"]
+__all__ = [
+    "Poison",
+    "clone",
+    "count_bytes",
+    "find_nan",
+    "find_tensors",
+    "is_poisonable",
+    "leaves",
+    "poison",
+    "view_bits",
+]
 
 
 def leaves(outputs: Any, path: str = "out") -> Iterator[tuple[str, Any]]:
@@ -54,6 +64,16 @@ def find_tensors(value: Any) -> list[torch.Tensor]:
         elif hasattr(item, "__dict__") and not isinstance(item, type | ModuleType | FunctionType):
             pending += vars(item).values()  # a torch.nn.Module too: its parameters and children are in dicts there
     return found
+
+
+def count_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """What they take, views of the same memory counted once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors
+        if tensor.layout is torch.strided
+    }
+    return sum(storages.values())
 
 
 _NAN_BITS = {

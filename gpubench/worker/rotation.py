@@ -7,10 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from gpubench.registry import Step
-from gpubench.worker.outputs import find_tensors
+from gpubench.worker.outputs import count_bytes, find_tensors
 from gpubench.worker.subject import Prepared
 
 __all__ = ["Rotation", "rotate"]
@@ -83,23 +81,20 @@ def rotate(prepared: Prepared, l2_bytes: int) -> Rotation:
     cached = memory.get("reserved", 0.0) - memory.get("allocated", 0.0)
     budget = MEMORY_SHARE * (memory["device_free"] + cached)
     sets = [prepared]
-    input_bytes = _count_bytes(prepared)
+    input_bytes = _count_bytes(sets)
     taken = 0
     while input_bytes < COVER * l2_bytes and len(sets) < MOST_SETS and taken < budget:
         another = replace(subject, seed=(subject.seed + len(sets)) % 2**32)
         sets.append(another.set_up(another.backend, another.make_inputs()))
-        input_bytes += _count_bytes(sets[-1])
+        input_bytes = _count_bytes(sets)
         taken = max(device.allocated_bytes() - allocated, input_bytes)
     steps = tuple(each.step for each in sets)
     return Rotation(subject, prepared.inputs, _Turns(steps), tuple(sets), input_bytes, l2_bytes)
 
 
-def _count_bytes(prepared: Prepared) -> int:
-    """What the inputs on the device take, views of the same memory counted once."""
-    is_cuda = prepared.subject.device.is_cuda
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in find_tensors(prepared.inputs)
-        if tensor.is_cuda == is_cuda and tensor.layout is torch.strided
-    }
-    return sum(storages.values())
+def _count_bytes(sets: list[Prepared]) -> int:
+    """What the inputs on the device take; what several sets share is counted once."""
+    is_cuda = sets[0].subject.device.is_cuda
+    return count_bytes(
+        tensor for prepared in sets for tensor in find_tensors(prepared.inputs) if tensor.is_cuda == is_cuda
+    )

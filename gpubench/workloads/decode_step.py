@@ -37,7 +37,11 @@ _COMPARED_BYTES = 24
 """Of memory per logit, for a moment: both steps' logits in float64, and their difference."""
 
 
-@gpubench.workload("decode_step")
+# All that says which model it is: cells in which it is the same share weights and compiled code.
+_MODEL = ("model", "layers", "dtype", "attention", "parallel", "ranks", "gvr", "shape")
+
+
+@gpubench.workload("decode_step", shares=_MODEL)
 def decode_step(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     concurrency: int,
     isl: int,
@@ -61,7 +65,7 @@ def decode_step(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     variant = Variant(model, layers, parallel, ranks, gvr, shape)
     variant.check_length(isl)
     config, rows = variant.config, variant.rows(concurrency)
-    built = config.build(torch_dtype(dtype), attention)
+    built = gpubench.shared("weights", (config, dtype, attention), lambda: config.build(torch_dtype(dtype), attention))
     return {
         "decoder": built,
         "cache": built.make_cache(rows, isl),
@@ -84,10 +88,9 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
 # `c++`: on a CPU, a C++ compiler ($CXX, g++ or clang++ on the PATH), with which Inductor builds its kernels.
 @decode_step.backend("compiled", requires=["c++"])
 def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
-    # Every cell compiles for its own shapes. Without a reset their number would reach Dynamo's limit of recompilations,
-    # after which it runs eagerly without a word.
-    torch.compiler.reset()
-    compiled = torch.compile(next_tokens, fullgraph=True, dynamic=False)
+    from gpubench.models.compiled import CompiledStep
+
+    compiled = gpubench.shared("compiled step", (), lambda: CompiledStep(next_tokens))
     # It compiles at its first call, not here: what is compiled under set-up's default device isn't used outside of it.
     return lambda: compiled(decoder, cache, tokens)
 

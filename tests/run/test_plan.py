@@ -33,9 +33,9 @@ HISTORIES = st.lists(
 
 
 def settings(order: Literal["cells", "interleaved"] = "cells", pass_: Pass = Pass.TIMING) -> TaskSettings:
-    return TaskSettings(
-        pass_, MeasureSettings(trials=TRIALS), CheckSettings(), TimeoutSettings(), Path("artifacts"), order
-    )
+    workload = WorkloadInfo("w", "", [], [], [], "", shares=["model"])
+    measure = MeasureSettings(trials=TRIALS)
+    return TaskSettings(pass_, measure, CheckSettings(), TimeoutSettings(), Path("artifacts"), workload, order)
 
 
 def stored(histories: Sequence[History]) -> StoredRun:

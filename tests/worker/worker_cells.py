@@ -15,6 +15,7 @@ from gpubench.registry import Step, Workload, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.cell import run_task
 from gpubench.worker.device import open_device
+from gpubench.worker.shelf import WorkerShelf
 from gpubench.worker.subject import Prepared, find_subject
 
 QUICK = MeasureSettings(warmup_time_s=0, min_samples=6, max_samples=8, max_time_s=1)
@@ -49,7 +50,8 @@ def run_cell(
     cell = Cell(0, "cell_000", "key", workload, backend, {"backend": backend, **axes}, {})
     task = Task(cell, list(trials), pass_, 0, measure, check or CheckSettings(), TimeoutSettings(), "artifacts")
     stages: list[tuple[int, Stage]] = []
-    records = list(run_task(task, open_device(), lambda trial, stage: stages.append((trial, stage))))
+    device = open_device()
+    records = list(run_task(task, device, WorkerShelf(device), lambda trial, stage: stages.append((trial, stage))))
     return Ran(records, stages)
 
 
