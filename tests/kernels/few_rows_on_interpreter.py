@@ -131,3 +131,27 @@ def heads_error(case):
         eps=1e-6,
     )
     return max(distance(*pair) for pair in zip((query, keys, values), wanted, strict=True))
+
+
+def route_both(logits, bias, options, dtype):
+    """Experts and shares by the kernel and by torch's formula, each [rows, top_k]."""
+    from gpubench.kernels.moe_route import moe_route
+    from gpubench.models.moe import MoeShape, route
+
+    shape = MoeShape(experts=len(logits[0]), intermediate=1, shared_intermediate=1, **options)
+    logits = torch.tensor(logits).to(dtype)
+    bias = torch.tensor(bias) if shape.has_bias else None
+    experts = torch.full((len(logits), shape.top_k), -1, dtype=torch.int32)
+    shares = torch.full(experts.shape, float("nan"))
+    moe_route(
+        logits,
+        bias,
+        experts,
+        shares,
+        is_sigmoid=shape.scoring == "sigmoid",
+        groups=shape.groups,
+        top_groups=shape.top_groups,
+        scale=shape.scale,
+    )
+    wanted, wanted_shares = route(logits, shape, bias)
+    return (experts.tolist(), shares.tolist()), (wanted.tolist(), wanted_shares.float().tolist())

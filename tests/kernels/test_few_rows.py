@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from few_rows_on_interpreter import Attention, Heads, attention_error, heads_error, refuse_attention
+from few_rows_on_interpreter import (
+    Attention,
+    Heads,
+    attention_error,
+    heads_error,
+    refuse_attention,
+    route_both,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -69,3 +76,24 @@ heads = st.builds(
 @example(Heads((8, -1, 3)))
 def test_heads_are_normed_and_rotated_and_only_the_tokens_own_place_in_the_cache_is_written(interpreted, case):
     assert interpreted(heads_error, case) < TOLERANCE[case.dtype]
+
+
+ROUTERS = [
+    {"top_k": 3},
+    {"top_k": 12, "scale": 2.5},
+    {"top_k": 4, "scoring": "sigmoid"},
+    {"top_k": 4, "scoring": "sigmoid", "groups": 4, "top_groups": 2, "scale": 2.5},
+    {"top_k": 1, "scoring": "sigmoid", "groups": 12, "top_groups": 1},
+]
+
+# Multiples of 1/8 tie often; biases of that size overrule scores.
+eighths = st.lists(st.integers(-32, 32).map(lambda number: number / 8), min_size=12, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(eighths, min_size=1, max_size=3), eighths, st.sampled_from(ROUTERS), st.sampled_from(list(TOLERANCE)))
+def test_the_experts_are_those_that_torch_chooses_ties_included(interpreted, logits, bias, options, dtype):
+    (experts, shares), (wanted, wanted_shares) = interpreted(route_both, logits, bias, options, dtype)
+    assert experts == wanted
+    for found, own in zip(shares, wanted_shares, strict=True):
+        assert found == pytest.approx(own, rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
