@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import gpubench.models.attention  # noqa: F401 - registers an operator
 from gpubench.models.base import Attention
 from gpubench.models.layers import random_weight, rotate, weight
 from gpubench.models.shapes import SparseGqaShape
@@ -63,11 +64,6 @@ class DenseCache:
 
     keys: Tensor
     values: Tensor
-
-    def write(self, key: Tensor, value: Tensor, _: Pages) -> None:
-        """The new token's, [batch, kv_heads, dim] each."""
-        self.keys[:, :, -1].copy_(key)
-        self.values[:, :, -1].copy_(value)
 
 
 @dataclass(frozen=True)
@@ -127,9 +123,10 @@ class SparseAttention(nn.Module):
             query, key, value = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
             query = self._place(query, self.query_norm, rotary)
             key = self._place(key, self.key_norm, rotary)
-            own.write(key, value, pages)
             if isinstance(own, DenseCache):
-                return F.linear(_attend_to(query, own.keys, own.values), self.out)
+                attended = torch.ops.gpubench.cached_attention(query, key, value, own.keys, own.values)
+                return F.linear(attended, self.out)
+            own.write(key, value, pages)
         with annotate("indexer"):
             heads = projected[:, shape.width :].view(batch, -1, shape.index_dim)
             index_query, index_key = torch.split(heads, [shape.index_heads, 1], dim=1)
@@ -171,11 +168,13 @@ class SparseAttention(nn.Module):
             held = pages.table.long()[:, None].expand(-1, shape.kv_heads, -1).gather(2, blocks)
             heads = torch.arange(shape.kv_heads, device=query.device)[:, None]
             keys, values = (part[held, heads].flatten(2, 3) for part in (own.keys, own.values))
+            # The query heads that share a key head become the rows of one attention over it: it is gathered once.
+            grouped = query.view(query.shape[0], shape.kv_heads, -1, shape.dim)
             mask = None
             if pages.length % shape.block:  # what lies in the last block beyond the length isn't seen
                 tokens = blocks[..., None] * shape.block + torch.arange(shape.block, device=query.device)
-                mask = (tokens < pages.length).flatten(2)[:, :, None]
-            return _attend_to(query, keys, values, mask)
+                mask = (tokens < pages.length).flatten(2)[:, :, None].expand(-1, -1, grouped.shape[2], -1)
+            return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
 
 
 def _score_in_torch(index_query: Tensor, index_keys: Tensor, pages: Pages, kept: int) -> Tensor:
@@ -187,14 +186,3 @@ def _score_in_torch(index_query: Tensor, index_keys: Tensor, pages: Pages, kept:
     products = index_query @ by_sequence[:, :count].flatten(1, 2).mT
     scores = products.view(batch, -1, count, pages.block).amax(dim=-1)
     return scores.masked_fill(torch.arange(count, device=scores.device) == count - 1, torch.inf)
-
-
-def _attend_to(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """query [batch, heads, dim] over keys and values [batch, kv_heads, tokens, dim]: [batch, heads · dim].
-
-    The query heads that share a key head become the rows of one attention over it: the cache is read once.
-    """
-    grouped = query.view(query.shape[0], keys.shape[1], -1, query.shape[2])
-    if mask is not None:
-        mask = mask.expand(-1, -1, grouped.shape[2], -1)
-    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
