@@ -82,14 +82,13 @@ class DeepseekConfig:
 
     def rank_share(self, parallel: Parallel, ranks: int) -> DeepseekConfig:
         """The indexer is whole on every rank: its heads are summed before anything is selected."""
-        moe = self.moe.rank_share(parallel, ranks)
         if parallel == "DEP":
-            return replace(self, moe=moe, expert_ranks=ranks)
+            return replace(self, moe=self.moe.rank_share(parallel, ranks), expert_ranks=ranks)
         return replace(
             self,
             mla=replace(self.mla, heads=divide(self.mla.heads, ranks, "attention heads")),
             intermediate=divide(self.intermediate, ranks, "intermediate dimensions"),
-            moe=moe,
+            moe=self.moe.rank_share(parallel, ranks),
             vocabulary=divide(self.vocabulary, ranks, "tokens of the vocabulary"),
         )
 

@@ -134,10 +134,10 @@ def softmax_scale(mla: MlaShape) -> float:
 
 def check_latent_attention(attention: Attention, mla: MlaShape, dtype: torch.dtype) -> None:
     """Unsupported if this implementation can't be had here."""
-    if attention != "torch":
-        check_triton()  # flashinfer has the attention alone; what surrounds it are our kernels
     if attention == "flashinfer":
         check_flashinfer(mla, dtype)
+    if attention != "torch":
+        check_triton()  # for flashinfer, too: it has the attention alone, and our kernels are around it
 
 
 def count_pages(length: int) -> int:

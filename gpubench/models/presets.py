@@ -134,7 +134,7 @@ PRESETS: dict[str, DenseConfig | HybridConfig | DeepseekConfig | SparseConfig] =
         context=262144,
     ),
     "tiny-mla": _TINY_MLA,
-    "tiny-mla-indexer": replace(_TINY_MLA, indexer=IndexerShape(heads=4, dim=32, k=16, compress_ratio=1)),
+    "tiny-mla-indexer": replace(_TINY_MLA, indexer=IndexerShape(heads=16, dim=32, k=16, compress_ratio=1)),
     "deepseek-v3": _DEEPSEEK_V3,
     "deepseek-v3.2": replace(_DEEPSEEK_V3, indexer=INDEXER["deepseek-v3.2"]),
     "tiny-sparse": SparseConfig(
