@@ -5,6 +5,7 @@
     │   └── ConfigError              2   a sweep file: where, what, and what would be right
     ├── ArgumentError                2   a value that a workload, a model or a kernel can't take; a ValueError too
     ├── Unsupported                  2   what a backend can't do here: the cell is skipped, with this as the reason
+    ├── StaleGraphError              2   a CUDA graph that is to be replayed after what it reads has moved
     ├── CommandFailed                2   a swept command that failed, or left no such metric
     ├── PluginError                  2   a user's own file that can't be imported
     ├── StoreError                   2   a run on disk that can't be read or written
@@ -29,6 +30,7 @@ __all__ = [
     "Location",
     "PluginError",
     "ProfilerError",
+    "StaleGraphError",
     "StoreError",
     "TraceError",
     "Unsupported",
@@ -82,6 +84,12 @@ class Unsupported(GpubenchError):
 
     The cell is `skipped`, and the message is its reason. What a backend always needs belongs into its `requires`.
     """
+
+    exit_code = 2
+
+
+class StaleGraphError(GpubenchError):
+    """A CUDA graph that is to be replayed after memory it was captured with has moved: which, and where it was."""
 
     exit_code = 2
 

@@ -1,0 +1,245 @@
+"""A step in pieces: warm up, capture, replay, and capture again when the cache has moved.
+
+The phases are explicit. Warming up runs every bucket eagerly, so that kernels are compiled and libraries have their
+workspaces, and learns what dynamic operators return; it captures nothing. Capturing makes an entry for each bucket,
+the largest first, so that the smaller ones fit into the memory it has left in the pool. A step then runs the entry of
+the next larger bucket: pieces are replayed, and operators run between them on the rows that are tokens.
+
+A graph remembers addresses. When the cache is allocated anew, `reset` drops all that was captured and learned; a step
+that comes before that is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from gpubench.errors import StaleGraphError
+from gpubench.graphs.piecewise.buckets import find_bucket
+from gpubench.graphs.piecewise.capture import BucketCapture
+from gpubench.graphs.piecewise.entry import Entry, OutputInfo, call_operator, call_piece, learn_output
+from gpubench.graphs.piecewise.seam import Graphs, MemoryInUse
+from gpubench.graphs.piecewise.split import Piece, Plan, split
+from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, trace_step
+
+__all__ = ["BucketCost", "Options", "PiecewiseStep"]
+
+Values = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a step is captured in pieces."""
+
+    buckets: tuple[int, ...]
+    """Numbers of tokens, ascending; see `buckets.choose_buckets`."""
+    out_buffers: Literal["owned", "per_call"] = "owned"
+    """Operators' outputs: in memory of the piece before, or allocated at every call and copied to where the next piece
+    finds them, in a buffer of its own."""
+    pool: Literal["shared", "private"] = "shared"
+    """One memory pool for all buckets, or one for each."""
+    head: Literal["inside", "outside"] = "inside"
+    """The product with the head's weight: captured, for as many tokens as the bucket has, or eager, for those there
+    are."""
+
+
+@dataclass(frozen=True)
+class BucketCost:
+    """What a bucket's captures cost, once they have been replayed: bytes, and seconds for the captures."""
+
+    bucket: int
+    capture_time: float
+    free: int
+    """By how much less the driver had free."""
+    reserved: int
+    allocated: int
+    pool: int
+
+    @property
+    def driver(self) -> int:
+        """What the driver took for itself: for the graphs' nodes, not for tensors."""
+        return self.free - self.reserved
+
+
+class PiecewiseStep:
+    """A step cut at the operators that use its state, captured in pieces for several numbers of tokens.
+
+    `step(*per_token, state)` takes tensors whose first dimension is the tokens' and a state that operators read and
+    write; what it returns has a row per token, too.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        options: Options,
+        graphs: Graphs,
+        *,
+        head: Tensor | None = None,
+        name: str = "step",
+    ) -> None:
+        """`head` is the weight with which `head: outside` begins."""
+        self.eager = step
+        """The step as it was given."""
+        self.options = options
+        self.name = name
+        self._graphs = graphs
+        self._head = head if options.head == "outside" else None
+        self._plans: list[Plan] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._learned: dict[int, dict[fx.Node, OutputInfo]] = {}
+        self._buffers: list[Tensor] = []
+        self._copies: dict[fx.Node, Tensor] = {}
+        self._pool: Any = None
+
+    @property
+    def buckets(self) -> list[int]:
+        """Those that have been captured."""
+        return sorted(self._entries)
+
+    def warm_up(self, *arguments: Any, times: int = 2) -> None:
+        """Run every bucket eagerly on these arguments, which the state must bear: it advances."""
+        *per_token, state = arguments
+        if not self._buffers:
+            largest = self.options.buckets[-1]
+            self._buffers = [value.new_zeros(largest, *value.shape[1:]) for value in per_token]
+        for bucket in reversed(self.options.buckets):
+            run = partial(self._run_eagerly, self._plan(bucket, per_token, state), bucket, per_token, state)
+            for _ in range(times):
+                self._graphs.warm_up(run)
+
+    def capture(self, *arguments: Any) -> list[BucketCost]:
+        """Capture every bucket, the largest first, and replay it once; says what each has cost."""
+        *per_token, state = arguments
+        missing = [bucket for bucket in self.options.buckets if bucket not in self._learned]
+        if missing:
+            raise RuntimeError(f"{self.name}: buckets {missing} haven't been warmed up; call warm_up before capture")
+        self._graphs.settle()
+        costs = []
+        for bucket in reversed(self.options.buckets):
+            if self._pool is None or self.options.pool == "private":
+                self._pool = self._graphs.new_pool()
+            before, began = self._graphs.memory(self._pool), time.perf_counter()
+            self._entries[bucket] = self._capture_bucket(bucket, per_token, state)
+            self._graphs.wait()
+            seconds = time.perf_counter() - began
+            self._replay(bucket, [value[:bucket] for value in per_token], state)
+            self._graphs.wait()
+            costs.append(_cost(bucket, seconds, before, self._graphs.memory(self._pool)))
+        return costs
+
+    def __call__(self, *arguments: Any) -> Any:
+        """One step. The outputs are views of the graphs' memory: valid until the next step."""
+        *per_token, state = arguments
+        return self._replay(find_bucket(self.options.buckets, len(per_token[0])), per_token, state)
+
+    def reset(self) -> None:
+        """Drop all graphs, addresses, outputs and what was learned: the cache is going to move."""
+        self._graphs.settle()
+        for entry in self._entries.values():
+            for graph in entry.graphs:
+                graph.reset()
+        self._forget()
+        self._graphs.settle()
+
+    def _plan(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Plan:
+        """The step cut for a bucket; buckets share it, unless the step's Python takes another way for one of them."""
+        for plan in self._plans:
+            if plan.traced.admits(bucket):
+                return plan
+        self._plans.append(split(trace_step(self.eager, per_token, state, bucket), self._head))
+        return self._plans[-1]
+
+    def _known_values(self, plan: Plan, bucket: int, live: Sequence[Any]) -> Values:
+        """What pieces and operators read that no piece makes; what comes with a step is as it is now."""
+        values: Values = {}
+        for node, source in plan.inputs.items():
+            if isinstance(source, Constant):
+                values[node] = source.value
+            elif isinstance(source, NumTokens):
+                values[node] = bucket
+            elif isinstance(source, PerToken):
+                values[node] = self._buffers[source.index][:bucket]
+        for node, place in plan.live.items():
+            values[node] = live[place]
+        for node in plan.copied:
+            value = live[plan.live[node]]
+            if node not in self._copies:
+                self._copies[node] = torch.empty_like(value)
+            self._copies[node].copy_(value)
+        return values
+
+    def _run_eagerly(self, plan: Plan, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
+        """A padded step without graphs."""
+        num_tokens = min(bucket, len(per_token[0]))
+        values = self._known_values(plan, bucket, plan.find_live(state))
+        for node, source in plan.inputs.items():
+            if isinstance(source, PerToken):
+                values[node].zero_()[:num_tokens] = per_token[source.index][:num_tokens]
+        learned: dict[fx.Node, OutputInfo] = {}
+        for part in plan.parts:
+            if isinstance(part, Piece):
+                values.update(call_piece(part, values | self._copies))
+                continue
+            returned = call_operator(part, values, plan, num_tokens)
+            if part.returns:
+                info = learned[part.node] = learn_output(part, returned, num_tokens, bucket)
+                whole = values[part.node] = info.allocate().zero_()
+                (part.rows.first(whole, num_tokens) if part.rows else whole).copy_(returned)
+        self._learned[bucket] = learned
+
+    def _capture_bucket(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Entry:
+        plan = self._plan(bucket, per_token, state)
+        live = plan.find_live(state)
+        values = self._known_values(plan, bucket, live)
+        capture = BucketCapture(plan, bucket, self.options.out_buffers, self._graphs, self._pool)
+        entry = capture.run(values, self._copies, self._learned[bucket])
+        entry.pointers = [value.data_ptr() for value in live[: len(plan.state)]]
+        return entry
+
+    def _replay(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Any:
+        entry = self._entries.get(bucket)
+        if entry is None:
+            raise RuntimeError(f"{self.name}: bucket {bucket} isn't captured; call warm_up and capture first")
+        live = entry.plan.find_live(state)
+        self._refuse_stale(entry, live)
+        program = entry.program(len(per_token[0]))
+        program.fill(per_token)
+        for node in entry.plan.copied:
+            self._copies[node].copy_(live[entry.plan.live[node]])
+        for part in program.parts:
+            part(live)
+        return program.outputs if entry.head is None else entry.run_head(program)
+
+    def _refuse_stale(self, entry: Entry, live: Sequence[Tensor]) -> None:
+        """StaleGraphError if a tensor of the state isn't where it was when the bucket was captured."""
+        for pointer, value in zip(entry.pointers, live, strict=False):
+            if value.data_ptr() != pointer:
+                break
+        else:
+            return
+        place, now = next((i, v.data_ptr()) for i, v in enumerate(live) if v.data_ptr() != entry.pointers[i])
+        path = list(entry.plan.state.values())[place].path
+        raise StaleGraphError(
+            f"{self.name}: the graphs of bucket {entry.bucket} were captured when {path} was at "
+            f"{entry.pointers[place]:#x}; it is at {now:#x} now. Call reset, then warm_up and capture"
+        )
+
+
+def _cost(bucket: int, seconds: float, before: MemoryInUse, after: MemoryInUse) -> BucketCost:
+    return BucketCost(
+        bucket,
+        seconds,
+        after.device - before.device,
+        after.reserved - before.reserved,
+        after.allocated - before.allocated,
+        after.pool - before.pool,
+    )

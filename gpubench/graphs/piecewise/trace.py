@@ -1,0 +1,193 @@
+"""A step as a graph: traced by Dynamo with its number of tokens left open, and taken from Dynamo for good.
+
+Dynamo only traces. What it would do at every call (check its guards, some hundreds for a deep model) is done by nobody:
+the graph is called with the inputs that were found in the step's arguments by identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from gpubench.errors import Unsupported
+
+__all__ = ["Constant", "Input", "NumTokens", "Path", "PerToken", "State", "Traced", "state_tensors", "trace_step"]
+
+Step = Callable[..., Any]
+"""`step(*per_token, state)`: tensors whose first dimension is the tokens', and what is remembered between steps."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where a tensor is in a state: `keys[3]`."""
+
+    steps: tuple[tuple[bool, Any], ...] = ()
+    """Names of attributes, and what to index by: whether it is the latter, and the name or key."""
+
+    def attribute(self, name: str) -> Path:
+        return Path((*self.steps, (False, name)))
+
+    def item(self, key: Any) -> Path:
+        return Path((*self.steps, (True, key)))
+
+    def get(self, state: Any) -> Any:
+        """What is there in this state."""
+        for is_item, key in self.steps:
+            state = state[key] if is_item else getattr(state, key)
+        return state
+
+    def __str__(self) -> str:
+        text = "".join(f"[{key!r}]" if is_item else f".{key}" for is_item, key in self.steps)
+        return text.removeprefix(".") or "the state"
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """The argument with this index, a tensor with a row per token."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor of the step's last argument."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight: anything that is no argument. It is kept alive, and may not move."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class NumTokens:
+    """The number of tokens itself."""
+
+
+Input = PerToken | State | Constant | NumTokens
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A step's graph, and where its inputs come from and its outputs go."""
+
+    graph: fx.Graph
+    inputs: tuple[Input, ...]
+    """One for each placeholder of the graph."""
+    outputs: tuple[int, ...]
+    """For each leaf of what the step returns, its place among the graph's outputs …"""
+    structure: pytree.TreeSpec
+    """… and how the leaves are put together."""
+    num_tokens: Any
+    """The symbol that stands for the number of tokens in the shapes of the graph's values."""
+    guards: tuple[Any, ...]
+    """What was found true of that symbol while the step's Python ran: another number may take another branch."""
+
+    def admits(self, num_tokens: int) -> bool:
+        """Whether a step of so many tokens is this graph, too."""
+        return all(guard.subs(self.num_tokens, num_tokens) == True for guard in self.guards)  # noqa: E712 - SymPy's
+
+
+def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, Tensor]]:
+    """The tensors of a state and where they are: in dataclasses, mappings and lists."""
+    path = path or Path()
+    if isinstance(value, Tensor):
+        yield path, value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from state_tensors(getattr(value, field.name), path.attribute(field.name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from state_tensors(item, path.item(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from state_tensors(item, path.item(index))
+
+
+def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
+    """The graph of `step` for about `num_tokens` tokens, at least 2; nothing is run.
+
+    `per_token` are tensors like those the step will get, of any number of rows. Unsupported if the step can't be
+    traced in one piece, or not for any number of tokens: what it does with the state must be in operators.
+    """
+    rows = [value.new_zeros(max(num_tokens, 2), *value.shape[1:]) for value in per_token]
+    for value in rows:
+        torch._dynamo.mark_dynamic(value, 0)
+    catcher = _Catcher()
+    compiled = torch.compile(_fresh(step), backend=catcher, fullgraph=True, dynamic=False)
+    try:
+        with torch.no_grad():
+            returned = compiled(*rows, state)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Unsupported(f"piecewise: the step can't be traced for any number of tokens: {reason}") from error
+    return catcher.traced(rows, state, returned)
+
+
+_numbers = itertools.count()
+
+
+def _fresh(step: Step) -> Step:
+    """The step behind code of its own: Dynamo counts what it has compiled by code, and gives up after a few."""
+
+    def traced_step(*arguments: Any) -> Any:
+        return step(*arguments)
+
+    code = traced_step.__code__.replace(co_name=f"traced_step_{next(_numbers)}")
+    return FunctionType(code, globals(), code.co_name, closure=traced_step.__closure__)
+
+
+class _Catcher:
+    """A backend for Dynamo that keeps the graph and what it was called with, and computes nothing."""
+
+    def __init__(self) -> None:
+        self.graph: fx.Graph | None = None
+        self.arguments: tuple[Any, ...] = ()
+        self.outputs: list[Tensor] = []
+
+    def __call__(self, module: fx.GraphModule, _examples: Sequence[Any]) -> Callable[..., Any]:
+        self.graph = module.graph
+        attributes = [node.target for node in module.graph.find_nodes(op="get_attr")]
+        assert not attributes, f"Dynamo makes weights inputs of its graphs, but left {attributes} attributes"
+        results = module.graph.output_node().args[0]
+        assert isinstance(results, tuple | list), "Dynamo's graphs return tuples"
+        self.outputs = [torch.empty(0, device="cpu") for _ in results]
+        return self._run
+
+    def _run(self, *arguments: Any) -> list[Tensor]:
+        self.arguments = arguments
+        return self.outputs
+
+    def traced(self, per_token: Sequence[Tensor], state: Any, returned: Any) -> Traced:
+        if self.graph is None:
+            raise Unsupported("piecewise: the step computes nothing that could be captured")
+        leaves, structure = pytree.tree_flatten(returned)
+        places = {id(output): place for place, output in enumerate(self.outputs)}
+        known: dict[int, Input] = {id(value): PerToken(index) for index, value in enumerate(per_token)}
+        for path, value in state_tensors(state):
+            known.setdefault(id(value), State(path))
+        inputs = [
+            NumTokens() if isinstance(value, int) else known.get(id(value), Constant(value)) for value in self.arguments
+        ]
+        symbol, guards = self._symbol(inputs)
+        return Traced(self.graph, tuple(inputs), tuple(places[id(leaf)] for leaf in leaves), structure, symbol, guards)
+
+    def _symbol(self, inputs: Sequence[Input]) -> tuple[Any, tuple[Any, ...]]:
+        """The symbol of the number of tokens, from the shape of an argument that has it."""
+        assert self.graph is not None, "there is a graph"
+        for node, source in zip(self.graph.find_nodes(op="placeholder"), inputs, strict=True):
+            if isinstance(source, PerToken):
+                size = node.meta["example_value"].shape[0]
+                guards = tuple(guard.expr for guard in size.node.shape_env.guards)
+                return size.node.expr, guards
+        raise Unsupported("piecewise: the step doesn't depend on its tokens")
