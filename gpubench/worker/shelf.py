@@ -34,6 +34,8 @@ class _Item:
     size_bytes: int
     built_by: str
     """The cell's id."""
+    built_in: int
+    """The number of the task, for one cell's trials can be tasks of their own."""
     built_s: float
 
 
@@ -46,6 +48,7 @@ class WorkerShelf:
         self._taken: dict[tuple[str, str, int], _Item] = {}
         self._kin = ""
         self._cell_id = ""
+        self._task = 0
         self._seed = 0
 
     @property
@@ -58,6 +61,7 @@ class WorkerShelf:
         if kin != self._kin or not kin:
             self._clear()
         self._cell_id, self._kin, self._seed = cell_id, kin, seed
+        self._task += 1
         self._taken = {}
 
     def end(self) -> None:
@@ -86,7 +90,7 @@ class WorkerShelf:
         return [{"what": item.what, "bytes": item.size_bytes, **self._origin(item)} for item in self._taken.values()]
 
     def _origin(self, item: _Item) -> dict[str, Any]:
-        if item.built_by == self._cell_id:
+        if item.built_in == self._task:
             return {"built_s": round(item.built_s, 3)}
         return {"from": item.built_by}
 
@@ -101,7 +105,7 @@ class WorkerShelf:
             size = self._device.allocated_bytes() - allocated - (self.held_bytes - held)
         else:
             size = count_bytes(find_tensors(value))
-        return _Item(what, value, size, self._cell_id, built_s)
+        return _Item(what, value, size, self._cell_id, self._task, built_s)
 
     def _clear(self) -> None:
         if not self._items:
