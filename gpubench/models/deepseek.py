@@ -136,7 +136,7 @@ class DeepseekConfig:
         widest = max(self.vocabulary, 3 * self.intermediate, self.mla.heads * (self.mla.nope + self.mla.kv_lora))
         numbers = widest + 4 * self.hidden + self.q_lora
         if self.is_routed:
-            numbers += self.expert_ranks * self.moe.activation_numbers(self.hidden)
+            numbers += self.expert_ranks * self.moe.activation_numbers(self.hidden, itemsize)
         return batch * numbers * itemsize
 
     def step_bytes(self, batch: int, length: int, itemsize: int) -> int:

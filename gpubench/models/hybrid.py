@@ -138,9 +138,8 @@ class HybridConfig:
         return self._key_value_bytes(batch, length, itemsize) + restored
 
     def activation_bytes(self, batch: int, itemsize: int) -> int:
-        """As if experts were gathered, which bfloat16 on the newest GPUs does without."""
         widest = max(self.vocabulary, self.attention_width, self.delta_width)
-        numbers = widest + 4 * self.hidden + self.expert_ranks * self.moe.activation_numbers(self.hidden)
+        numbers = widest + 4 * self.hidden + self.expert_ranks * self.moe.activation_numbers(self.hidden, itemsize)
         convolution = 2 * (self.delta.conv + 1) * self.delta.channels * 4
         return batch * (numbers * itemsize + convolution)
 

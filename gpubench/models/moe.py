@@ -132,11 +132,14 @@ class MoeShape:
         """
         return self.held_experts * (1 - (1 - self.top_k / self.experts) ** rows)
 
-    def activation_numbers(self, hidden: int) -> int:
-        """The most that one token holds at once: the weights it gathers, where they are gathered, and their in- and
-        outputs."""
-        chosen = self.top_k * (2 * self.intermediate * hidden + 2 * hidden + 3 * self.intermediate)
-        return chosen + 3 * self.shared_intermediate
+    def activation_numbers(self, hidden: int, itemsize: int) -> int:
+        """The most that one token holds at once: its in- and outputs, and the weights it gathers, if 4 bytes wide.
+
+        Two bytes wide, they are taken to be bfloat16 on a GPU that has a grouped GEMM for it.
+        """
+        chosen = self.top_k * (4 * hidden + 3 * self.intermediate)
+        gathered = self.top_k * 2 * self.intermediate * hidden if itemsize > 2 else 0
+        return chosen + gathered + 3 * self.shared_intermediate
 
     @property
     def _gate_width(self) -> int:

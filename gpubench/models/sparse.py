@@ -134,10 +134,10 @@ class SparseConfig:
         return batch * (dense + sparse + others) * itemsize
 
     def activation_bytes(self, batch: int, itemsize: int) -> int:
-        """As if chosen blocks and experts were gathered, which our kernels and bfloat16 on the newest GPUs spare."""
+        """As if chosen blocks were gathered, which our kernels spare."""
         widest = max(self.vocabulary, self.sparse.width + self.sparse.index_width, 3 * self.dense_intermediate)
         blocks = self.sparse.blocks * self.sparse.block * self._token_numbers
-        experts = self.expert_ranks * self.moe.activation_numbers(self.hidden)
+        experts = self.expert_ranks * self.moe.activation_numbers(self.hidden, itemsize)
         return batch * (widest + 4 * self.hidden + max(blocks, experts)) * itemsize
 
     def step_bytes(self, batch: int, length: int, itemsize: int) -> int:

@@ -96,6 +96,8 @@ def override(config: Any, shape: Mapping[str, Any], place: str) -> Any:
         where = f"{place}.{name}"
         if name not in known:
             raise ArgumentError(f"{where}: no such dimension{_suggest(name, known)}; known: {', '.join(known)}")
+        if known[name] is None:
+            raise ArgumentError(f"{where}: this model has none that could be changed")
         if not is_dataclass(known[name]):
             changes[name] = _check_value(where, value, known[name], hints[name])
         elif isinstance(value, Mapping):
