@@ -22,6 +22,7 @@ from gpubench.models.variant import Variant
 from gpubench.ranges import annotate
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
+from gpubench.workloads.indexer_hints import hint_selections
 from gpubench.workloads.sizes import check_sizes
 
 # How far logits may be from the reference's, ‖out − ref‖ / ‖ref‖. Fusing operators moves roundings, and the layers
@@ -66,11 +67,10 @@ def decode_step(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     variant.check_length(isl)
     config, rows = variant.config, variant.rows(concurrency)
     built = gpubench.shared("weights", (config, dtype, attention), lambda: config.build(torch_dtype(dtype), attention))
-    return {
-        "decoder": built,
-        "cache": built.make_cache(rows, isl),
-        "tokens": torch.randint(config.vocabulary, (rows,)),
-    }
+    cache, tokens = built.make_cache(rows, isl), torch.randint(config.vocabulary, (rows,))
+    if gvr:
+        hint_selections(built, cache, tokens)
+    return {"decoder": built, "cache": cache, "tokens": tokens}
 
 
 def next_tokens(decoder: DecodeModel, cache: Any, tokens: Tensor) -> dict[str, Tensor]:
