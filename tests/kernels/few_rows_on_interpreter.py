@@ -139,8 +139,8 @@ def route_both(logits, bias, options, dtype):
     from gpubench.models.moe import MoeShape, route
 
     shape = MoeShape(experts=len(logits[0]), intermediate=1, shared_intermediate=1, **options)
-    logits = torch.tensor(logits).to(dtype)
-    bias = torch.tensor(bias) if shape.has_bias else None
+    logits = torch.as_tensor(logits).to(dtype)
+    bias = torch.as_tensor(bias) if shape.has_bias else None
     experts = torch.full((len(logits), shape.top_k), -1, dtype=torch.int32)
     shares = torch.full(experts.shape, float("nan"))
     moe_route(
@@ -155,3 +155,108 @@ def route_both(logits, bias, options, dtype):
     )
     wanted, wanted_shares = route(logits, shape, bias)
     return (experts.tolist(), shares.tolist()), (wanted.tolist(), wanted_shares.float().tolist())
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of linear_few, for `rows` of `inputs` each; `group` is that of gated_norm."""
+
+    before: str
+    rows: int = 1
+    inputs: int = 64
+    outputs: int = 20
+    group: int = 16
+    dtype: torch.dtype = torch.float32
+    has_residual: bool = False
+
+
+def normed(x, scale):
+    """RMSNorm over groups as long as `scale`."""
+    groups = x.view(*x.shape[:-1], -1, len(scale))
+    return (groups * (groups.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt() * scale).view_as(x)
+
+
+def silu(x):
+    return x * x.sigmoid()
+
+
+BEFORE = {
+    "nothing": lambda x, _scale, _gate: x,
+    "norm": lambda x, scale, _gate: normed(x, scale),
+    "gated_norm": lambda x, scale, gate: normed(x, scale) * silu(gate),
+    "sigmoid_gate": lambda x, _scale, gate: x * gate.sigmoid(),
+    "swiglu": lambda x, _scale, gate: x * silu(gate),
+}
+
+
+def layer_error(case):
+    from gpubench.kernels.linear_few import linear_few
+
+    torch.manual_seed(0)
+    wide = torch.randn(case.rows, 2 * case.inputs + 5).to(case.dtype)  # rows may be strided
+    x, gate = wide[:, : case.inputs], wide[:, case.inputs : 2 * case.inputs]
+    weight = (torch.randn(case.outputs, case.inputs) * case.inputs**-0.5).to(case.dtype)
+    length = {"norm": case.inputs, "gated_norm": case.group}.get(case.before)
+    scale = None if length is None else (1 + torch.randn(length) / 4).to(case.dtype)
+    residual = torch.randn(case.rows, case.outputs).to(case.dtype) if case.has_residual else None
+    out = torch.full((case.rows, case.outputs + 2), float("nan"), dtype=case.dtype)[:, : case.outputs]
+    has_gate = case.before in {"gated_norm", "sigmoid_gate", "swiglu"}
+    linear_few(x, weight, out, scale, gate if has_gate else None, residual, before=case.before, eps=1e-6)
+    doubled = (None if tensor is None else tensor.double() for tensor in (x, scale, gate))
+    want = BEFORE[case.before](*doubled) @ weight.double().T
+    return distance(out, want if residual is None else want + residual)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A layer's experts for `rows` tokens, of which this rank holds the first `held`."""
+
+    rows: int = 1
+    experts: int = 6
+    held: int = 6
+    top_k: int = 2
+    hidden: int = 32
+    inner: int = 16
+    shared: int = 16
+    has_gate: bool = True
+    dtype: torch.dtype = torch.float32
+    all_same: bool = False
+
+
+def experts_error(case):
+    """The error of all that moe_few_up and moe_few_down compute together, with NaN where nothing was written yet."""
+    from gpubench.kernels.moe_few import moe_few_down, moe_few_up
+
+    torch.manual_seed(0)
+    x = (2 * torch.randn(case.rows, case.hidden + 3)).to(case.dtype)[:, : case.hidden]
+    scale = (1 + torch.randn(case.hidden) / 4).to(case.dtype)
+    gate_up = (torch.randn(case.held, 2 * case.inner, case.hidden) * case.hidden**-0.5).to(case.dtype)
+    down = (torch.randn(case.held, case.hidden, case.inner) * case.inner**-0.5).to(case.dtype)
+    experts = torch.rand(case.rows, case.experts).argsort(dim=-1)[:, : case.top_k].to(torch.int32).contiguous()
+    if case.all_same:
+        experts = experts[:1].repeat(case.rows, 1)
+    shares = torch.rand(case.rows, case.top_k)
+    inner = torch.full((case.rows, case.top_k, case.inner), float("nan"), dtype=case.dtype)
+    out = torch.full((case.rows, case.hidden), float("nan"), dtype=case.dtype)
+    shared, gate, shared_down = None, None, None
+    if case.shared:
+        joint = torch.randn(case.rows, 2 * case.shared + 1).to(case.dtype)
+        shared, gate = joint[:, 1:], joint[:, :1] if case.has_gate else None
+        shared_down = (torch.randn(case.hidden, case.shared) * case.shared**-0.5).to(case.dtype)
+    moe_few_up(x, scale, experts, gate_up, inner, eps=1e-6)
+    moe_few_down(inner, experts, shares, down, shared, gate, shared_down, x, out)
+
+    want = x.double()
+    after = normed(want, scale.double())
+    for row in range(case.rows):
+        for expert, share in zip(experts[row].tolist(), shares[row].tolist(), strict=True):
+            if expert < case.held:
+                gates, ups = (gate_up[expert].double() @ after[row]).chunk(2)
+                want = want.index_add(
+                    0, torch.tensor([row]), (share * down[expert].double() @ (silu(gates) * ups))[None]
+                )
+    if shared is not None:
+        gates, ups = shared.double().chunk(2, dim=-1)
+        factor = 1.0 if gate is None else gate.double().sigmoid()
+        want = want + factor * ((silu(gates) * ups) @ shared_down.double().T)
+    return distance(out.double() - x.double(), want - x.double())

@@ -6,9 +6,13 @@ import pytest
 import torch
 from few_rows_on_interpreter import (
     Attention,
+    Experts,
     Heads,
+    Layer,
     attention_error,
+    experts_error,
     heads_error,
+    layer_error,
     refuse_attention,
     route_both,
 )
@@ -97,3 +101,43 @@ def test_the_experts_are_those_that_torch_chooses_ties_included(interpreted, log
     assert experts == wanted
     for found, own in zip(shares, wanted_shares, strict=True):
         assert found == pytest.approx(own, rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
+
+
+layers = st.builds(
+    Layer,
+    before=st.sampled_from(["nothing", "norm", "gated_norm", "sigmoid_gate", "swiglu"]),
+    rows=st.sampled_from([1, 2, 17]),
+    inputs=st.sampled_from([32, 48, 272]),
+    outputs=st.sampled_from([1, 20, 70]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    has_residual=st.booleans(),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers)
+@example(Layer("norm", inputs=2500))
+@example(Layer("gated_norm", inputs=2560, group=128, rows=3))
+def test_a_layer_does_what_stands_before_and_after_it_for_any_few_rows(interpreted, case):
+    assert interpreted(layer_error, case) < 5 * TOLERANCE[case.dtype]
+
+
+experts = st.builds(
+    Experts,
+    rows=st.integers(1, 3),
+    held=st.sampled_from([1, 3, 6]),
+    top_k=st.sampled_from([1, 2, 6]),
+    hidden=st.sampled_from([32, 40]),
+    inner=st.sampled_from([16, 24]),
+    shared=st.sampled_from([0, 16, 24]),
+    has_gate=st.booleans(),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    all_same=st.booleans(),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(experts)
+@example(Experts(hidden=2056, inner=520))
+def test_a_few_tokens_experts_add_up_with_the_shared_one_and_those_of_other_ranks_add_nothing(interpreted, case):
+    assert interpreted(experts_error, case) < 3 * TOLERANCE[case.dtype]

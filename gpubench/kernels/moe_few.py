@@ -1,0 +1,277 @@
+"""The chosen experts of a few tokens as matrix-vector products, each expert's weights read once per token.
+
+    inner[r, j] = silu(gate) ⊙ up,   gate, up = split(W_e · x_r),   e = experts[r, j]
+    out[r] = residual[r] + Σ over j of shares[r, j] · D_e · inner[r, j] + shared[r]
+    x_r = RMSNorm(x[r]) ⊙ scale
+    shared[r] = σ(z_r) · D_shared · (silu(gate) ⊙ up),   gate, up = split(shared_gate_up[r])
+
+x, residual, out [rows, hidden]; scale [hidden]; W = gate_up [held, 2 · I, hidden], gate rows first; D = down [held,
+hidden, I]; inner [rows, top_k, I]; shared_gate_up [rows, 2 · S], already multiplied; shared_gate z [rows, 1], without
+which σ(z) is 1; shared_down [hidden, S]. All of these float32, float16 or bfloat16, computed in float32. experts int32
+and shares float32 [rows, top_k], as moe_route writes them: an expert that isn't held adds nothing, and nothing of it is
+read.
+
+One token's experts are all different, so that one program per expert and tile of rows reads everything once, and what
+limits it is memory. The norm's factor is the same for a whole token: it is applied to the products, and x is read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.gated_delta_arguments import check_float32
+from gpubench.kernels.gpu import gpu_name
+from gpubench.kernels.ops import as_op
+
+__all__ = ["moe_few_down", "moe_few_up"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What a program has of a weight, and its warps."""
+
+    rows: int
+    columns: int
+    num_warps: int
+
+
+# Not tuned.
+_UP = Tiling(rows=4, columns=2048, num_warps=4)
+_DOWN = Tiling(rows=8, columns=512, num_warps=4)
+
+_TILINGS: dict[tuple[str, str], Tiling] = {}
+
+
+@triton.jit
+def _up_kernel(
+    x_ptr,
+    scale_ptr,
+    experts_ptr,
+    weight_ptr,
+    inner_ptr,
+    x_stride,
+    held,
+    eps,
+    HIDDEN: tl.constexpr,
+    INNER: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    TILES: tl.constexpr = (INNER + ROWS - 1) // ROWS
+    pair = (tl.program_id(0) // TILES).to(tl.int64)
+    rows = tl.program_id(0) % TILES * ROWS + tl.arange(0, ROWS)
+    is_row = rows < INNER
+    expert = tl.load(experts_ptr + pair).to(tl.int64)
+    if expert < held:
+        gate_rows = weight_ptr + expert * (2 * INNER * HIDDEN) + rows[:, None] * HIDDEN
+        gate = tl.zeros((ROWS, COLUMNS), tl.float32)
+        up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        squares = tl.zeros((COLUMNS,), tl.float32)
+        for start in tl.static_range(0, HIDDEN, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            inside = columns < HIDDEN
+            is_weight = is_row[:, None] & inside[None, :]
+            gate_weight = tl.load(gate_rows + columns[None, :], mask=is_weight, other=0.0)
+            up_weight = tl.load(gate_rows + INNER * HIDDEN + columns[None, :], mask=is_weight, other=0.0)
+            x = tl.load(x_ptr + pair // TOP_K * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
+            squares += x * x
+            x *= tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+            gate += gate_weight.to(tl.float32) * x[None, :]
+            up += up_weight.to(tl.float32) * x[None, :]
+        factor = tl.rsqrt(tl.sum(squares, axis=0) / HIDDEN + eps)
+        gate_sum = tl.sum(gate, axis=1) * factor
+        result = gate_sum * tl.sigmoid(gate_sum) * (tl.sum(up, axis=1) * factor)
+        tl.store(inner_ptr + pair * INNER + rows, result.to(inner_ptr.dtype.element_ty), mask=is_row)
+
+
+@triton.jit
+def _down_kernel(
+    inner_ptr,
+    experts_ptr,
+    shares_ptr,
+    down_ptr,
+    shared_ptr,
+    shared_gate_ptr,
+    shared_down_ptr,
+    residual_ptr,
+    out_ptr,
+    shared_stride,
+    shared_gate_stride,
+    residual_stride,
+    held,
+    HIDDEN: tl.constexpr,
+    INNER: tl.constexpr,
+    SHARED: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    token = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    is_row = rows < HIDDEN
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in tl.static_range(0, SHARED, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        inside = columns < SHARED
+        weight = tl.load(
+            shared_down_ptr + rows[:, None] * SHARED + columns[None, :],
+            mask=is_row[:, None] & inside[None, :],
+            other=0.0,
+        )
+        own = shared_ptr + token * shared_stride + columns
+        gate = tl.load(own, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(own + SHARED, mask=inside, other=0.0).to(tl.float32)
+        x = gate * tl.sigmoid(gate) * up
+        if HAS_GATE:
+            x *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
+        total += weight.to(tl.float32) * x[None, :]
+    for slot in tl.static_range(TOP_K):
+        pair = token * TOP_K + slot
+        expert = tl.load(experts_ptr + pair).to(tl.int64)
+        share = tl.load(shares_ptr + pair)
+        for start in tl.static_range(0, INNER, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            inside = (columns < INNER) & (expert < held)
+            weight = tl.load(
+                down_ptr + expert * (HIDDEN * INNER) + rows[:, None] * INNER + columns[None, :],
+                mask=is_row[:, None] & inside[None, :],
+                other=0.0,
+            )
+            x = tl.load(inner_ptr + pair * INNER + columns, mask=inside, other=0.0).to(tl.float32) * share
+            total += weight.to(tl.float32) * x[None, :]
+    result = tl.sum(total, axis=1)
+    result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
+    tl.store(out_ptr + token * HIDDEN + rows, result.to(out_ptr.dtype.element_ty), mask=is_row)
+
+
+@as_op("moe_few_up", mutates=("inner",))
+def moe_few_up(x: Tensor, scale: Tensor, experts: Tensor, gate_up: Tensor, inner: Tensor, *, eps: float = 1e-6) -> None:
+    """Write each token's experts' gated inner values into `inner`; those of experts that aren't held stay as they are.
+
+    Rows of x may be strided. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
+    """
+    kernel = "moe_few_up"
+    check_launchable(kernel, "x", x)
+    if x.dim() != 2 or gate_up.dim() != 3 or gate_up.shape[1] % 2 or min(gate_up.shape) < 1:
+        raise ArgumentError(
+            f"{kernel}: x has shape {tuple(x.shape)} and gate_up {tuple(gate_up.shape)}; "
+            "wanted (rows, hidden) and (held, 2 · inner, hidden)"
+        )
+    rows, hidden = x.shape
+    held, inner_dim = gate_up.shape[0], gate_up.shape[1] // 2
+    top_k = experts.shape[-1]
+    check_adjacent(kernel, "x", x)
+    check_index(kernel, "experts", experts, (rows, top_k), like=x)
+    for name, tensor, shape in (
+        ("scale", scale, (hidden,)),
+        ("gate_up", gate_up, (held, 2 * inner_dim, hidden)),
+        ("inner", inner, (rows, top_k, inner_dim)),
+    ):
+        check_operand(kernel, name, tensor, shape, like=x)
+        check_contiguous(kernel, name, tensor)
+    tiling = _TILINGS.get((gpu_name(), "up"), _UP)
+    _up_kernel[(rows * top_k * triton.cdiv(inner_dim, tiling.rows),)](
+        x,
+        scale,
+        experts,
+        gate_up,
+        inner,
+        x.stride(0),
+        held,
+        eps,
+        HIDDEN=hidden,
+        INNER=inner_dim,
+        TOP_K=top_k,
+        ROWS=tiling.rows,
+        COLUMNS=min(tiling.columns, triton.next_power_of_2(hidden)),
+        num_warps=tiling.num_warps,
+    )
+
+
+@as_op("moe_few_down", mutates=("out",))
+def moe_few_down(
+    inner: Tensor,
+    experts: Tensor,
+    shares: Tensor,
+    down: Tensor,
+    shared_gate_up: Tensor | None,
+    shared_gate: Tensor | None,
+    shared_down: Tensor | None,
+    residual: Tensor,
+    out: Tensor,
+) -> None:
+    """Write the residual, the experts by their shares and the shared expert, all added up, into `out`.
+
+    Without a shared expert all three of its tensors are None. Rows of shared_gate_up, shared_gate and residual may be
+    strided. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
+    """
+    kernel = "moe_few_down"
+    check_launchable(kernel, "inner", inner)
+    if inner.dim() != 3 or down.dim() != 3 or min(down.shape) < 1:
+        raise ArgumentError(
+            f"{kernel}: inner has shape {tuple(inner.shape)} and down {tuple(down.shape)}; "
+            "wanted (rows, top_k, inner) and (held, hidden, inner)"
+        )
+    rows, top_k, inner_dim = inner.shape
+    held, hidden = down.shape[:2]
+    check_index(kernel, "experts", experts, (rows, top_k), like=inner)
+    check_float32(kernel, "shares", shares, (rows, top_k), like=inner)
+    for name, tensor, shape in (
+        ("inner", inner, (rows, top_k, inner_dim)),
+        ("down", down, (held, hidden, inner_dim)),
+        ("out", out, (rows, hidden)),
+    ):
+        check_operand(kernel, name, tensor, shape, like=inner)
+        check_contiguous(kernel, name, tensor)
+    check_operand(kernel, "residual", residual, (rows, hidden), like=inner)
+    check_adjacent(kernel, "residual", residual)
+    shared = _check_shared(out, shared_gate_up, shared_gate, shared_down)
+    tiling = _TILINGS.get((gpu_name(), "down"), _DOWN)
+    _down_kernel[(triton.cdiv(hidden, tiling.rows), rows)](
+        inner,
+        experts,
+        shares,
+        down,
+        inner if shared_gate_up is None else shared_gate_up,
+        inner if shared_gate is None else shared_gate,
+        inner if shared_down is None else shared_down,
+        residual,
+        out,
+        0 if shared_gate_up is None else shared_gate_up.stride(0),
+        0 if shared_gate is None else shared_gate.stride(0),
+        residual.stride(0),
+        held,
+        HIDDEN=hidden,
+        INNER=inner_dim,
+        SHARED=shared,
+        HAS_GATE=shared_gate is not None,
+        TOP_K=top_k,
+        ROWS=tiling.rows,
+        COLUMNS=min(tiling.columns, triton.next_power_of_2(inner_dim)),
+        num_warps=tiling.num_warps,
+    )
+
+
+def _check_shared(out: Tensor, gate_up: Tensor | None, gate: Tensor | None, down: Tensor | None) -> int:
+    """The shared expert's inner dim, 0 if there is none; ArgumentError unless its tensors fit `out`."""
+    kernel, (rows, hidden) = "moe_few_down", out.shape
+    if gate_up is None or down is None:
+        if gate_up is not None or gate is not None or down is not None:
+            raise ArgumentError(f"{kernel}: shared_gate_up and shared_down are wanted both or neither")
+        return 0
+    shared = down.shape[-1]
+    check_operand(kernel, "shared_down", down, (hidden, shared), like=out)
+    check_contiguous(kernel, "shared_down", down)
+    check_operand(kernel, "shared_gate_up", gate_up, (rows, 2 * shared), like=out)
+    check_adjacent(kernel, "shared_gate_up", gate_up)
+    if gate is not None:
+        check_operand(kernel, "shared_gate", gate, (rows, 1), like=out)
+    return shared
