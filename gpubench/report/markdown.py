@@ -17,6 +17,7 @@ from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Outcome
 from gpubench.report.comparison import COMPARED, Row, Versus, compare
 from gpubench.report.content import Content
+from gpubench.report.times import times_table
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
 from gpubench.triage import Triage
@@ -40,6 +41,7 @@ def markdown_report(content: Content) -> str:
         *[f"> {escape(note)}" for note in content.choice.notes],
         *(_comparison(content) or _figures(content)),
         *_frontier(content),
+        *_times(content),
         *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
         *_warnings(content),
@@ -191,6 +193,15 @@ def _frontier(content: Content) -> list[str]:
     ]
     head = ["cell", *axes, x.label, y.label]
     return [*lines, table(head, body, right=[*_numbers(content, head), len(head) - 2, len(head) - 1])]
+
+
+def _times(content: Content) -> list[str]:
+    """What the ranges within a step took of its time on the GPU, under the profiler."""
+    head, body = times_table(content)
+    if not body:
+        return []
+    lines = ["### Where the time goes", "Of a profiled step's time on the GPU, what ran in each range of it."]
+    return [*lines, _folded(f"{_count(len(body))}, one by one", table(head, body, _numbers(content, head)), len(body))]
 
 
 def _both(row: pd.Series, x: Metric, y: Metric) -> list[str]:

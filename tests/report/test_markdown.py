@@ -57,6 +57,22 @@ def test_a_backend_can_win_in_kernel_time_and_lose_in_step_time(tmp_path):
     assert "| 1 | triton | 10.0 µs | 20.1 µs | ▼ 0.50× (0.50–0.50) | 8.00 µs | 2.00 µs | ▲ 4.00× (4.00–4.00) |" in text
 
 
+def test_what_the_ranges_of_a_step_took_is_a_table_and_nothing_in_it_counts_twice(tmp_path):
+    times = {"busy": [2e-3] * 3, "busy|attention": [5e-4] * 3, "busy|moe": [1e-3] * 3, "busy|topk": [2e-4] * 3}
+    plain = {"busy": [2e-3] * 3, "busy|attention": [1e-3] * 3}
+    cells = [
+        MadeCell({"n": 1}, steady(2e-3), profile=times, profile_details={"nested_ranges": ["topk"]}),
+        MadeCell({"n": 2}, steady(2e-3), profile=plain),
+        MadeCell({"n": 3}, steady(2e-3)),
+    ]
+    text = report(tmp_path, cells)
+    assert "### Where the time goes" in text
+    assert "| n | busy | attention | moe | in no range |" in text
+    assert "| 1 | 2.00 ms | 500 µs (25%) | 1.00 ms (50%) | 500 µs (25%) |" in text
+    assert "| 2 | 2.00 ms | 1.00 ms (50%) |  | 1.00 ms (50%) |" in text
+    assert "Where the time goes" not in report(tmp_path, cells[2:])
+
+
 def test_kernel_times_within_a_profilers_grain_are_no_win(tmp_path):
     def versus(torch: float, triton: float) -> str:
         cells = [
