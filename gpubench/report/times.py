@@ -39,7 +39,7 @@ def times_table(content: Content) -> tuple[list[str], list[list[str]]]:
         parts[OTHERS] = (sum(seconds for seconds, _ in found.values()), sum(share for _, share in found.values()))
         outside = 1 - sum(share for _, share in parts.values())
         parts[OUTSIDE] = (outside * busy, outside)
-        row = cells[key]
+        row = cells[str(key[0]), str(key[1])]
         body.append([*(axis_text(row[name]) for name in axes), format_value(busy, "s"), *map(_part, parts.values())])
     head = [*axes, "busy", *named, OTHERS, OUTSIDE]
     told = [place for place in range(len(head)) if place <= len(axes) or any(line[place] for line in body)]
