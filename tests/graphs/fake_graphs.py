@@ -90,7 +90,7 @@ def poison(start: int, end: int) -> None:
 def on_address(value: Tensor) -> Tensor:
     """The same memory as a tensor that keeps nothing alive."""
     if value.numel() == 0:
-        return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
     extent = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
     block = (ctypes.c_uint8 * (extent * value.element_size())).from_address(value.data_ptr())
     return torch.frombuffer(block, dtype=value.dtype).as_strided(value.shape, value.stride())

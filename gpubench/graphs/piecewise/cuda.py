@@ -79,7 +79,7 @@ class CudaGraphs:
 
     def borrow(self, value: Tensor, owner: object) -> Tensor:
         if value.numel() == 0:
-            return value
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
         extent = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
         memory = _Memory(value.data_ptr(), extent * value.element_size(), owner)
         flat: Tensor = torch.as_tensor(memory, device=value.device)
