@@ -20,6 +20,7 @@ from gpubench.errors import Unsupported
 from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 from gpubench.models.ranks import divide, divide_kv_heads
+from gpubench.models.shapes import check_groups, check_rotary
 from gpubench.ranges import annotate
 
 __all__ = ["DenseCache", "DenseConfig", "DenseModel"]
@@ -39,6 +40,10 @@ class DenseConfig:
     context: int
     rotary_base: float = 500_000.0
     norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_groups(self.heads, self.kv_heads)
+        check_rotary(self.head_dim, self.head_dim)
 
     @property
     def is_routed(self) -> bool:

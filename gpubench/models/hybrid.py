@@ -25,7 +25,7 @@ from gpubench.models.gated_delta import make_cache as make_delta_cache
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
-from gpubench.models.shapes import GatedDeltaShape
+from gpubench.models.shapes import GatedDeltaShape, check_groups, check_rotary
 from gpubench.ranges import annotate
 
 __all__ = ["HybridCache", "HybridConfig", "HybridModel", "KeyValueCache"]
@@ -51,6 +51,10 @@ class HybridConfig:
     norm_eps: float = 1e-6
     expert_ranks: int = 1
     """Ranks whose sequences meet at the experts: under DEP, as many rows as the batch has come from each."""
+
+    def __post_init__(self) -> None:
+        check_groups(self.heads, self.kv_heads)
+        check_rotary(self.rotary_dims, self.head_dim)
 
     @property
     def is_routed(self) -> bool:

@@ -18,8 +18,22 @@ __all__ = [
     "IndexerShape",
     "MlaShape",
     "SparseGqaShape",
+    "check_groups",
+    "check_rotary",
     "local_heads",
 ]
+
+
+def check_groups(heads: int, shared: int, name: str = "heads", what: str = "KV heads") -> None:
+    """ArgumentError unless as many `heads` share each of the `shared` ones."""
+    if heads % shared:
+        raise ArgumentError(f"{name}: {heads} can't be dealt to {shared} {what}; wanted a multiple of {shared}")
+
+
+def check_rotary(dims: int, head_dim: int) -> None:
+    """ArgumentError unless a head has so many dimensions, in pairs, to rotate."""
+    if dims % 2 or not 0 <= dims <= head_dim:
+        raise ArgumentError(f"rotary_dims: wanted an even number up to {head_dim}, a head's dimensions; got {dims}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,9 @@ class GatedDeltaShape:
     v: int
     conv: int
     """The kernel of the causal convolution before it."""
+
+    def __post_init__(self) -> None:
+        check_groups(self.value_heads, self.key_heads, "value_heads", "key heads")
 
     @property
     def channels(self) -> int:

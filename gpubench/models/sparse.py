@@ -22,7 +22,7 @@ from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.layers import GatedMlp, random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
-from gpubench.models.shapes import SparseGqaShape
+from gpubench.models.shapes import SparseGqaShape, check_groups, check_rotary
 from gpubench.models.sparse_attention import DenseCache, PagedCache, Pages, SparseAttention
 from gpubench.ranges import annotate
 
@@ -50,15 +50,10 @@ class SparseConfig:
 
     def __post_init__(self) -> None:
         s = self.sparse
-        if s.heads % s.kv_heads:
-            raise ArgumentError(f"heads: {s.heads} query heads can't be dealt to {s.kv_heads} KV heads")
+        check_groups(s.heads, s.kv_heads)
         if s.index_heads != s.kv_heads:
             raise ArgumentError(f"index_heads: each of {s.kv_heads} KV heads has one; got {s.index_heads}")
-        if self.rotary_dims % 2 or self.rotary_dims > min(s.dim, s.index_dim):
-            raise ArgumentError(
-                f"rotary_dims: wanted an even number up to {min(s.dim, s.index_dim)}, the narrowest head; "
-                f"got {self.rotary_dims}"
-            )
+        check_rotary(self.rotary_dims, min(s.dim, s.index_dim))
 
     @property
     def is_routed(self) -> bool:

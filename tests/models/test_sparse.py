@@ -320,7 +320,7 @@ def test_under_dep_the_experts_see_the_rows_of_all_ranks_and_those_that_are_not_
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"kv_heads": 3}, "8 query heads"), ({"index_heads": 4}, "index_heads"), ({"index_dim": 8}, "rotary_dims")],
+    [({"kv_heads": 3}, "heads: 8"), ({"index_heads": 4}, "index_heads"), ({"index_dim": 8}, "rotary_dims")],
 )
 def test_shapes_that_cannot_be_are_refused(change, complaint):
     with pytest.raises(ArgumentError, match=complaint):
