@@ -25,6 +25,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
 from gpubench.kernels.interpreter import is_interpreted
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -154,6 +155,9 @@ def _attend_kernel(
         tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+_LAUNCH = Launcher(_attend_kernel)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a launch of these shapes comes to."""
@@ -247,31 +251,31 @@ def mla_decode(
 
 
 def _attend(plan: Plan, operands: tuple[Tensor, ...], scale_log2: float) -> None:
-    q_latent, q_rope, cache, block_table, lengths, target = operands
+    q_latent, q_rope, _cache, block_table, _lengths, _target = operands
     batch, heads, kv_lora = q_latent.shape
     tiling = plan.tiling
-    _attend_kernel[(batch * plan.splits * -(-heads // tiling.block_h),)](
-        q_latent,
-        q_rope,
-        cache,
-        block_table,
-        lengths,
-        target,
-        batch * plan.splits * heads * kv_lora,
-        q_latent.stride(0),
-        q_latent.stride(1),
-        q_rope.stride(0),
-        q_rope.stride(1),
-        block_table.stride(0),
-        heads,
-        scale_log2,
-        R=kv_lora,
-        P=q_rope.shape[2],
-        PAGE=PAGE,
-        SPLITS=plan.splits,
-        BLOCK_H=tiling.block_h,
-        BLOCK_N=tiling.block_n,
-        NUM_STAGES=tiling.num_stages,
+    _LAUNCH(
+        (batch * plan.splits * -(-heads // tiling.block_h), 1, 1),
+        operands,
+        (
+            batch * plan.splits * heads * kv_lora,
+            q_latent.stride(0),
+            q_latent.stride(1),
+            q_rope.stride(0),
+            q_rope.stride(1),
+            block_table.stride(0),
+            heads,
+            scale_log2,
+        ),
+        {
+            "R": kv_lora,
+            "P": q_rope.shape[2],
+            "PAGE": PAGE,
+            "SPLITS": plan.splits,
+            "BLOCK_H": tiling.block_h,
+            "BLOCK_N": tiling.block_n,
+            "NUM_STAGES": tiling.num_stages,
+        },
         num_warps=tiling.num_warps,
     )
 

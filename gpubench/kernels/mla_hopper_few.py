@@ -23,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_hopper_page import ROPE, SHARED, clear_rows, describe
 
 __all__ = ["attend_few_heads"]
@@ -154,6 +155,9 @@ def _attend_kernel(  # noqa: PLR0915 (one pass, top to bottom)
         gl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(h < heads)[None, :])
 
 
+_LAUNCH = Launcher(_attend_kernel)
+
+
 def attend_few_heads(
     q_latent: Tensor,
     q_rope: Tensor,
@@ -169,25 +173,19 @@ def attend_few_heads(
 ) -> None:
     """Launch on what mla_decode has checked: `target` is its out, or its scratch if there is more than one part."""
     batch, heads, kv_lora = q_latent.shape
-    _attend_kernel[(batch * splits * -(-heads // block_h),)](
-        q_latent,
-        q_rope,
-        *describe(cache, kv_lora),
-        block_table,
-        lengths,
-        target,
-        batch * splits * heads * kv_lora,
-        q_latent.stride(0),
-        q_latent.stride(1),
-        q_rope.stride(0),
-        q_rope.stride(1),
-        block_table.stride(0),
-        heads,
-        scale_log2,
-        R=kv_lora,
-        P=ROPE,
-        SPLITS=splits,
-        BLOCK_H=block_h,
-        STAGES=stages,
+    _LAUNCH(
+        (batch * splits * -(-heads // block_h), 1, 1),
+        (q_latent, q_rope, *describe(cache, kv_lora), block_table, lengths, target),
+        (
+            batch * splits * heads * kv_lora,
+            q_latent.stride(0),
+            q_latent.stride(1),
+            q_rope.stride(0),
+            q_rope.stride(1),
+            block_table.stride(0),
+            heads,
+            scale_log2,
+        ),
+        {"R": kv_lora, "P": ROPE, "SPLITS": splits, "BLOCK_H": block_h, "STAGES": stages},
         num_warps=4,
     )

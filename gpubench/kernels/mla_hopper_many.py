@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_hopper_page import ROPE, SHARED, clear_rows, describe
 
 __all__ = ["BLOCK_H", "attend_many_heads"]
@@ -358,6 +359,9 @@ def _attend_kernel(
     )
 
 
+_LAUNCH = Launcher(_attend_kernel)
+
+
 def attend_many_heads(
     q_latent: Tensor,
     q_rope: Tensor,
@@ -371,23 +375,19 @@ def attend_many_heads(
 ) -> None:
     """Launch on what mla_decode has checked: `target` is its out, or its scratch if there is more than one part."""
     batch, heads, kv_lora = q_latent.shape
-    _attend_kernel[(batch * splits * -(-heads // BLOCK_H),)](
-        q_latent,
-        q_rope,
-        *describe(cache, kv_lora // 2),
-        block_table,
-        lengths,
-        target,
-        batch * splits * heads * kv_lora,
-        q_latent.stride(0),
-        q_latent.stride(1),
-        q_rope.stride(0),
-        q_rope.stride(1),
-        block_table.stride(0),
-        heads,
-        scale_log2,
-        R=kv_lora,
-        P=ROPE,
-        SPLITS=splits,
+    _LAUNCH(
+        (batch * splits * -(-heads // BLOCK_H), 1, 1),
+        (q_latent, q_rope, *describe(cache, kv_lora // 2), block_table, lengths, target),
+        (
+            batch * splits * heads * kv_lora,
+            q_latent.stride(0),
+            q_latent.stride(1),
+            q_rope.stride(0),
+            q_rope.stride(1),
+            block_table.stride(0),
+            heads,
+            scale_log2,
+        ),
+        {"R": kv_lora, "P": ROPE, "SPLITS": splits},
         num_warps=4,
     )

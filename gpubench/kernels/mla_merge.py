@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpubench.kernels.launching import Launcher
+
 __all__ = ["merge_splits", "scratch_elements"]
 
 _ELEMENTS = 16384
@@ -61,20 +63,24 @@ def scratch_elements(batch: int, heads: int, kv_lora: int, splits: int) -> int:
     return 0 if splits == 1 else batch * splits * heads * (kv_lora + 1)
 
 
+_LAUNCH = Launcher(_merge_kernel)
+
+
 def merge_splits(scratch: Tensor, out: Tensor, splits: int) -> None:
     """Write the merged parts into `out`, contiguous as is the scratch. The caller has checked both."""
     batch, heads, kv_lora = out.shape
     block_r = kv_lora if batch * heads >= _MANY_ROWS else min(kv_lora, 128)
     all_splits = triton.next_power_of_2(splits)
-    _merge_kernel[(batch * heads, kv_lora // block_r)](
-        scratch,
-        out,
-        batch * splits * heads * kv_lora,
-        heads,
-        R=kv_lora,
-        SPLITS=splits,
-        ALL_SPLITS=all_splits,
-        BLOCK_R=block_r,
-        CHUNK=min(all_splits, _ELEMENTS // block_r),
+    _LAUNCH(
+        (batch * heads, kv_lora // block_r, 1),
+        (scratch, out),
+        (batch * splits * heads * kv_lora, heads),
+        {
+            "R": kv_lora,
+            "SPLITS": splits,
+            "ALL_SPLITS": all_splits,
+            "BLOCK_R": block_r,
+            "CHUNK": min(all_splits, _ELEMENTS // block_r),
+        },
         num_warps=4,
     )
