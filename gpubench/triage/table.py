@@ -15,7 +15,7 @@ from gpubench.triage.grid import Grid
 from gpubench.triage.rules import Rule, find_rule
 from gpubench.triage.signature import Culprit, Signature, signature_of
 from gpubench.triage.twins import Twin, find_twins
-from gpubench.triage.verdicts import Verdict, read_verdicts
+from gpubench.triage.verdicts import Answer, Rung, Verdict, read_verdicts
 
 __all__ = ["Row", "Triage", "triage_run"]
 
@@ -167,10 +167,15 @@ def _group(results: Sequence[CellResult], verdicts: Sequence[Verdict]) -> Mappin
     return {key: sorted(members, key=lambda member: member.result.cell.index) for key, members in regrouped.items()}
 
 
-def _culprit(verdicts: Iterable[Verdict]) -> Culprit | None:
-    """The last one that was named."""
-    named = [verdict.culprit for verdict in verdicts if verdict.culprit is not None]
-    return Culprit(named[-1].kernel, named[-1].file, named[-1].line, named[-1].basis) if named else None
+def _culprit(verdicts: Sequence[Verdict]) -> Culprit | None:
+    """The last one that was named; but what fails without graphs, too, is not blamed on a graph's stale address where
+    somebody else was named.
+    """
+    named = [verdict for verdict in verdicts if verdict.culprit is not None]
+    if any(verdict.rung == Rung.GRAPHS_OFF and verdict.verdict == Answer.SAME for verdict in verdicts):
+        named = [verdict for verdict in named if verdict.rung != Rung.AUDIT] or named
+    blame = named[-1].culprit if named else None
+    return Culprit(blame.kernel, blame.file, blame.line, blame.basis) if blame else None
 
 
 def _of(verdicts: Iterable[Verdict], cell_ids: Sequence[str]) -> list[Verdict]:

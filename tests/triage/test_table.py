@@ -146,6 +146,23 @@ def test_answers_of_reruns_are_shown_and_a_culprit_that_they_name_is_every_cells
     assert data["title"] == "illegal address in radix_topk (topk.py:31)"
 
 
+@pytest.mark.parametrize(
+    ("graphs_off", "is_memcheck_asked", "blamed"),
+    [("passes", True, "fill"), ("fails the same", True, "store"), ("fails the same", False, "fill")],
+)
+def test_a_stale_address_is_not_blamed_for_what_fails_without_graphs_if_somebody_else_is_named(
+    tmp_path, graphs_off, is_memcheck_asked, blamed
+):
+    path = story(tmp_path)
+    memcheck = {"rung": "memcheck", "verdict": "invalid access", "culprit": {"kernel": "store", "basis": "memcheck: …"}}
+    audit = {"rung": "audit", "verdict": "stale pointer", "culprit": {"kernel": "fill", "basis": "audit: …"}}
+    told = [{"rung": "graphs off", "verdict": graphs_off}, *([memcheck] if is_memcheck_asked else []), audit]
+    say(path, *({"cell_id": STORY_DEAD[0], **each} for each in told))
+    (row,) = triage(path).rows
+    assert row.signature.culprit is not None
+    assert row.signature.culprit.kernel == blamed
+
+
 def test_a_culprit_brings_together_what_only_its_victims_kept_apart(tmp_path):
     cells = grid_cells(batch=[1, 2, 4])
     victims = [

@@ -29,7 +29,7 @@ def _(x: Tensor) -> Step:
 
     def step() -> Tensor:
         replay()
-        return look_at(x)
+        return look_at(target)  # which must live as long as the graph does, or its address would be a fault of its own
 
     return step
 
