@@ -133,7 +133,7 @@ def test_a_cell_that_dies_of_its_stale_pointer_has_told_of_it(tmp_path: Path) ->
             hold_against(record, str(result.cell.axes["kind"]))
         else:
             assert record.outcome is Outcome.OK, record.reason
-            assert_clean(record)
+            assert record.hazards == []
 
 
 # Our own graphs -------------------------------------------------------------------------------------------------------
@@ -195,6 +195,7 @@ def assert_clean(record: CellRecord) -> None:
 
 
 def test_copies_and_fills_are_looked_at_too(watch: CaptureWatch) -> None:
+    torch.cuda.empty_cache()  # so that they get segments of their own, which can be unmapped
     held = [torch.ones(8 << 20), torch.zeros(8 << 20)]
     driver = ctypes.CDLL("libcuda.so.1")
 
