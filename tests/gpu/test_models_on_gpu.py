@@ -15,7 +15,11 @@ from gpubench.models.moe import MixtureOfExperts
 from gpubench.models.presets import PRESETS, find_preset
 from gpubench.workloads.decode_step import next_tokens
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning"),
+]
 
 RECORDED = Path(__file__).parents[1] / "data/models/hybrid.json"
 
@@ -126,8 +130,8 @@ def test_our_kernel_in_its_layer_computes_what_torch_does(preset, dtype):
     assert distance(*outputs) < {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
 
 
-# Inductor's own imports use what torch has since deprecated.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Inductor's own imports use what torch has since deprecated; and it advises TF32, which would spoil the comparison.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("attention", ["torch", "triton"])
 def test_a_compiled_step_equals_the_eager_one_and_leaves_the_same_states(attention):
     torch.compiler.reset()
