@@ -1,7 +1,8 @@
 """Exact top-k by guess, verify, refine: the columns that the last step chose say where this step's threshold lies.
 
 Shapes and the bracket: topk_rows. hint int32 [rows, k]: the last step's indices, in any order; −1, duplicates and
-columns out of range do no harm, and a useless hint costs only time.
+columns out of range do no harm, and a useless hint costs only time. It may be `indices` itself: a row's hint is read
+before its indices are written.
 
 - *Guess*: mean μ and deviation σ of this step's scores at the hinted columns. Of captured scores, where between 36 and
   77 % of the best k stay, the k-th best lies between μ − 0.85 σ and μ + 0.45 σ.

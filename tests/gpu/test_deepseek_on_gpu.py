@@ -12,6 +12,7 @@ from gpubench.graphs.whole import capture_step
 from gpubench.kernels.indexer_key import indexer_key
 from gpubench.kernels.mla_gather import mla_gather
 from gpubench.kernels.mla_prepare import mla_prepare, rotate_heads
+from gpubench.kernels.topk_radix import make_radix_scratch
 from gpubench.models.latent import gather_in_torch, prepare_in_torch
 from gpubench.models.layers import rotary_table, rotate
 from gpubench.models.presets import PRESETS, find_preset
@@ -111,6 +112,28 @@ def test_our_kernels_compute_what_torch_does(preset, gvr):
     torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
     if sets[0] is not None:
         assert torch.equal(*sets)
+
+
+@pytest.mark.parametrize("length", [4096, 16384, 70000])
+def test_gvr_and_radix_select_the_same_tokens_step_after_step(length):
+    config = make_config("deepseek-v3.2", 1, 16, gvr=True)  # one layer: the next one's scores depend on the order
+    model = config.build(torch.bfloat16, "triton")
+    cache = model.make_cache(batch=3, length=length)
+    for given in torch.randint(config.vocabulary, (4, 3)):
+        model(given, cache)  # each step's hint is what it overwrites
+        found = selected(cache)[0].long()
+        scores = cache.selection.scores
+        assert all(len(row.unique()) == 2048 for row in found)
+        best = scores.topk(2048, dim=-1).values.sort(dim=-1).values
+        assert torch.equal(scores.gather(1, found).sort(dim=-1).values, best)
+        radix = replace(cache.selection, selector="radix", **radix_scratch(3, scores.shape[1]))
+        model(given, replace(cache, selection=radix))
+        assert torch.equal(selected(cache)[0].sort(dim=-1).values.long(), found.sort(dim=-1).values)
+
+
+def radix_scratch(batch, width):
+    scratch = make_radix_scratch(batch, width, 2048)
+    return {"candidates": scratch.candidates, "places": scratch.places}
 
 
 def test_up_to_k_tokens_an_indexer_changes_nothing():
