@@ -1,4 +1,4 @@
-"""What tests of decode steps share: every tiny model there is, its steps over a growing past, and parts of its batch."""
+"""What tests of decode steps share: every tiny model there is, its steps over a growing past, parts of its batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpubench.models.base import ModelConfig
+from gpubench.models.deepseek import DeepseekCache
 from gpubench.models.presets import PRESETS
+from gpubench.models.variant import Variant
 from gpubench.registry import Step
+from gpubench.worker.outputs import find_tensors
 
 TINY = [name for name in PRESETS if name.startswith("tiny-")]
+
+SHAPES: dict[str, dict[str, Any]] = {"tiny-mla-indexer": {"indexer": {"heads": 16}}}
+"""What is changed of them. Of few index heads all are often negative: scores of 0, ties that each breaks its way."""
+
+
+def find_tiny(name: str) -> ModelConfig:
+    """The config of that name."""
+    return Variant(name, shape=SHAPES.get(name)).config
 
 
 def vary_weights(model: torch.nn.Module) -> None:
@@ -41,25 +53,54 @@ def follow(step: Step, inputs: Mapping[str, Any], steps: int, given: Tensor | No
     model, cache, tokens = (inputs[name] for name in ("decoder", "cache", "tokens"))
     chosen, logits = [], []
     for position in range(steps):
-        if given is not None and position:
-            tokens.copy_(given[position - 1])
         outputs = step()
         chosen.append(outputs["tokens"].clone())
         logits.append(outputs["logits"].clone())
         model(tokens, cache.prefix(position + 1))
-        tokens.copy_(outputs["tokens"])
+        tokens.copy_(chosen[-1] if given is None else given[position])
     return Told(torch.stack(chosen), torch.stack(logits))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some sequences of a batch, and the pages of theirs, which have other numbers where they are alone."""
+
+    rows: list[int]
+    batch: int
+    table: Tensor | None = None
+    """Of the whole batch's pages."""
+
+    def take(self, value: Any, name: str = "") -> Any:
+        if isinstance(value, Tensor):
+            return self._take_tensor(value, name)
+        if isinstance(value, list):
+            return [self.take(entry) for entry in value]
+        if not is_dataclass(value) or isinstance(value, type):
+            return value
+        part = replace(self, table=value.pages.table) if hasattr(value, "pages") else self
+        return replace(
+            value, **{field.name: part.take(getattr(value, field.name), field.name) for field in fields(value)}
+        )
+
+    def _take_tensor(self, value: Tensor, name: str) -> Tensor:
+        if self.table is not None and name in ("table", "last"):
+            pages = torch.arange(len(self.rows) * self.table.shape[1]).view(len(self.rows), -1)
+            return (pages if name == "table" else pages[:, -1]).to(value)
+        if self.table is not None and value.dim() and value.shape[0] == self.table.numel():
+            return value[self.table[self.rows].flatten().long()]
+        return value[self.rows] if value.dim() and value.shape[0] == self.batch else value.clone()
 
 
 def take(cache: Any, rows: list[int], batch: int) -> Any:
     """A cache of its own for some sequences of one of `batch`, a number that no other first dimension has."""
-    if isinstance(cache, Tensor):
-        return cache[rows].clone() if cache.dim() and cache.shape[0] == batch else cache.clone()
-    if isinstance(cache, list):
-        return [take(entry, rows, batch) for entry in cache]
-    if is_dataclass(cache) and not isinstance(cache, type):
-        return replace(cache, **{field.name: take(getattr(cache, field.name), rows, batch) for field in fields(cache)})
-    return cache
+    return _Part(rows, batch).take(cache)
+
+
+def remembered(cache: Any) -> list[Tensor]:
+    """What a cache holds of the past, without what an indexer works in."""
+    if isinstance(cache, DeepseekCache):
+        return [*cache.entries, *(index.keys for index in cache.indexes)]
+    return find_tensors(cache)
 
 
 def run(model: Callable[[Tensor, Any], Tensor], cache: Any, given: Tensor) -> Tensor:

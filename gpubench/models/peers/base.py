@@ -16,18 +16,40 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from gpubench.models.base import DecodeModel
 
-__all__ = ["PeerModel", "PinnedKeysAndValues", "Twin"]
+__all__ = ["PeerModel", "Pinned", "PinnedPages", "PinnedRows", "Twin"]
 
 
-class PinnedKeysAndValues(CacheLayerMixin):
+class Pinned(CacheLayerMixin):
     """One attention layer of a cache of ours, whose last position is the new token's."""
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        """`keys` and `values` [batch, heads, length, any] are written to."""
+    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
+        self.length = length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many positions there are, and where the first stands."""
+        return self.length, 0
+
+    def get_seq_length(self) -> int:
+        """How many were there before the new token."""
+        return self.length - 1
+
+    def get_max_length(self) -> int:
+        """How many there are."""
+        return self.length
+
+    def lazy_initialization(self, *_: Any) -> None:
+        """Nothing to do: the memory is there."""
+
+
+class PinnedRows(Pinned):
+    """Keys and values [batch, heads, length, any] each, row by row as theirs."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__(keys, values, keys.shape[-2])
 
     def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write the new token's key and value [batch, heads, 1, any]; gives all of them."""
@@ -35,20 +57,25 @@ class PinnedKeysAndValues(CacheLayerMixin):
         self.values[:, :, -1:].copy_(value)
         return self.keys, self.values
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many positions there are, and where the first stands."""
-        return self.get_max_length(), 0
 
-    def get_seq_length(self) -> int:
-        """How many were there before the new token."""
-        return self.get_max_length() - 1
+class PinnedPages(Pinned):
+    """Keys and values [pages, heads, page, any] each. Theirs aren't paged, so that every step gathers a copy."""
 
-    def get_max_length(self) -> int:
-        """How many there are."""
-        return int(self.keys.shape[-2])
+    def __init__(self, keys: Tensor, values: Tensor, table: Tensor, length: int) -> None:
+        """`table` [batch, max_pages]: which pages belong to a sequence, in order."""
+        super().__init__(keys, values, length)
+        self.table = table.long()
 
-    def lazy_initialization(self, *_: Any) -> None:
-        """Nothing to do: the memory is there."""
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write the new token's key and value [batch, heads, 1, any]; gives all of them."""
+        return self.write(self.keys, key), self.write(self.values, value)
+
+    def write(self, pages: Tensor, new: Tensor) -> Tensor:
+        """Write `new` [batch, heads, 1, any] to its place; gives a copy of all [batch, heads, length, any]."""
+        page = pages.shape[2]
+        pages[self.table[:, (self.length - 1) // page], :, (self.length - 1) % page] = new[:, :, 0]
+        used = self.table[:, : -(-self.length // page)]
+        return pages[used].transpose(1, 2).flatten(2, 3)[:, :, : self.length]
 
 
 class _PinnedCache(Cache):

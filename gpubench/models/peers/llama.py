@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gpubench.models.dense import DenseCache, DenseLayer, DenseModel
-from gpubench.models.peers.base import PinnedKeysAndValues, Twin
+from gpubench.models.peers.base import PinnedRows, Twin
 
 __all__ = ["describe"]
 
@@ -56,5 +56,5 @@ def _name_weights(layer: DenseLayer) -> dict[str, Tensor]:
     }
 
 
-def _view_cache(cache: DenseCache) -> list[PinnedKeysAndValues]:
-    return [PinnedKeysAndValues(keys, values) for keys, values in zip(cache.keys, cache.values, strict=True)]
+def _view_cache(cache: DenseCache) -> list[PinnedRows]:
+    return [PinnedRows(keys, values) for keys, values in zip(cache.keys, cache.values, strict=True)]

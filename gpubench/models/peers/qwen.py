@@ -12,7 +12,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.hybrid import GatedAttention, HybridCache, HybridConfig, HybridLayer, HybridModel, KeyValueCache
 from gpubench.models.moe import MixtureOfExperts
-from gpubench.models.peers.base import PinnedKeysAndValues, Twin
+from gpubench.models.peers.base import PinnedRows, Twin
 
 __all__ = ["describe"]
 
@@ -141,9 +141,9 @@ class _PinnedDelta(LinearAttentionCacheLayerMixin):
         """Nothing to do: the memory is there."""
 
 
-def _view_cache(cache: HybridCache) -> list[PinnedKeysAndValues | _PinnedDelta]:
+def _view_cache(cache: HybridCache) -> list[PinnedRows | _PinnedDelta]:
     return [
-        PinnedKeysAndValues(layer.keys, layer.values)
+        PinnedRows(layer.keys, layer.values)
         if isinstance(layer, KeyValueCache)
         else _PinnedDelta(layer, cache.length - 1)
         for layer in cache.layers
