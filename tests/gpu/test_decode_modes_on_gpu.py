@@ -1,0 +1,95 @@
+"""The modes of a decode step on a GPU: a captured graph to the bit, compiled code within tolerance, any batch."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from decoding import SHAPES, TINY, distance, find_tiny, follow, remembered, run, take, vary_weights
+
+from gpubench.errors import Unsupported
+from gpubench.registry import get_workload
+from gpubench.workloads import load_builtin
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+load_builtin()
+STEPS = 256
+
+
+@pytest.fixture(autouse=True)
+def on_gpu():
+    with torch.device("cuda:0"):
+        torch.manual_seed(0)
+        yield
+
+
+def set_up(name, backend, **arguments):
+    """The step of a mode and its inputs, the same for all modes."""
+    workload = get_workload("decode_step")
+    torch.manual_seed(0)
+    try:
+        inputs = workload.make(model=name, shape=SHAPES.get(name), **arguments)
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    return workload.backends[backend].setup(**inputs), inputs
+
+
+def differ(name, found, wanted):
+    """Why these logits [steps, batch, vocabulary] are beyond the workload's tolerance, if they are."""
+    out, ref = ({"logits": each.flatten(0, 1), "tokens": each.flatten(0, 1).argmax(-1)} for each in (found, wanted))
+    return get_workload("decode_step").compare_function(out, ref, name)
+
+
+@pytest.mark.parametrize("attention", ["torch", "triton"])
+@pytest.mark.parametrize("name", TINY)
+def test_a_captured_graph_gives_eagers_bits_over_256_steps_and_leaves_its_cache(name, attention):
+    arguments = {"concurrency": 3, "isl": STEPS + 1, "dtype": "float32", "attention": attention}
+    eager, inputs = set_up(name, "eager", **arguments)
+    wanted = follow(eager, inputs, STEPS)
+    graph, own = set_up(name, "graph", **arguments)
+    own["cache"].restore()
+    found = follow(graph, own, STEPS)
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.logits, wanted.logits)
+    for one, other in zip(remembered(own["cache"]), remembered(inputs["cache"]), strict=True):
+        assert torch.equal(one, other)
+    assert len(wanted.tokens.unique()) > 100, "a run in circles would tell little"
+
+
+# Inductor's own imports use what torch has since deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", TINY)
+def test_compiled_chooses_eagers_tokens_over_256_steps_and_leaves_its_cache(name):
+    arguments = {"concurrency": 3, "isl": STEPS + 1, "dtype": "float32", "attention": "torch"}
+    eager, inputs = set_up(name, "eager", **arguments)
+    wanted = follow(eager, inputs, STEPS)
+    compiled, own = set_up(name, "compiled", **arguments)
+    found = follow(compiled, own, STEPS, given=wanted.tokens)
+    assert distance(found.logits, wanted.logits) < 1e-4
+    assert torch.equal(found.tokens, wanted.tokens)
+    for one, other in zip(remembered(own["cache"]), remembered(inputs["cache"]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["torch", "triton"])
+@pytest.mark.parametrize("name", TINY)
+def test_a_sequence_gets_the_same_logits_alone_in_company_and_beside_rows_of_nan(name, attention, dtype):
+    try:
+        model = find_tiny(name).build(dtype, attention)
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    vary_weights(model)
+    model.embedding[0] = torch.nan
+    cache = model.make_cache(batch=11, length=77)
+    given = torch.randint(1, model.config.vocabulary, (3, 11))
+    company = run(model, deepcopy(cache), given)
+    for rows in ([5], [5, 0, 7], [3, 9, 1, 8, 5, 2, 10, 4]):
+        alone = run(model, take(cache, rows, 11), given[:, rows])
+        assert differ(name, alone, company[:, rows]) is None
+    given[:, 3:] = 0
+    padded = run(model, deepcopy(cache), given)
+    assert padded[:, 3:].isnan().all()
+    assert differ(name, padded[:, :3], company[:, :3]) is None
