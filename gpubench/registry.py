@@ -31,7 +31,8 @@ Step = Callable[[], Any]
 """What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None.
 
 A step that replays a CUDA graph may have an attribute `eager`, a function without parameters that runs the same without
-the graph: then the profiled pass compares the kernels of both.
+the graph: then the profiled pass compares the kernels of both. Any step may have an attribute `measured`, a list of
+`OwnMeasurement`: what its set-up measured, which goes into the record.
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,11 +73,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class OwnMeasurement:
-    """One reading that a step took itself; the step of a workload that `measures_itself` returns a list of them."""
+    """One reading that a workload took itself.
+
+    The step of a workload that `measures_itself` returns a list of them; another step may have them from its set-up, as
+    an attribute `measured`.
+    """
 
     metric: str
     unit: str
     value: float
+    range: str = ""
+    """What it is of, if not of the whole step: `bucket 8`."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpubench.ranges import mark_ranges, switch_ranges
-from gpubench.records import CellRecord, CheckResult, Hazard, Outcome, Pass, Stage, Task
+from gpubench.records import CellRecord, CheckResult, Hazard, Measurement, Outcome, Pass, Stage, Task
 from gpubench.settings import uses_interpreter
 from gpubench.sharing import use_shelf
 from gpubench.worker.capture_watch import CaptureWatch
@@ -18,7 +18,7 @@ from gpubench.worker.check import check_step, make_reference
 from gpubench.worker.compilations import CompileWatch
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
-from gpubench.worker.measure import Trial, measure_own, measure_trial
+from gpubench.worker.measure import Trial, collect_own, measure_own, measure_trial
 from gpubench.worker.pointers import PointerAudit
 from gpubench.worker.profiled import capture_range, profile_trial
 from gpubench.worker.requirements import find_unmet
@@ -93,6 +93,8 @@ class _TaskRun:
     compilations: CompileWatch = field(default_factory=CompileWatch)
     facts: _Facts = field(default_factory=_Facts)
     prepared: Prepared | None = None
+    from_set_up: list[Measurement] = field(default_factory=list)
+    """What the set-up measured: the first trial's record has it."""
     audit: PointerAudit | None = None
     """Of a cell that may capture CUDA graphs, from its set-up on."""
     trial: int = 0
@@ -142,7 +144,9 @@ class _TaskRun:
             return measure_own(prepared, self._enter)
         if self.task.pass_ is Pass.PROFILE:
             return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
-        return measure_trial(prepared, settings, self._enter)
+        found = measure_trial(prepared, settings, self._enter)
+        from_set_up, self.from_set_up = self.from_set_up, []
+        return replace(found, measurements=[*found.measurements, *from_set_up])
 
     def _prepare(self) -> Prepared:
         """Everything up to a step that can be timed: requirements, reference, set-up, check."""
@@ -164,6 +168,7 @@ class _TaskRun:
             is_fatal = self.task.check.graph_pointers == "error"
             self.audit = PointerAudit(CaptureWatch(), self.facts.hazards, self.tell, is_fatal=is_fatal)
         prepared = subject.set_up(subject.backend, subject.make_inputs())
+        self.from_set_up = collect_own(prepared.measured)
         self._look_at_graphs()
         self._enter(Stage.CHECK)
         checked = check_step(prepared, reference, self.task.check)

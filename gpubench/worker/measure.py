@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from gpubench.worker.subject import Prepared, Subject
 from gpubench.worker.timer_choice import ChosenTimer, choose_timer
 from gpubench.worker.timers import WallTimer
 
-__all__ = ["Trial", "WarmUp", "measure_own", "measure_trial", "warm_up"]
+__all__ = ["Trial", "WarmUp", "collect_own", "measure_own", "measure_trial", "warm_up"]
 
 Enter = Callable[[Stage], None]
 STEP_TIME = "step_time"
@@ -179,13 +179,17 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
 
     prepared.restore()
     seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
-    by_metric: dict[tuple[str, str], list[float]] = {}
-    for own in reported:
-        by_metric.setdefault((own.metric, own.unit), []).append(own.value)
-    own_metrics = [Measurement(metric, unit, None, values) for (metric, unit), values in by_metric.items()]
     step_time = Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)])
     stopped = "it measures itself; one run is one trial"
-    return Trial([step_time, *own_metrics], stopped, seconds, {"stopped": stopped})
+    return Trial([step_time, *collect_own(reported)], stopped, seconds, {"stopped": stopped})
+
+
+def collect_own(readings: Iterable[OwnMeasurement]) -> list[Measurement]:
+    """Readings that a workload took itself as measurements: a sample each."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for own in readings:
+        found.setdefault((own.metric, own.unit, own.range), []).append(own.value)
+    return [Measurement(metric, unit, None, values, range_) for (metric, unit, range_), values in found.items()]
 
 
 def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:

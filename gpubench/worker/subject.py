@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from gpubench.errors import UsageError
 from gpubench.records import Cell
-from gpubench.registry import Backend, Step, Workload, registered
+from gpubench.registry import Backend, OwnMeasurement, Step, Workload, registered
 from gpubench.worker.device import Device
 
 __all__ = ["Prepared", "Subject", "call_by_name", "find_subject"]
@@ -89,6 +89,12 @@ class Prepared:
     def eager(self) -> Step | None:
         """The step without the CUDA graph that it replays, if it says what that is."""
         found: Step | None = getattr(self.step, "eager", None)
+        return found
+
+    @property
+    def measured(self) -> list[OwnMeasurement]:
+        """What the set-up measured, if the step says so."""
+        found: list[OwnMeasurement] = getattr(self.step, "measured", [])
         return found
 
     @property

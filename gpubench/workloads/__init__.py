@@ -9,6 +9,7 @@ __all__ = ["BUILTIN", "load_builtin"]
 BUILTIN = (
     "command",
     "decode_step",
+    "decode_piecewise",
     "fault",
     "gated_delta_decode",
     "gated_delta_prefill",

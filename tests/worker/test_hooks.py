@@ -12,6 +12,7 @@ from worker_cells import QUICK, bare, run_cell
 
 from gpubench.errors import PluginError
 from gpubench.records import Outcome, Stage
+from gpubench.registry import OwnMeasurement
 from gpubench.worker.plugins import load_all
 
 PLUGIN = """
@@ -49,6 +50,19 @@ def test_a_metric_must_take_the_cell_and_the_seconds(function: Callable[..., flo
     assert f"metric 'rate' of {workload.name} is called with (cell, seconds), but takes " in str(caught.value)
     assert takes in str(caught.value)
     assert not workload.metrics
+
+
+def test_what_a_set_up_measured_is_in_the_first_trials_record_alone() -> None:
+    def step() -> None: ...
+
+    readings = ((0.5, "bucket 8"), (0.25, "bucket 4"))
+    step.measured = [OwnMeasurement("capture_time", "s", *reading) for reading in readings]  # type: ignore[attr-defined]
+
+    first, second = run_cell(bare(step).name, "tested", trials=(0, 1)).records
+
+    found = {(m.metric, m.range): m.samples for m in first.measurements if m.metric != "step_time"}
+    assert found == {("capture_time", "bucket 8"): [0.5], ("capture_time", "bucket 4"): [0.25]}
+    assert [m.metric for m in second.measurements] == ["step_time"]
 
 
 @pytest.mark.parametrize(

@@ -105,4 +105,10 @@ def test_rates_follow_from_the_step_time(workload):
 
 def test_every_backend_says_what_it_needs(workload):
     requires = {backend.name: backend.requires for backend in workload.info().backends}
-    assert requires == {"eager": [], "compiled": ["c++"], "graph": ["cuda"], "transformers": ["transformers"]}
+    assert requires == {
+        "eager": [],
+        "compiled": ["c++"],
+        "graph": ["cuda"],
+        "transformers": ["transformers"],
+        "piecewise": ["cuda"],
+    }

@@ -1,0 +1,75 @@
+"""The backend `piecewise` of decode_step: the step captured in pieces, cut at the operators that use the cache.
+
+As serving engines run it: static pieces are replayed for the next larger bucket of token counts, and attention and
+recurrence run eagerly between them. Its options are axes; what its captures cost is measured while it is set up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+import gpubench
+from gpubench.graphs.piecewise.buckets import choose_buckets
+from gpubench.graphs.piecewise.cuda import CudaGraphs
+from gpubench.graphs.piecewise.step import BucketCost, Options, PiecewiseStep
+from gpubench.graphs.switch import are_graphs_off
+from gpubench.models.base import Cache, DecodeModel
+from gpubench.registry import OwnMeasurement, Step
+from gpubench.workloads.decode_step import next_tokens
+
+__all__ = ["BoundPieces", "measure_buckets"]
+
+MEMORY = ("free", "reserved", "allocated", "pool", "driver")
+
+
+class BoundPieces:
+    """A step captured in pieces, with its tokens and its cache."""
+
+    def __init__(self, pieces: PiecewiseStep, tokens: Tensor, cache: Any, measured: list[OwnMeasurement]) -> None:
+        self._pieces, self._tokens, self._cache = pieces, tokens, cache
+        self.measured = measured
+        """What the captures cost, by bucket."""
+
+    def __call__(self) -> Any:
+        """Replay the pieces, with the operators between them."""
+        return self._pieces(self._tokens, self._cache)
+
+    def eager(self) -> Any:
+        """Run the step without graphs, and uncut."""
+        return self._pieces.eager(self._tokens, self._cache)
+
+
+def measure_buckets(costs: Sequence[BucketCost]) -> list[OwnMeasurement]:
+    """`capture_time` and the parts of memory, one of each for every bucket."""
+    found = []
+    for cost in costs:
+        name = f"bucket {cost.bucket}"
+        found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
+        found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
+    return found
+
+
+# `buckets` is a list of token counts, or a policy by name: exact, powers, engine.
+@gpubench.get_workload("decode_step").backend("piecewise", requires=["cuda"])
+def _(  # noqa: PLR0913 - options are axes
+    decoder: DecodeModel,
+    cache: Cache,
+    tokens: Tensor,
+    *,
+    buckets: Any = "exact",
+    out_buffers: Literal["owned", "per_call"] = "owned",
+    pool: Literal["shared", "private"] = "shared",
+    head: Literal["inside", "outside"] = "inside",
+) -> Step:
+    options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head)
+    step: Callable[..., Any] = lambda tokens, cache: next_tokens(decoder, cache, tokens)  # noqa: E731
+    if are_graphs_off():
+        return lambda: step(tokens, cache)
+    pieces = PiecewiseStep(step, options, CudaGraphs(), head=getattr(decoder, "head", None), name="decode_step")
+    pieces.warm_up(tokens, cache)
+    costs = pieces.capture(tokens, cache)
+    cache.restore()
+    return BoundPieces(pieces, tokens, cache, measure_buckets(costs))
