@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hybrid_reference import CONFIG, decode, decode_with_transformers, empty_cache, make_model, tokens
+from hybrid_reference import CONFIG, decode, empty_cache, make_model, tokens
 
 from gpubench.errors import Unsupported
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache, make_cache
@@ -42,11 +42,13 @@ def test_every_logit_is_what_transformers_computes_over_many_steps():
 
 @pytest.mark.filterwarnings("ignore")  # a foreign library's
 def test_every_logit_is_what_transformers_computes_with_random_weights():
-    pytest.importorskip("transformers", minversion="5.0")
+    from gpubench.models.peers.build import build_peer
+
     torch.manual_seed(1)
     model = CONFIG.build(torch.float32)
     given = torch.randint(CONFIG.vocabulary, (2, 16))
-    torch.testing.assert_close(decode(model, given), decode_with_transformers(model, given), rtol=1e-4, atol=1e-4)
+    peer = build_peer(model, torch.device("cpu"))
+    torch.testing.assert_close(decode(model, given), decode(peer, given), rtol=1e-4, atol=1e-4)
 
 
 def test_a_layers_states_follow_the_recurrence_over_hundreds_of_tokens():

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 import transformers
-from hybrid_reference import decode_with_transformers, make_model, tokens
+from hybrid_reference import make_model, tokens
+
+from gpubench.models.peers.build import build_peer
 
 
 def main() -> None:
     given = tokens()
-    logits = decode_with_transformers(make_model(), given)
+    with torch.no_grad():  # whole sequences at once, without a cache
+        logits = build_peer(make_model(), torch.device("cpu")).model(given, use_cache=False).logits
     record = {
         "made_by": f"transformers {transformers.__version__}, Qwen3_5MoeForCausalLM, float32",
         "tokens": given.tolist(),
