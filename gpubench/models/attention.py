@@ -1,4 +1,4 @@
-"""Attention over a cache of keys and values as an operator: the part of a layer that depends on what came before.
+"""Attention over a cache of keys and values, a seam of the step: the part of a layer that depends on what came before.
 
     keys[:, :, −1], values[:, :, −1] ← key, value
     out = softmax(query · keysᵀ / √head_dim) · values         the query heads of a group share a key head
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpubench.kernels.ops import as_op
+from gpubench.kernels.ops import as_seam
 
 __all__ = ["cached_attention"]
 
@@ -22,7 +22,7 @@ def _fake(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tenso
     return query.new_empty(query.shape[0], query.shape[1] * query.shape[2])
 
 
-@as_op("cached_attention", mutates=("keys", "values"), fake=_fake)
+@as_seam("cached_attention", mutates=("keys", "values"), fake=_fake)
 def cached_attention(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The attention of one new token per sequence; writes its key and value to the last position."""
     tokens, heads, head_dim = query.shape

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import gpubench.models.attention  # noqa: F401 - registers the operator
 from gpubench.errors import Unsupported
+from gpubench.models.attention import cached_attention
 from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 from gpubench.models.ranks import divide, divide_kv_heads
@@ -163,7 +163,7 @@ class DenseLayer(nn.Module):
         batch = x.shape[0]
         heads = F.linear(x, self.qkv).view(batch, c.heads + 2 * c.kv_heads, c.head_dim)
         query, key, value = torch.split(heads, [c.heads, c.kv_heads, c.kv_heads], dim=1)
-        attended = torch.ops.gpubench.cached_attention(rotate(query, rotary), rotate(key, rotary), value, keys, values)
+        attended = cached_attention(rotate(query, rotary), rotate(key, rotary), value, keys, values)
         return F.linear(attended, self.attention_out)
 
     def _norm(self, x: Tensor, scale: Tensor) -> Tensor:

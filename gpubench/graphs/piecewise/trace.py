@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
+from gpubench.kernels.ops import cut_at_seams
 
 __all__ = ["Constant", "Input", "NumTokens", "Path", "PerToken", "State", "Traced", "state_tensors", "trace_step"]
 
@@ -126,7 +127,7 @@ def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: 
     catcher = _Catcher()
     compiled = torch.compile(_fresh(step), backend=catcher, fullgraph=True, dynamic=False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), cut_at_seams():
             returned = compiled(*rows, state)
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().split("\n")[0]
