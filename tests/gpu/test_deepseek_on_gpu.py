@@ -18,7 +18,11 @@ from gpubench.models.layers import rotary_table, rotate
 from gpubench.models.presets import PRESETS, find_preset
 from gpubench.workloads.decode_step import next_tokens
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning"),
+]
 
 has_flashinfer = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="flashinfer isn't installed")
 
@@ -194,8 +198,8 @@ def test_selected_entries_are_copied_bit_for_bit(length, k):
     assert torch.equal(found, want)
 
 
-# Inductor's own imports use what torch has since deprecated.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Inductor's own imports use what torch has since deprecated; and it advises TF32, which would spoil the comparison.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize(("preset", "attention"), [("tiny-mla", "torch"), ("tiny-mla-indexer", "triton")])
 def test_a_compiled_step_equals_the_eager_one_and_leaves_the_same_cache(preset, attention):
     torch.compiler.reset()
