@@ -150,6 +150,7 @@ def _(concurrency: int, isl: int, **given: Any) -> int:
 @decode_step.fits
 def _(concurrency: int, isl: int, dtype: FloatType, device_bytes: float, **given: Any) -> str | None:
     variant, size = Variant.of(given), itemsize(dtype)
+    variant.check_length(isl)
     config, rows = variant.config, variant.rows(concurrency)
     needs = {
         "weights": config.weight_bytes(size),

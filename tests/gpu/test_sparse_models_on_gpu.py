@@ -12,7 +12,11 @@ from gpubench.models.variant import Variant
 from gpubench.worker.outputs import find_tensors
 from gpubench.workloads.decode_step import next_tokens
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning"),
+]
 
 LENGTHS = {"tiny-sparse": 150, "minimax-m3": 5000}
 """More blocks than are chosen, the last one not full."""
@@ -71,24 +75,22 @@ def test_a_step_and_a_restore_do_not_synchronise(parallel, attention, no_sync):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tiny-sparse", "minimax-m3"])
 def test_our_kernels_in_their_layer_compute_what_torch_does(name, dtype):
-    # A layer alone: in a model, a rounding may send a token to another expert. Blocks whose scores nearly tie may be
-    # exchanged, too, one of 16 at most, so that a row or two of many may differ more.
+    # A layer alone: in a model, a rounding may send a token to another expert. And blocks whose scores lie far apart.
     config = Variant(name, shape={"layers": 4, "moe": {"experts": 8, "intermediate": 64}}).config
     model, plain = config.build(dtype, "triton"), config.build(dtype, "torch")
     vary_weights(model)
     plain.load_state_dict(model.state_dict())
     cache, x = model.make_cache(4, LENGTHS[name]), torch.randn(4, config.hidden, dtype=dtype)
     index = config.dense_layers
-    rotary = cache.rotary[-1]
-    ours, theirs = (each.layers[index].mixing(x, cache.layers[index], cache.pages, rotary) for each in (model, plain))
-    rows = torch.tensor([distance(own, other) for own, other in zip(ours, theirs, strict=True)])
-    limit = {torch.float32: 1e-3, torch.bfloat16: 2e-2}[dtype]
-    assert rows.median() < limit, rows
-    assert rows.max() < 0.5, rows
+    own, rotary = cache.layers[index], cache.rotary[-1]
+    spread = 50 * 1.05 ** torch.randperm(len(own.index_keys))[:, None]
+    own.index_keys[:, 0], own.index_keys[:, 1] = spread, -spread  # one of them suits every query
+    ours, theirs = (each.layers[index].mixing(x, own, cache.pages, rotary) for each in (model, plain))
+    assert distance(ours, theirs) < {torch.float32: 1e-3, torch.bfloat16: 2e-2}[dtype]
 
 
-# Inductor's own imports use what torch has since deprecated.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Inductor's own imports use what torch has since deprecated, and it tells of tensor cores.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("attention", ["torch", "triton"])
 def test_a_compiled_step_equals_the_eager_one(attention):
     torch.compiler.reset()
