@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, Unsupported
 from gpubench.models.presets import PRESETS
 from gpubench.registry import get_workload
 
@@ -47,6 +47,12 @@ def test_eight_ranks_divide_what_they_share_and_nothing_else(model, parallel):
     # Under DEP 8 sequences of one rank, of whose experts those of seven more take their part.
     work = share.step_flop(8, 64) / whole.step_flop(8, 64)
     assert work == pytest.approx(1 / 8 if parallel == "TEP" else 1, rel=0.4)
+
+
+def test_a_rank_of_several_has_no_twin_in_transformers(set_up):
+    pytest.importorskip("transformers", minversion="5.0")
+    with pytest.raises(Unsupported, match="a rank's share"):
+        set_up("decode_step", "transformers", model="tiny-sparse", parallel="TEP", ranks=2, **SMALL)
 
 
 def test_rates_count_all_ranks(workload):
