@@ -59,7 +59,7 @@ class Operator:
     @property
     def returns(self) -> bool:
         """Whether it returns a tensor."""
-        return isinstance(self.node.meta["example_value"], Tensor)
+        return isinstance(self.node.meta.get("example_value"), Tensor)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class _Cutter:
         ]
         outputs = tuple(place for place in written if _is_empty(arguments[place], node))
         updated = tuple(place for place in written if place not in outputs)
-        example = node.meta["example_value"]
+        example = node.meta.get("example_value")
         if example is not None and not isinstance(example, Tensor):
             raise Unsupported(f"piecewise: {short} returns {type(example).__name__}; wanted one tensor or none")
         rows = rows_of(example, self._num_tokens)

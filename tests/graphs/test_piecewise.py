@@ -1,0 +1,362 @@
+"""Steps captured in pieces, over memory that is recycled and poisoned; each rule by the fault that it prevents."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from graphs.fake_graphs import FakeGraphs
+from torch import Tensor
+
+from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
+from gpubench.graphs.piecewise.split import Operator, Piece
+from gpubench.graphs.piecewise.step import Options, PiecewiseStep
+from gpubench.models.presets import PRESETS
+from gpubench.workloads.decode_step import next_tokens
+
+WIDTH, ROWS = 6, 8
+SEEN: list[tuple[str, int]] = []
+"""The operators that ran, and on how many rows."""
+
+
+@dataclass
+class State:
+    """What the toy step remembers."""
+
+    memory: Tensor
+
+
+def _grow_fake(x: Tensor, memory: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], 2 * x.shape[1])
+
+
+def _grow(x: Tensor, memory: Tensor) -> Tensor:
+    SEEN.append(("grow", len(x)))
+    memory[: len(x)] += 1
+    return torch.cat((x, memory[: len(x)]), dim=1)
+
+
+def _read_fake(x: Tensor, memory: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _read(x: Tensor, memory: Tensor) -> Tensor:
+    SEEN.append(("read", len(x)))
+    return x + memory[: len(x)]
+
+
+def _fill(x: Tensor, memory: Tensor, out: Tensor) -> None:
+    SEEN.append(("fill", len(x)))
+    out.copy_(x * memory[: len(x)])
+
+
+def _lie(x: Tensor, memory: Tensor) -> Tensor:
+    return x[:, :1].contiguous()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> Iterator[None]:
+    with torch.library._scoped_library("toy", "DEF") as library:
+        for name, schema, function, fake in (
+            ("grow", "(Tensor x, Tensor(a!) memory) -> Tensor", _grow, _grow_fake),
+            ("read", "(Tensor x, Tensor memory) -> Tensor", _read, _read_fake),
+            ("lie", "(Tensor x, Tensor memory) -> Tensor", _lie, _read_fake),
+            ("fill", "(Tensor x, Tensor memory, Tensor(a!) out) -> ()", _fill, lambda *_: None),
+        ):
+            library.define(f"{name}{schema}")
+            library.impl(name, function, "CPU")
+            torch.library.register_fake(f"toy::{name}", fake, lib=library)
+        yield
+
+
+class Toy:
+    """A step with two operators in a row, one that returns and one that fills, and sums over all rows."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.table = torch.randn(32, WIDTH)
+        self.head = torch.randn(WIDTH, WIDTH)
+
+    def __call__(self, tokens: Tensor, state: State) -> dict[str, Tensor]:
+        x = self.table[tokens] * 2
+        grown = torch.ops.toy.grow(torch.ops.toy.read(x, state.memory), state.memory)
+        mixed = grown[:, :WIDTH] + grown.sum(dim=0)[WIDTH:]  # over all rows: what is in the padding would show
+        out = mixed.new_empty(mixed.shape)
+        torch.ops.toy.fill(mixed, state.memory, out)
+        return {"y": (out + out.sum(dim=0)) @ self.head}
+
+
+def make_state() -> State:
+    return State(torch.rand(ROWS, WIDTH))
+
+
+def tokens_of(count: int) -> Tensor:
+    return torch.randint(32, (count,))
+
+
+def ready(step: Callable[..., Any], state: Any, buckets: tuple[int, ...] = (2, 4, 8), **options: Any) -> PiecewiseStep:
+    """A step that has been captured; the state is as it was."""
+    before = copy.deepcopy(state)
+    pieces = PiecewiseStep(step, Options(buckets, **options), FakeGraphs(), head=getattr(step, "head", None))
+    pieces.warm_up(tokens_of(ROWS), state)
+    pieces.capture(tokens_of(ROWS), state)
+    state.memory.copy_(before.memory)
+    return pieces
+
+
+EVERY_WAY = [
+    {"out_buffers": out_buffers, "pool": pool, "head": head}
+    for out_buffers in ("owned", "per_call")
+    for pool in ("shared", "private")
+    for head in ("inside", "outside")
+]
+
+
+@pytest.mark.parametrize("options", EVERY_WAY, ids=lambda options: "-".join(options.values()))
+def test_pieces_compute_what_the_step_does_whatever_lies_in_the_padding(options):
+    toy, state = Toy(), make_state()
+    twin = copy.deepcopy(state)
+    pieces = ready(toy, state, **options)
+    for count in (8, 1, 3, 4, 2, 7, 5, 1):
+        tokens = tokens_of(count)
+        torch.testing.assert_close(pieces(tokens, state), toy(tokens, twin))
+        torch.testing.assert_close(state.memory, twin.memory)
+
+
+def test_a_dense_model_in_pieces_is_itself_over_256_steps_as_batches_change_its_cache_grows_and_moves():
+    torch.manual_seed(0)
+    chosen = random.Random(0)
+    model, batch, captures = PRESETS["tiny-dense"].build(torch.float32), 8, 0
+    cache = model.make_cache(batch, 64)
+    pieces = PiecewiseStep(lambda tokens, cache: next_tokens(model, cache, tokens), Options((1, 2, 4, 8)), FakeGraphs())
+
+    def capture(cache, tokens):
+        before = copy.deepcopy((cache.keys, cache.values))
+        pieces.warm_up(tokens, cache)
+        pieces.capture(tokens, cache)
+        for new, old in zip((cache.keys, cache.values), before, strict=True):
+            for tensor, value in zip(new, old, strict=True):
+                tensor.copy_(value)
+
+    for position in range(256):
+        is_full = position == cache.length
+        if is_full:  # a larger one, elsewhere
+            larger = model.make_cache(batch, 2 * cache.length)
+            for new, old in zip((*larger.keys, *larger.values), (*cache.keys, *cache.values), strict=True):
+                new[:, :, : cache.length] = old
+            cache = larger
+        count = chosen.randint(1, batch)
+        tokens = torch.randint(1024, (count,))
+        seen = cache.prefix(position + 1)
+        if is_full:
+            with pytest.raises(StaleGraphError):
+                pieces(tokens, seen)
+            pieces.reset()
+        if is_full or position == 0:
+            capture(seen, torch.randint(1024, (batch,)))
+            captures += 1
+        twin = copy.deepcopy(seen)
+        eager = type(seen)([k[:count] for k in twin.keys], [v[:count] for v in twin.values], twin.rotary)
+        torch.testing.assert_close(pieces(tokens, seen), next_tokens(model, eager, tokens), rtol=1e-4, atol=1e-4)
+        for own, other in zip((*seen.keys, *seen.values), (*twin.keys, *twin.values), strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    assert captures == 3
+
+
+def test_output_info_is_kept_for_each_operator_and_not_for_the_piece_before_several():
+    pieces = ready(Toy(), make_state())
+    (plan,) = pieces._plans
+    assert [type(part) for part in plan.parts] == [Piece, Operator, Operator, Piece, Operator, Piece]
+    shapes = {operator.name: pieces._learned[4].get(operator.node) for operator in plan.operators}
+    assert shapes["read 0"].shape == (4, WIDTH)
+    assert shapes["grow 0"].shape == (4, 2 * WIDTH)
+    assert shapes["fill 0"] is None, "it returns nothing"
+
+
+def test_warming_up_makes_no_entry():
+    graphs, state = FakeGraphs(), make_state()
+    pieces = PiecewiseStep(Toy(), Options((4, 8)), graphs)
+    pieces.warm_up(tokens_of(ROWS), state)
+    assert pieces.buckets == []
+    assert graphs.captured == []
+    with pytest.raises(RuntimeError, match="bucket 4 isn't captured"):
+        pieces(tokens_of(3), state)
+
+
+def test_nothing_is_captured_before_its_bucket_was_warmed_up():
+    pieces = PiecewiseStep(Toy(), Options((4, 8)), FakeGraphs())
+    with pytest.raises(RuntimeError, match=r"buckets \[4, 8\] haven't been warmed up"):
+        pieces.capture(tokens_of(ROWS), make_state())
+
+
+def test_operators_run_on_the_rows_that_are_tokens_alone():
+    toy, state = Toy(), make_state()
+    pieces = ready(toy, state)
+    SEEN.clear()
+    pieces(tokens_of(3), state)
+    assert SEEN == [("read", 3), ("grow", 3), ("fill", 3)]
+
+
+def test_the_largest_bucket_is_captured_first_so_that_the_others_fit_into_its_memory():
+    state = make_state()
+    pieces = PiecewiseStep(Toy(), Options((1, 2, 4, 8)), FakeGraphs())
+    pieces.warm_up(tokens_of(ROWS), state)
+    costs = pieces.capture(tokens_of(ROWS), state)
+    assert [cost.bucket for cost in costs] == [8, 4, 2, 1]
+    assert costs[0].pool > 0
+    assert [cost.pool for cost in costs[1:]] == [0, 0, 0]
+
+
+def test_private_pools_share_nothing():
+    state, graphs = make_state(), FakeGraphs()
+    pieces = PiecewiseStep(Toy(), Options((4, 8), pool="private"), graphs)
+    pieces.warm_up(tokens_of(ROWS), state)
+    costs = pieces.capture(tokens_of(ROWS), state)
+    assert len(graphs.pools) == 2
+    assert all(cost.pool > 0 for cost in costs)
+
+
+def test_a_captured_value_gives_its_memory_back_once_its_last_reader_is_captured():
+    graphs = FakeGraphs()
+    pieces = PiecewiseStep(Toy(), Options((8,)), graphs)
+    state = make_state()
+    pieces.warm_up(tokens_of(ROWS), state)
+    pieces.capture(tokens_of(ROWS), state)
+    assert graphs.pools[0].live == 0, "the program knows addresses alone"
+
+
+def test_a_deeper_step_needs_no_larger_pool():
+    def make_step(depth):
+        def step(tokens, state):
+            x = table[tokens]
+            for _ in range(depth):
+                x = torch.ops.toy.read(x * 2 + 1, state.memory).sigmoid()
+            return x
+
+        return step
+
+    def pool_of(depth):
+        pieces, state = PiecewiseStep(make_step(depth), Options((8,)), FakeGraphs()), make_state()
+        pieces.warm_up(tokens_of(ROWS), state)
+        return pieces.capture(tokens_of(ROWS), state)[0].pool
+
+    table = torch.randn(32, WIDTH)
+    assert pool_of(12) == pool_of(4)
+
+
+def test_a_replay_after_the_cache_moved_is_refused_and_names_graph_bucket_and_address():
+    toy, state = Toy(), make_state()
+    pieces = ready(toy, state)
+    was = state.memory.data_ptr()
+    state.memory = state.memory.clone()
+    SEEN.clear()
+    with pytest.raises(StaleGraphError) as caught:
+        pieces(tokens_of(3), state)
+    assert SEEN == [], "nothing ran"
+    assert str(caught.value) == (
+        f"step: the graphs of bucket 4 were captured when memory was at {was:#x}; it is at "
+        f"{state.memory.data_ptr():#x} now. Call reset, then warm_up and capture"
+    )
+
+
+def test_a_reset_drops_graphs_and_all_that_was_learned_and_steps_go_on_after_another_capture():
+    toy, state = Toy(), make_state()
+    pieces = ready(toy, state)
+    graphs = pieces._graphs
+    old = list(graphs.captured)
+    pieces.reset()
+    assert all(graph.was_reset for graph in old)
+    assert pieces.buckets == []
+    with pytest.raises(RuntimeError, match="haven't been warmed up"):
+        pieces.capture(tokens_of(ROWS), state)
+    state.memory = state.memory.clone()
+    pieces.warm_up(tokens_of(ROWS), state)
+    pieces.capture(tokens_of(ROWS), state)
+    twin = copy.deepcopy(state)
+    tokens = tokens_of(3)
+    torch.testing.assert_close(pieces(tokens, state), toy(tokens, twin))
+
+
+def test_a_fake_that_promises_another_shape_is_found_at_warm_up():
+    def step(tokens, state):
+        return torch.ops.toy.lie(table[tokens], state.memory) + 1
+
+    table = torch.randn(32, WIDTH)
+    pieces = PiecewiseStep(step, Options((4,)), FakeGraphs())
+    with pytest.raises(ArgumentError, match=r"lie 0 returned \(4, 1\) torch.float32; its fake said \(4, 6\)"):
+        pieces.warm_up(tokens_of(ROWS), make_state())
+
+
+def test_waiting_for_the_gpu_under_capture_fails():
+    def step(tokens, state):
+        x = torch.ops.toy.read(table[tokens], state.memory)
+        return x * float(torch.ones(()).item())
+
+    table = torch.randn(32, WIDTH)
+    with pytest.raises(RuntimeError, match="it waits for the GPU"):
+        ready(step, make_state(), buckets=(4,))
+
+
+def test_what_changes_the_cache_outside_of_an_operator_cannot_be_cut():
+    def step(tokens, state):
+        state.memory[0].add_(1)
+        return torch.ops.toy.read(table[tokens], state.memory)
+
+    table = torch.randn(32, WIDTH)
+    with pytest.raises(Unsupported, match="add_ changes memory outside of an operator"):
+        ready(step, make_state())
+
+
+def test_what_reads_much_of_the_cache_outside_of_an_operator_cannot_be_cut():
+    def step(tokens, state):
+        x = torch.ops.toy.read(table[tokens], state.memory)
+        return (x @ state.memory.T).sum(dim=1)
+
+    table = torch.randn(32, WIDTH)
+    state = State(torch.rand(1 << 15, WIDTH))
+    with pytest.raises(Unsupported, match="reads 786,432 B of the state outside of an operator"):
+        ready(step, state)
+
+
+def test_what_pieces_read_of_the_state_follows_it_from_step_to_step():
+    def step(tokens, state):
+        return torch.ops.toy.read(table[tokens] * state.memory[-1], state.memory) * 2
+
+    table, state = torch.randn(32, WIDTH), make_state()
+    pieces = ready(step, state)
+    for _ in range(3):
+        state.memory[-1].uniform_()
+        tokens = tokens_of(3)
+        torch.testing.assert_close(pieces(tokens, state), step(tokens, state))
+
+
+def test_a_branch_on_the_number_of_tokens_is_traced_for_both_sides():
+    def step(tokens, state):
+        x = torch.ops.toy.read(table[tokens], state.memory)
+        return x * 2 if tokens.shape[0] > 4 else x * 3
+
+    table, state = torch.randn(32, WIDTH), make_state()
+    pieces = ready(step, state)
+    for count, factor in ((8, 2), (2, 3), (4, 3)):
+        tokens = tokens_of(count)
+        torch.testing.assert_close(pieces(tokens, state), torch.ops.toy.read(table[tokens], state.memory) * factor)
+
+
+def test_a_head_left_outside_runs_on_as_many_rows_as_there_are_tokens():
+    toy, state = Toy(), make_state()
+    pieces = ready(toy, state, head="outside")
+    (plan,) = pieces._plans
+    assert [part.is_captured for part in plan.parts if isinstance(part, Piece)] == [True, True, True, False]
+    assert pieces(tokens_of(3), state)["y"].shape == (3, WIDTH)
+
+
+def test_a_step_larger_than_any_bucket_is_refused_with_the_numbers():
+    state = make_state()
+    pieces = ready(Toy(), state, buckets=(2, 4))
+    with pytest.raises(ArgumentError, match=r"a step of 5 tokens: buckets \[2, 4\] hold 1 to 4"):
+        pieces(tokens_of(5), state)
