@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import gpubench
-from gpubench.errors import Unsupported
 from gpubench.models.base import Attention, Cache, DecodeModel, Parallel
 from gpubench.models.presets import Preset, find_preset
 from gpubench.models.variant import Variant
@@ -104,9 +103,7 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
 
 # Its own code from its own config, on this model's weights and cache, launched as it comes.
 @decode_step.backend("transformers", requires=["transformers"])
-def _(decoder: DecodeModel, cache: Any, tokens: Tensor, ranks: int = 1) -> Step:
-    if ranks > 1:
-        raise Unsupported(f"backend transformers: it has whole models, and ranks: {ranks} asks for a part of one")
+def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
     from gpubench.models.peers.build import build_peer
 
     peer = build_peer(decoder, tokens.device)
