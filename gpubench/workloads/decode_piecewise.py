@@ -58,6 +58,7 @@ def _(  # noqa: PLR0913 - options are axes
     decoder: DecodeModel,
     cache: Cache,
     tokens: Tensor,
+    isl: int,
     *,
     buckets: Any = "exact",
     out_buffers: Literal["owned", "per_call"] = "owned",
@@ -69,7 +70,11 @@ def _(  # noqa: PLR0913 - options are axes
     if are_graphs_off():
         return lambda: step(tokens, cache)
     pieces = PiecewiseStep(step, options, CudaGraphs(), head=getattr(decoder, "head", None), name="decode_step")
-    pieces.warm_up(tokens, cache)
-    costs = pieces.capture(tokens, cache)
+
+    def arguments_for(bucket: int) -> tuple[Tensor, Any]:
+        return (tokens, cache) if bucket >= len(tokens) else (tokens[:bucket], decoder.make_cache(bucket, isl))
+
+    pieces.warm_up(arguments_for)
+    costs = pieces.capture(arguments_for)
     cache.restore()
     return BoundPieces(pieces, tokens, cache, measure_buckets(costs))

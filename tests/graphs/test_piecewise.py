@@ -99,12 +99,17 @@ def tokens_of(count: int) -> Tensor:
     return torch.randint(32, (count,))
 
 
+def some(state: Any) -> Callable[[int], tuple[Tensor, Any]]:
+    """What buckets are warmed up and captured with."""
+    return lambda bucket: (tokens_of(min(bucket, ROWS)), state)
+
+
 def ready(step: Callable[..., Any], state: Any, buckets: tuple[int, ...] = (2, 4, 8), **options: Any) -> PiecewiseStep:
     """A step that has been captured; the state is as it was."""
     before = copy.deepcopy(state)
     pieces = PiecewiseStep(step, Options(buckets, **options), FakeGraphs(), head=getattr(step, "head", None))
-    pieces.warm_up(tokens_of(ROWS), state)
-    pieces.capture(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
+    pieces.capture(some(state))
     state.memory.copy_(before.memory)
     return pieces
 
@@ -135,10 +140,10 @@ def test_a_dense_model_in_pieces_is_itself_over_256_steps_as_batches_change_its_
     cache = model.make_cache(batch, 64)
     pieces = PiecewiseStep(lambda tokens, cache: next_tokens(model, cache, tokens), Options((1, 2, 4, 8)), FakeGraphs())
 
-    def capture(cache, tokens):
+    def capture(cache):
         before = copy.deepcopy((cache.keys, cache.values))
-        pieces.warm_up(tokens, cache)
-        pieces.capture(tokens, cache)
+        pieces.warm_up(some(cache))
+        pieces.capture(some(cache))
         for new, old in zip((cache.keys, cache.values), before, strict=True):
             for tensor, value in zip(new, old, strict=True):
                 tensor.copy_(value)
@@ -158,7 +163,7 @@ def test_a_dense_model_in_pieces_is_itself_over_256_steps_as_batches_change_its_
                 pieces(tokens, seen)
             pieces.reset()
         if is_full or position == 0:
-            capture(seen, torch.randint(1024, (batch,)))
+            capture(seen)
             captures += 1
         twin = copy.deepcopy(seen)
         eager = type(seen)([k[:count] for k in twin.keys], [v[:count] for v in twin.values], twin.rotary)
@@ -181,7 +186,7 @@ def test_output_info_is_kept_for_each_operator_and_not_for_the_piece_before_seve
 def test_warming_up_makes_no_entry():
     graphs, state = FakeGraphs(), make_state()
     pieces = PiecewiseStep(Toy(), Options((4, 8)), graphs)
-    pieces.warm_up(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
     assert pieces.buckets == []
     assert graphs.captured == []
     with pytest.raises(RuntimeError, match="bucket 4 isn't captured"):
@@ -191,7 +196,7 @@ def test_warming_up_makes_no_entry():
 def test_nothing_is_captured_before_its_bucket_was_warmed_up():
     pieces = PiecewiseStep(Toy(), Options((4, 8)), FakeGraphs())
     with pytest.raises(RuntimeError, match=r"buckets \[4, 8\] haven't been warmed up"):
-        pieces.capture(tokens_of(ROWS), make_state())
+        pieces.capture(some(make_state()))
 
 
 def test_operators_run_on_the_rows_that_are_tokens_alone():
@@ -205,8 +210,8 @@ def test_operators_run_on_the_rows_that_are_tokens_alone():
 def test_the_largest_bucket_is_captured_first_so_that_the_others_fit_into_its_memory():
     state = make_state()
     pieces = PiecewiseStep(Toy(), Options((1, 2, 4, 8)), FakeGraphs())
-    pieces.warm_up(tokens_of(ROWS), state)
-    costs = pieces.capture(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
+    costs = pieces.capture(some(state))
     assert [cost.bucket for cost in costs] == [8, 4, 2, 1]
     assert costs[0].pool > 0
     assert [cost.pool for cost in costs[1:]] == [0, 0, 0]
@@ -215,8 +220,8 @@ def test_the_largest_bucket_is_captured_first_so_that_the_others_fit_into_its_me
 def test_private_pools_share_nothing():
     state, graphs = make_state(), FakeGraphs()
     pieces = PiecewiseStep(Toy(), Options((4, 8), pool="private"), graphs)
-    pieces.warm_up(tokens_of(ROWS), state)
-    costs = pieces.capture(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
+    costs = pieces.capture(some(state))
     assert len(graphs.pools) == 2
     assert all(cost.pool > 0 for cost in costs)
 
@@ -225,8 +230,8 @@ def test_a_captured_value_gives_its_memory_back_once_its_last_reader_is_captured
     graphs = FakeGraphs()
     pieces = PiecewiseStep(Toy(), Options((8,)), graphs)
     state = make_state()
-    pieces.warm_up(tokens_of(ROWS), state)
-    pieces.capture(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
+    pieces.capture(some(state))
     assert graphs.pools[0].live == 0, "the program knows addresses alone"
 
 
@@ -242,8 +247,8 @@ def test_a_deeper_step_needs_no_larger_pool():
 
     def pool_of(depth):
         pieces, state = PiecewiseStep(make_step(depth), Options((8,)), FakeGraphs()), make_state()
-        pieces.warm_up(tokens_of(ROWS), state)
-        return pieces.capture(tokens_of(ROWS), state)[0].pool
+        pieces.warm_up(some(state))
+        return pieces.capture(some(state))[0].pool
 
     table = torch.randn(32, WIDTH)
     assert pool_of(12) == pool_of(4)
@@ -273,10 +278,10 @@ def test_a_reset_drops_graphs_and_all_that_was_learned_and_steps_go_on_after_ano
     assert all(graph.was_reset for graph in old)
     assert pieces.buckets == []
     with pytest.raises(RuntimeError, match="haven't been warmed up"):
-        pieces.capture(tokens_of(ROWS), state)
+        pieces.capture(some(state))
     state.memory = state.memory.clone()
-    pieces.warm_up(tokens_of(ROWS), state)
-    pieces.capture(tokens_of(ROWS), state)
+    pieces.warm_up(some(state))
+    pieces.capture(some(state))
     twin = copy.deepcopy(state)
     tokens = tokens_of(3)
     torch.testing.assert_close(pieces(tokens, state), toy(tokens, twin))
@@ -289,7 +294,7 @@ def test_a_fake_that_promises_another_shape_is_found_at_warm_up():
     table = torch.randn(32, WIDTH)
     pieces = PiecewiseStep(step, Options((4,)), FakeGraphs())
     with pytest.raises(ArgumentError, match=r"lie 0 returned \(4, 1\) torch.float32; its fake said \(4, 6\)"):
-        pieces.warm_up(tokens_of(ROWS), make_state())
+        pieces.warm_up(some(make_state()))
 
 
 def test_waiting_for_the_gpu_under_capture_fails():

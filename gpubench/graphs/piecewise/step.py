@@ -31,6 +31,8 @@ from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, trace
 __all__ = ["BucketCost", "Options", "PiecewiseStep"]
 
 Values = dict[fx.Node, Any]
+Arguments = Callable[[int], Sequence[Any]]
+"""Gives the arguments of a step of no more tokens than a bucket has, for warming it up or capturing it."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +107,19 @@ class PiecewiseStep:
         """Those that have been captured."""
         return sorted(self._entries)
 
-    def warm_up(self, *arguments: Any, times: int = 2) -> None:
-        """Run every bucket eagerly on these arguments, which the state must bear: it advances."""
-        *per_token, state = arguments
-        if not self._buffers:
-            largest = self.options.buckets[-1]
-            self._buffers = [value.new_zeros(largest, *value.shape[1:]) for value in per_token]
+    def warm_up(self, arguments_for: Arguments, times: int = 2) -> None:
+        """Run every bucket eagerly. The states must bear it: they advance."""
         for bucket in reversed(self.options.buckets):
+            *per_token, state = arguments_for(bucket)
+            if not self._buffers:
+                largest = self.options.buckets[-1]
+                self._buffers = [value.new_zeros(largest, *value.shape[1:]) for value in per_token]
             run = partial(self._run_eagerly, self._plan(bucket, per_token, state), bucket, per_token, state)
             for _ in range(times):
                 self._graphs.warm_up(run)
 
-    def capture(self, *arguments: Any) -> list[BucketCost]:
+    def capture(self, arguments_for: Arguments) -> list[BucketCost]:
         """Capture every bucket, the largest first, and replay it once; says what each has cost."""
-        *per_token, state = arguments
         missing = [bucket for bucket in self.options.buckets if bucket not in self._learned]
         if missing:
             raise RuntimeError(f"{self.name}: buckets {missing} haven't been warmed up; call warm_up before capture")
@@ -127,11 +128,12 @@ class PiecewiseStep:
         for bucket in reversed(self.options.buckets):
             if self._pool is None or self.options.pool == "private":
                 self._pool = self._graphs.new_pool()
+            *per_token, state = arguments_for(bucket)
             before, began = self._graphs.memory(self._pool), time.perf_counter()
             self._entries[bucket] = self._capture_bucket(bucket, per_token, state)
             self._graphs.wait()
             seconds = time.perf_counter() - began
-            self._replay(bucket, [value[:bucket] for value in per_token], state)
+            self._replay(bucket, per_token, state)
             self._graphs.wait()
             costs.append(_cost(bucket, seconds, before, self._graphs.memory(self._pool)))
         return costs
@@ -179,11 +181,11 @@ class PiecewiseStep:
 
     def _run_eagerly(self, plan: Plan, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
         """A padded step without graphs."""
-        num_tokens = min(bucket, len(per_token[0]))
+        num_tokens = len(per_token[0])
         values = self._known_values(plan, bucket, plan.find_live(state))
         for node, source in plan.inputs.items():
             if isinstance(source, PerToken):
-                values[node].zero_()[:num_tokens] = per_token[source.index][:num_tokens]
+                values[node].zero_()[:num_tokens] = per_token[source.index]
         learned: dict[fx.Node, OutputInfo] = {}
         for part in plan.parts:
             if isinstance(part, Piece):
