@@ -1,0 +1,176 @@
+"""Steps captured in pieces as CUDA graphs: equal to eager ones, within the memory that was promised, never stale."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import random
+
+import pytest
+import torch
+
+from gpubench.errors import StaleGraphError
+from gpubench.graphs.piecewise.cuda import CudaGraphs
+from gpubench.graphs.piecewise.step import Options, PiecewiseStep
+from gpubench.models.presets import find_preset
+from gpubench.workloads.decode_step import next_tokens
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+EIGHT = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@pytest.fixture(autouse=True)
+def on_gpu():
+    with torch.device("cuda:0"):
+        torch.manual_seed(0)
+        yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def distance(out, ref):
+    return ((out.double() - ref.double()).norm() / ref.double().norm()).item()
+
+
+def decoding(model, **options):
+    """A model's step in pieces."""
+    options = Options(options.pop("buckets", EIGHT), **options)
+    return PiecewiseStep(
+        lambda tokens, cache: next_tokens(model, cache, tokens), options, CudaGraphs(), head=model.head
+    )
+
+
+def arguments(model, batch, cache):
+    """Of each bucket, those of a step with as many sequences, up to `batch`."""
+
+    def of(bucket):
+        tokens = torch.randint(model.config.vocabulary, (min(bucket, batch),))
+        return tokens, cache if bucket >= batch else model.make_cache(bucket, cache.length)
+
+    return of
+
+
+def of_a_dense_cache(batch, cache):
+    """The same, where operators take a cache of more sequences than there are tokens."""
+    return lambda bucket: (torch.randint(1024, (min(bucket, batch),)), cache)
+
+
+EVERY_WAY = [
+    {"out_buffers": out_buffers, "pool": pool, "head": head}
+    for out_buffers in ("owned", "per_call")
+    for pool in ("shared", "private")
+    for head in ("inside", "outside")
+]
+
+
+@pytest.mark.parametrize("options", EVERY_WAY, ids=lambda options: "-".join(options.values()))
+def test_pieces_equal_eager_steps_in_every_way_of_capturing_them(options):
+    model = find_preset("tiny-dense").build(torch.float32)
+    cache = model.make_cache(128, 64)
+    pieces = decoding(model, **options)
+    pieces.warm_up(of_a_dense_cache(128, cache))
+    pieces.capture(of_a_dense_cache(128, cache))
+    twin = copy.deepcopy(cache)
+    for count in (128, 1, 3, 100, 64, 2, 7):
+        tokens = torch.randint(1024, (count,))
+        of_twin = type(twin)([k[:count] for k in twin.keys], [v[:count] for v in twin.values], twin.rotary)
+        torch.testing.assert_close(pieces(tokens, cache), next_tokens(model, of_twin, tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "attention"),
+    [
+        ("llama-3.1-8b", 2, "torch"),
+        ("tiny-hybrid", None, "torch"),
+        ("tiny-hybrid", None, "triton"),
+        ("qwen3.5-35b-a3b", 4, "triton"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_family_in_pieces_is_itself_while_states_advance(preset, layers, attention, dtype):
+    model = find_preset(preset, layers).build(dtype, attention)
+    for batch in (4, 24):
+        cache = model.make_cache(batch, 128)
+        pieces = decoding(model, buckets=(2, 4, 32))
+        pieces.warm_up(arguments(model, batch, cache))
+        pieces.capture(arguments(model, batch, cache))
+        tokens = torch.randint(model.config.vocabulary, (batch,))
+        cache.restore()
+        eager = [next_tokens(model, cache, tokens)["logits"] for _ in range(4)]
+        cache.restore()
+        for want in eager:
+            assert distance(pieces(tokens, cache)["logits"], want) < {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
+        pieces.reset()
+
+
+def test_over_256_steps_batches_change_the_cache_grows_and_moves_and_the_graphs_follow():
+    chosen = random.Random(0)
+    model, batch, captures = find_preset("tiny-dense").build(torch.float32), 8, 0
+    cache = model.make_cache(batch, 64)
+    pieces = decoding(model, buckets=(1, 2, 4, 8))
+    for position in range(256):
+        is_full = position == cache.length
+        if is_full:
+            larger = model.make_cache(batch, 2 * cache.length)
+            for new, old in zip((*larger.keys, *larger.values), (*cache.keys, *cache.values), strict=True):
+                new[:, :, : cache.length] = old
+            cache = larger
+        seen, count = cache.prefix(position + 1), chosen.randint(1, batch)
+        tokens = torch.randint(1024, (count,))
+        if is_full:
+            with pytest.raises(StaleGraphError, match=r"were captured when keys\[0\] was at 0x"):
+                pieces(tokens, seen)
+            pieces.reset()
+        if is_full or position == 0:
+            before = copy.deepcopy(cache)
+            pieces.warm_up(of_a_dense_cache(batch, seen))
+            pieces.capture(of_a_dense_cache(batch, seen))
+            captures += 1
+            for new, old in zip((*cache.keys, *cache.values), (*before.keys, *before.values), strict=True):
+                new.copy_(old)
+        twin = copy.deepcopy(seen)
+        of_twin = type(twin)([k[:count] for k in twin.keys], [v[:count] for v in twin.values], twin.rotary)
+        found, want = pieces(tokens, seen), next_tokens(model, of_twin, tokens)
+        torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-3)
+        for own, other in zip((*seen.keys, *seen.values), (*twin.keys, *twin.values), strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-3)
+    assert captures == 3
+
+
+def costs_of(model, cache, **options):
+    pieces = decoding(model, **options)
+    pieces.warm_up(of_a_dense_cache(128, cache))
+    costs = pieces.capture(of_a_dense_cache(128, cache))
+    pieces.reset()
+    del pieces
+    return costs
+
+
+def test_eight_buckets_share_hardly_more_memory_than_the_largest_alone_and_owned_buffers_need_the_least():
+    model = find_preset("llama-3.1-8b", 4).build(torch.bfloat16)
+    cache = model.make_cache(128, 128)
+    alone = costs_of(model, cache, buckets=(128,))[0].pool
+    shared, private = (sum(cost.pool for cost in costs_of(model, cache, pool=pool)) for pool in ("shared", "private"))
+    assert shared <= 1.2 * alone
+    assert private > shared
+    reserved = {
+        out_buffers: sum(cost.reserved for cost in costs_of(model, cache, out_buffers=out_buffers))
+        for out_buffers in ("owned", "per_call")
+    }
+    assert reserved["owned"] < reserved["per_call"]
+
+
+def test_a_steps_outputs_keep_the_graphs_memory_while_somebody_has_them():
+    model = find_preset("tiny-dense").build(torch.float32)
+    cache = model.make_cache(8, 64)
+    pieces = decoding(model, buckets=(8,))
+    pieces.warm_up(of_a_dense_cache(8, cache))
+    pieces.capture(of_a_dense_cache(8, cache))
+    found = pieces(torch.randint(1024, (8,)), cache)
+    want = found["logits"].clone()
+    del pieces
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.full((1 << 22,), float("nan"))
+    assert torch.equal(found["logits"], want)
