@@ -138,6 +138,6 @@ def test_what_may_be_a_leftover_in_a_struct_blames_nobody(perhaps: Hazard) -> No
 
 
 def test_a_cell_that_is_ok_and_holds_a_leftover_is_not_noted() -> None:
-    run = Path(__file__).parents[2] / "results" / "h200-mla-prefill"
+    run = Path(__file__).parents[1] / "data" / "leftovers"  # as an H200 recorded it before the two were told apart
     assert any(parse_record(line).hazards for line in (run / "cells.jsonl").read_bytes().splitlines())
     assert triage_run(load_run(run)).notes == ()
