@@ -70,7 +70,7 @@ def merge_splits(scratch: Tensor, out: Tensor, splits: int) -> None:
     """Write the merged parts into `out`, contiguous as is the scratch. The caller has checked both."""
     batch, heads, kv_lora = out.shape
     block_r = kv_lora if batch * heads >= _MANY_ROWS else min(kv_lora, 128)
-    all_splits = triton.next_power_of_2(splits)
+    all_splits = 1 << (splits - 1).bit_length()  # triton.next_power_of_2 takes 1.5 µs
     _LAUNCH(
         (batch * heads, kv_lora // block_r, 1),
         (scratch, out),

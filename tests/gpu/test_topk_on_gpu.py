@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpubench.registry import get_workload
+from gpubench.workloads import load_builtin
+
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+load_builtin()
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SIZES = [(1, 25110, 512), (3, 7530, 1024), (8, 14474, 2048), (2, 131072, 2048), (5, 600, 1024), (256, 4096, 512)]
@@ -150,3 +155,14 @@ def test_a_graph_that_was_captured_with_remembered_scratch_goes_stale_when_it_is
     victim = next(tensor for tensor in others if tensor.data_ptr() == address)
     graph.replay()
     assert (victim != 7).any(), "the graph wrote to memory that isn't its own"
+
+
+@pytest.mark.parametrize("launch", ["eager", "graph"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("model", ["deepseek-v3.2", "deepseek-v4-flash"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_scores_to_select_from_are_close_to_the_oracles(backend, model, dtype, launch):
+    workload = get_workload("indexer_score")
+    inputs = workload.make(sequences=3, isl=5001, model=model, dtype=dtype)
+    out = workload.backends[backend].setup(**inputs, launch=launch)()
+    assert workload.compare_function(out, workload.oracle_function(**inputs), inputs["q"]) is None
