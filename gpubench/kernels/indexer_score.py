@@ -3,8 +3,8 @@
     out[b, t] = Σ over heads j of weights[b, j] · ReLU(q[b, j] · keys[b, t]),   t < lengths[b]; −inf beyond
 
 q [sequences, heads, dim], weights [sequences, heads], keys [sequences, columns, dim], in one of float32, float16 and
-bfloat16; lengths int32 [sequences]; out float32 [sequences, width], width ≥ columns: a row of top-k's, padding and
-all. Each product is summed in float32, and a float32 one is exact to rounding: no TF32.
+bfloat16, rows of weights strided or not; lengths int32 [sequences]; out float32 [sequences, width], width ≥ columns: a
+row of top-k's, padding and all. Each product is summed in float32, and a float32 one is exact to rounding: no TF32.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def _indexer_score_kernel(
     keys,
     lengths,
     out,
+    weight_stride,
     key_stride,
     out_stride,
     width,
@@ -50,7 +51,7 @@ def _indexer_score_kernel(
     head, d = tl.arange(0, HEADS), tl.arange(0, DIM)
     within = (head[:, None] < heads) & (d[None, :] < dim)
     query = tl.load(q + (sequence * heads + head[:, None]) * dim + d[None, :], mask=within, other=0.0)
-    weight = tl.load(weights + sequence * heads + head, mask=head < heads, other=0.0).to(tl.float32)
+    weight = tl.load(weights + sequence * weight_stride + head, mask=head < heads, other=0.0).to(tl.float32)
     row = keys + sequence * key_stride + token[None, :].to(tl.int64) * dim + d[:, None]
     key = tl.load(row, mask=(token[None, :] < length) & (d[:, None] < dim), other=0.0)
     product = tl.dot(query, key, input_precision="ieee")
@@ -72,8 +73,9 @@ def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out
     check_operand(kernel, "weights", weights, (sequences, heads), like=q)
     check_operand(kernel, "keys", keys, (sequences, columns, dim), like=q)
     check_index(kernel, "lengths", lengths, (sequences,), like=q)
-    for name, tensor in (("q", q), ("weights", weights), ("keys", keys)):
+    for name, tensor in (("q", q), ("keys", keys)):
         check_contiguous(kernel, name, tensor)
+    check_adjacent(kernel, "weights", weights)
     if out.dim() != 2 or out.shape[0] != sequences or out.shape[1] < columns or columns < 1:
         raise ArgumentError(
             f"{kernel}: out has shape {tuple(out.shape)}; wanted ({sequences}, width), at least {max(columns, 1)} wide"
@@ -88,6 +90,7 @@ def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out
         keys,
         lengths,
         out,
+        weights.stride(0),
         keys.stride(0),
         out.stride(0),
         out.shape[1],

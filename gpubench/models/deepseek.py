@@ -27,6 +27,7 @@ from gpubench.models.latent import (
     count_pages,
     make_gathered,
     make_pages,
+    sparse_scratch,
 )
 from gpubench.models.layers import activate, random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
@@ -35,6 +36,9 @@ from gpubench.models.shapes import IndexerShape, MlaShape
 from gpubench.ranges import annotate
 
 __all__ = ["DeepseekCache", "DeepseekConfig", "DeepseekModel"]
+
+_HEADS_IN_PLACE = 16
+"""Up to so many, our kernel reads selected entries where they lie; more make it pay to gather them first."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,10 @@ class DeepseekCache:
 
     def prefix(self, length: int) -> DeepseekCache:
         """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
+        indexes = [own if own.pages is None else replace(own, pages=own.pages.prefix(length)) for own in self.indexes]
         selection = None if self.selection is None else self.selection.prefix(length)
-        return replace(self, pages=self.pages.prefix(length), rotary=self.rotary[:length], selection=selection)
+        pages, rotary = self.pages.prefix(length), self.rotary[:length]
+        return replace(self, pages=pages, rotary=rotary, indexes=indexes, selection=selection)
 
 
 class FeedForward(nn.Module):
@@ -258,7 +264,7 @@ class DeepseekLayer(nn.Module):
             with annotate("topk"):
                 self.indexer.select(own, selection)
             with annotate("attention"):
-                entries, pages = selection.gather(own, entries, pages)
+                entries, pages = selection.show(own, entries, pages)
         with annotate("attention"):
             return self.attention.answer(query, entries, pages)
 
@@ -295,20 +301,28 @@ class DeepseekModel(nn.Module):
         entries = [
             like.new_empty(batch * max_pages, PAGE, c.mla.kv_lora + c.mla.rope).normal_() for _ in range(c.layers)
         ]
-        if c.indexer is None:
-            pages, selection, indexes = make_pages(table, lengths, c.mla, like.dtype, self.attention), None, []
-        else:
-            pages = make_pages(table, lengths, c.mla, like.dtype, "torch")  # attention sees a selection of them
-            selection = self._make_selection(c.indexer, lengths, length)
-            keys = [like.new_empty(batch, length, c.indexer.dim).normal_() for _ in range(c.layers)]
-            indexes = [IndexCache(*own) for own in zip(keys, selection.selected, strict=True)]
+        rotary = rotary_table(length, c.mla.rope, c.rotary_base, like.device)
         others = stand_ins(batch, c.expert_ranks, c.hidden, like)
-        return DeepseekCache(
-            entries, pages, rotary_table(length, c.mla.rope, c.rotary_base, like.device), indexes, selection, others
-        )
+        if c.indexer is None:
+            pages = make_pages(table, lengths, c.mla, like.dtype, self.attention)
+            return DeepseekCache(entries, pages, rotary, [], None, others)
+        pages = make_pages(table, lengths, c.mla, like.dtype, "torch")  # attention sees a selection of them
+        selection, indexes = self._make_indexes(c.indexer, pages, length)
+        return DeepseekCache(entries, pages, rotary, indexes, selection, others)
 
-    def _make_selection(self, shape: IndexerShape, lengths: Tensor, length: int) -> Selection:
-        c, k = self.config, min(shape.k, length)
+    def _make_indexes(self, shape: IndexerShape, pages: Pages, length: int) -> tuple[Selection, list[IndexCache]]:
+        c, like, batch, k = self.config, self.embedding, len(pages.lengths), min(shape.k, length)
         selector: Selector = "torch" if self.attention == "torch" else ("gvr" if c.gvr else "radix")
-        attended = make_gathered(len(lengths), k, c.mla, self.embedding, self.attention)
-        return make_selection(c.layers, lengths, length, k, selector, attended)
+        in_place = self.attention == "triton" and c.mla.heads <= _HEADS_IN_PLACE
+        gathered = None if in_place else make_gathered(batch, k, c.mla, like, self.attention)
+        selection = make_selection(c.layers, pages.lengths, length, k, selector, gathered)
+        scratch = sparse_scratch(batch, k, c.mla, like) if in_place else pages.scratch
+        indexes = [
+            IndexCache(
+                like.new_empty(batch, length, shape.dim).normal_(),
+                selected,
+                replace(pages, selected=selected, scratch=scratch) if in_place else None,
+            )
+            for selected in selection.selected
+        ]
+        return selection, indexes

@@ -44,6 +44,8 @@ class IndexCache:
     """[batch, length, D]."""
     selected: Tensor
     """[batch, k], int32, a part of `Selection.selected`: the last step's, in any order; −1 where there is no token."""
+    pages: Pages | None
+    """Of what is selected, where it lies; None where it is gathered first."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,17 @@ class Selection:
     candidates: Tensor
     places: Tensor
     """Both: scratch, as in gpubench.kernels.topk_rows."""
-    gathered: Tensor
-    """[batch · ⌈k / 64⌉, 64, R + P]: the selected entries, side by side."""
-    pages: Pages
-    """Theirs."""
+    gathered: tuple[Tensor, Pages] | None
+    """Where it is gathered: the selected entries side by side, [batch · ⌈k / 64⌉, 64, R + P], and their pages."""
 
-    def gather(self, own: IndexCache, entries: Tensor, pages: Pages) -> tuple[Tensor, Pages]:
+    def show(self, own: IndexCache, entries: Tensor, pages: Pages) -> tuple[Tensor, Pages]:
         """What is selected of a layer's entries, as attention takes it."""
+        if self.gathered is None:
+            assert own.pages is not None, "what isn't gathered is read where it lies"
+            return entries, own.pages
         gather = gather_in_torch if self.selector == "torch" else torch.ops.gpubench.mla_gather
-        gather(entries, pages.table, pages.lengths, own.selected, self.gathered)
-        return self.gathered, self.pages
+        gather(entries, pages.table, pages.lengths, own.selected, self.gathered[0])
+        return self.gathered
 
     def restore(self) -> None:
         """Select anew from the start."""
@@ -81,8 +84,10 @@ class Selection:
 
     def prefix(self, length: int) -> Selection:
         """The same for sequences of so many tokens."""
-        pages = self.pages.prefix(min(length, self.selected.shape[2]))
-        return replace(self, lengths=torch.full_like(self.lengths, length), pages=pages)
+        lengths, gathered = torch.full_like(self.lengths, length), self.gathered
+        if gathered is not None:
+            gathered = gathered[0], gathered[1].prefix(min(length, self.selected.shape[2]))
+        return replace(self, lengths=lengths, gathered=gathered)
 
 
 class Indexer(nn.Module):
@@ -114,7 +119,7 @@ class Indexer(nn.Module):
         if self.has_kernels:
             ops.rotate_heads(queries[..., : 2 * rotary.shape[1]], rotary)
             ops.indexer_key(key, self.key_norm, self.key_shift, rotary, cache.keys, work.lengths, self.norm_eps)
-            ops.indexer_score(queries, weights.contiguous(), cache.keys, work.lengths, work.scores)
+            ops.indexer_score(queries, weights, cache.keys, work.lengths, work.scores)
         else:
             key = F.layer_norm(key, (shape.dim,), self.key_norm, self.key_shift, self.norm_eps)
             key = rotate(key[:, None], rotary)[:, 0]
@@ -145,9 +150,9 @@ def score_in_torch(queries: Tensor, weights: Tensor, keys: Tensor, lengths: Tens
 
 
 def make_selection(
-    layers: int, lengths: Tensor, columns: int, k: int, selector: Selector, attended: tuple[Tensor, Pages]
+    layers: int, lengths: Tensor, columns: int, k: int, selector: Selector, gathered: tuple[Tensor, Pages] | None
 ) -> Selection:
-    """On the lengths' device, for sequences with room for `columns` tokens each; `attended`: where k go that are."""
+    """On the lengths' device, for sequences with room for `columns` tokens each."""
     batch, width = lengths.shape[0], _padded(columns)
     candidates, places = lengths.new_empty(0, dtype=torch.int64), lengths.new_empty(0)
     if selector != "torch":
@@ -160,11 +165,11 @@ def make_selection(
     scores = torch.empty(batch, width, dtype=torch.float32, device=lengths.device)
     start = torch.stack([torch.rand_like(scores[:, :columns]).topk(k, dim=-1).indices.int() for _ in range(layers)])
     values = scores.new_empty(batch, k)
-    return Selection(selector, start.clone(), start, lengths, scores, values, candidates, places, *attended)
+    return Selection(selector, start.clone(), start, lengths, scores, values, candidates, places, gathered)
 
 
 def selection_bytes(k: int, layers: int, batch: int, length: int, entry_bytes: int) -> int:
-    """What `make_selection` and what is attended to take at most, `entry_bytes` a token."""
+    """What `make_selection` and what is gathered take at most, `entry_bytes` a token."""
     k = min(k, length)
     scratch = _MOST_BLOCKS * (12 * k + 4 * _MOST_FINALISTS)
     return batch * (8 * layers * k + 4 * (_padded(length) + k) + scratch + count_pages(k) * PAGE * entry_bytes)

@@ -11,12 +11,12 @@ Halves of what is rotated are paired. Published weights pair neighbours, which i
 W_q_up's rotary parts in another order. Angles aren't rescaled for long contexts (YaRN).
 
 The cache's layout is that of gpubench.kernels.mla_cache. What attention sees of it is a `Pages`: all tokens, or a
-selection of them, gathered into pages of its own.
+selection of them, where they lie or gathered into pages of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ __all__ = [
     "make_gathered",
     "make_pages",
     "prepare_in_torch",
+    "sparse_scratch",
 ]
 
 PAGE = 64
@@ -56,12 +57,14 @@ class Pages:
     scratch: Tensor
     """float32, for our kernel; without elements for others."""
     plan: FlashinferPlan | None = None
+    selected: Tensor | None = None
+    """[batch, k], int32: the tokens that attention sees; None: all."""
 
     def prefix(self, length: int) -> Pages:
         """The same memory with so many tokens of each sequence."""
         lengths = torch.full_like(self.lengths, length)
         plan = None if self.plan is None else self.plan.replace_lengths(lengths)
-        return Pages(self.table, lengths, self.scratch, plan)
+        return replace(self, lengths=lengths, plan=plan)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class LatentAttention(nn.Module):
         self.attention = attention
         if attention != "torch":
             import gpubench.kernels.mla_decode
-            import gpubench.kernels.mla_prepare  # noqa: F401 - both register operators
+            import gpubench.kernels.mla_prepare
+            import gpubench.kernels.mla_sparse_decode  # noqa: F401 - they register operators
 
     def ask(self, x: Tensor, entries: Tensor, pages: Pages, rotary: Tensor) -> Query:
         """Project x [batch, hidden], and write the new token's entry; `rotary` is its position's row."""
@@ -117,12 +121,15 @@ class LatentAttention(nn.Module):
         """Attend to these entries: [batch, hidden]."""
         mla, batch = self.mla, query.rope.shape[0]
         latent = query.rope.new_empty(batch, mla.heads, mla.kv_lora)
+        given, scale, ops = (query.latent, query.rope, entries), softmax_scale(mla), torch.ops.gpubench
+        where, into = (pages.table, pages.lengths), (latent, pages.scratch)
         if pages.plan is not None:
-            torch.ops.gpubench.flashinfer_mla(query.latent, query.rope, entries, latent, pages.plan.number)
+            ops.flashinfer_mla(*given, latent, pages.plan.number)
+        elif pages.selected is not None:
+            ops.mla_sparse_decode(*given, *where, pages.selected, *into, softmax_scale=scale)
         else:
-            attend = attend_in_torch if self.attention == "torch" else torch.ops.gpubench.mla_decode
-            where = entries, pages.table, pages.lengths
-            attend(query.latent, query.rope, *where, latent, pages.scratch, softmax_scale=softmax_scale(mla))
+            attend = attend_in_torch if self.attention == "torch" else ops.mla_decode
+            attend(*given, *where, *into, softmax_scale=scale)
         values = torch.bmm(latent.transpose(0, 1), self.value_up.mT).transpose(0, 1)
         return F.linear(values.reshape(batch, mla.heads * mla.v), self.out)
 
@@ -167,6 +174,14 @@ def make_gathered(batch: int, k: int, mla: MlaShape, like: Tensor, attention: At
     # Zeros, because torch's attention reads beyond the last entry, and there is no weight that makes a NaN vanish.
     gathered = like.new_zeros(batch * max_pages, PAGE, mla.kv_lora + mla.rope)
     return gathered, make_pages(table, lengths, mla, like.dtype, attention)
+
+
+def sparse_scratch(batch: int, k: int, mla: MlaShape, like: Tensor) -> Tensor:
+    """What our kernel works in where it attends to k selected tokens of each sequence, where they lie."""
+    from gpubench.kernels.mla_sparse_decode import mla_sparse_decode_scratch
+
+    elements = mla_sparse_decode_scratch(like.new_empty(batch, mla.heads, mla.kv_lora), k)
+    return torch.empty(elements, dtype=torch.float32, device=like.device)
 
 
 def prepare_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments

@@ -292,7 +292,8 @@ def test_our_kernels_decode_the_same_and_select_the_same():
 def decode_with_all() -> None:
     """Steps around k tokens, and some beyond, by torch and by our kernels: the same logits, caches and selections."""
     given = torch.randint(TINY.vocabulary, (2, 5), generator=torch.Generator().manual_seed(1))
-    for config, gvr in ((TINY, False), (SPARSE, False), (SPARSE, True)):
+    many_heads = replace(SPARSE, mla=replace(SPARSE.mla, heads=17))  # for which selected entries are gathered
+    for config, gvr in ((TINY, False), (SPARSE, False), (SPARSE, True), (many_heads, True)):
         small = replace(config, layers=2)
         plain, cache, _ = make(small, 2, 70)
         ours = replace(small, gvr=gvr).build(torch.float32, "triton")

@@ -1,0 +1,233 @@
+"""Multi-head latent attention of one new token per sequence to a selection of its tokens, over a paged cache.
+
+    out[b, h] = Σ over s of softmax(q̃[b, h] · c[t_s] + q_pe[b, h] · k_pe[t_s])[s] · c[t_s]      t_s = indices[b, s]
+
+indices int32 [B, k], in any order and without repetition; where one is not a token of its sequence, −1 for instance, it
+is left out, and a row without any gives zero. All else is as in mla_decode.py. The selected entries are read from the
+cache where they lie: gathering them first writes and reads them once more.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+from gpubench.kernels.arguments import check_contiguous, check_index, check_operand, check_scratch
+from gpubench.kernels.gpu import sm_count
+from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
+from gpubench.kernels.mla_merge import merge_splits, scratch_elements
+from gpubench.kernels.ops import as_op
+
+__all__ = ["mla_sparse_decode", "mla_sparse_decode_scratch"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a program's share of the work is cut."""
+
+    block_h: int
+    """Heads that share one reading of the entries."""
+    block_n: int
+    """Entries at a time."""
+    num_stages: int
+    num_warps: int
+    programs_per_sm: int = 1
+
+
+# By bytes per element. Not tuned.
+_TILINGS = {
+    2: Tiling(block_h=16, block_n=32, num_stages=3, num_warps=4, programs_per_sm=2),
+    4: Tiling(block_h=16, block_n=16, num_stages=2, num_warps=8, programs_per_sm=2),
+}
+
+_LEAST_TILES = 2
+"""Of a split: below, its start and end take longer than the reading."""
+
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _attend_kernel(
+    q_latent_ptr,
+    q_rope_ptr,
+    cache_ptr,
+    table_ptr,
+    lengths_ptr,
+    indices_ptr,
+    out_ptr,
+    lse_offset,
+    q_latent_stride_b,
+    q_latent_stride_h,
+    q_rope_stride_b,
+    q_rope_stride_h,
+    table_stride,
+    heads,
+    k,
+    scale_log2,
+    R: tl.constexpr,
+    P: tl.constexpr,
+    PAGE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+):
+    # Programs that read the same entries, for other heads, are neighbours: they find them in the L2 cache.
+    program = tl.program_id(0)
+    blocks_h = tl.cdiv(heads, BLOCK_H)
+    block = program % blocks_h
+    split = program // blocks_h % SPLITS
+    b = (program // blocks_h // SPLITS).to(tl.int64)
+
+    length = tl.load(lengths_ptr + b)
+    tiles = tl.cdiv(k, BLOCK_N)
+    tiles_per_split = tl.cdiv(tiles, SPLITS)
+    first = split * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, tiles)
+
+    h = block * BLOCK_H + tl.arange(0, BLOCK_H)
+    r = tl.arange(0, R)
+    p = tl.arange(0, P)
+    n = tl.arange(0, BLOCK_N)
+    inside = h[:, None] < heads
+    q_latent = tl.load(
+        q_latent_ptr + b * q_latent_stride_b + h[:, None] * q_latent_stride_h + r[None, :], mask=inside, other=0.0
+    )
+    q_rope = tl.load(
+        q_rope_ptr + b * q_rope_stride_b + h[:, None] * q_rope_stride_h + p[None, :], mask=inside, other=0.0
+    )
+
+    top = tl.full((BLOCK_H,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_H,), tl.float32)
+    acc = tl.zeros((BLOCK_H, R), tl.float32)
+    for tile in tl.range(first, last, num_stages=NUM_STAGES):
+        slot = tile * BLOCK_N + n
+        token = tl.load(indices_ptr + b * k + slot, mask=slot < k, other=-1)
+        live = (token >= 0) & (token < length)
+        page = tl.load(table_ptr + b * table_stride + token // PAGE, mask=live, other=0).to(tl.int64)
+        entries = cache_ptr + (page * PAGE + token % PAGE) * (R + P)
+        latent = tl.load(entries[:, None] + r[None, :], mask=live[:, None], other=0.0)
+        rope = tl.load(entries[:, None] + R + p[None, :], mask=live[:, None], other=0.0)
+        scores = tl.dot(q_latent, tl.trans(latent), input_precision="ieee")
+        scores = tl.dot(q_rope, tl.trans(rope), scores, input_precision="ieee")
+        scores = tl.where(live[None, :], scores * scale_log2, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, axis=1))
+        finite = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing selected so far
+        rescale = tl.exp2(top - finite)
+        weights = tl.exp2(scores - finite[:, None])
+        total = total * rescale + tl.sum(weights, axis=1)
+        acc = tl.dot(weights.to(latent.dtype), latent, acc * rescale[:, None], input_precision="ieee")
+        top = new_top
+
+    total = tl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
+    acc = acc / total[:, None]
+    row = (b * SPLITS + split) * heads + h
+    if SPLITS > 1:
+        tl.store(out_ptr + lse_offset + row, top + tl.log2(total), mask=h < heads)
+    tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@functools.cache
+def _choose_splits(programs: int, k: int, itemsize: int, sms: int) -> int:
+    """Into how many parts a selection is split: as many as find room side by side, of two tiles at least."""
+    tiling = _TILINGS[itemsize]
+    tiles = -(-k // tiling.block_n)
+    room = max(1, sms * tiling.programs_per_sm // programs)
+    per_split = max(-(-tiles // room), min(_LEAST_TILES, tiles))
+    return -(-tiles // per_split)
+
+
+def _plan(q_latent: Tensor, k: int) -> tuple[Tiling, int]:
+    batch, heads, _ = q_latent.shape
+    tiling = _TILINGS[q_latent.element_size()]
+    programs = batch * -(-heads // tiling.block_h)
+    return tiling, _choose_splits(programs, k, q_latent.element_size(), sm_count())
+
+
+def mla_sparse_decode_scratch(q_latent: Tensor, k: int) -> int:
+    """How many elements, float32, `scratch` must have for a launch with these queries and k indices a row."""
+    batch, heads, kv_lora = q_latent.shape
+    return scratch_elements(batch, heads, kv_lora, _plan(q_latent, k)[1])
+
+
+@as_op("mla_sparse_decode", mutates=("out", "scratch"))
+def mla_sparse_decode(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    indices: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+    *,
+    softmax_scale: float,
+) -> None:
+    """Write the attention into `out`; `scratch` is overwritten. Neither allocates nor synchronises.
+
+    ArgumentError names an argument that doesn't fit.
+    """
+    tiling, splits = _check(q_latent, q_rope, cache, block_table, lengths, indices, out, scratch)
+    batch, heads, kv_lora = q_latent.shape
+    _attend_kernel[(batch * splits * -(-heads // tiling.block_h),)](
+        q_latent,
+        q_rope,
+        cache,
+        block_table,
+        lengths,
+        indices,
+        out if splits == 1 else scratch,
+        batch * splits * heads * kv_lora,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        block_table.stride(0),
+        heads,
+        indices.shape[1],
+        softmax_scale * _LOG2_E,
+        R=kv_lora,
+        P=q_rope.shape[2],
+        PAGE=PAGE,
+        SPLITS=splits,
+        BLOCK_H=tiling.block_h,
+        BLOCK_N=tiling.block_n,
+        NUM_STAGES=tiling.num_stages,
+        num_warps=tiling.num_warps,
+    )
+    if splits > 1:
+        merge_splits(scratch, out, splits)
+
+
+def _check(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    indices: Tensor,
+    out: Tensor,
+    scratch: Tensor,
+) -> tuple[Tiling, int]:
+    kernel = "mla_sparse_decode"
+    kv_lora, rope = check_cache(kernel, cache, ("q_latent", q_latent), ("q_rope", q_rope))
+    if q_latent.dim() != 3 or q_latent.shape[1] < 1:
+        raise ArgumentError(f"{kernel}: q_latent has shape {tuple(q_latent.shape)}; wanted (batch, heads, {kv_lora})")
+    batch, heads, _ = q_latent.shape
+    check_operand(kernel, "q_latent", q_latent, (batch, heads, kv_lora), like=cache)
+    check_operand(kernel, "q_rope", q_rope, (batch, heads, rope), like=cache)
+    check_operand(kernel, "out", out, (batch, heads, kv_lora), like=cache)
+    check_contiguous(kernel, "out", out)
+    check_table(kernel, block_table, lengths, batch, cache)
+    k = indices.shape[-1] if indices.dim() == 2 else 0
+    if k < 1:
+        raise ArgumentError(f"{kernel}: indices has shape {tuple(indices.shape)}; wanted ({batch}, k), at least 1")
+    check_index(kernel, "indices", indices, (batch, k), like=cache)
+    tiling, splits = _plan(q_latent, k)
+    check_scratch(kernel, "scratch", scratch, scratch_elements(batch, heads, kv_lora, splits), like=cache)
+    return tiling, splits
