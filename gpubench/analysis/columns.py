@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["CELL", "FIGURE", "FRONTIER", "INNER", "KERNEL", "RESERVED", "SAMPLE", "SUMMARY", "axis_columns"]
+__all__ = ["CELL", "FIGURE", "FRONTIER", "INNER", "KERNEL", "MEMORY", "RESERVED", "SAMPLE", "SUMMARY", "axis_columns"]
 
 RUN_ID = "run_id"
 CELL_ID = "cell_id"
@@ -60,6 +60,13 @@ SUMMARY = (NUM_SAMPLES, TRIALS, MEDIAN, LOW, HIGH, P10, P90, P99, MIN, MAX, IQR,
 SAMPLE = (TRIAL, POSITION, VALUE, THROTTLED)
 KERNEL = (RUN_ID, CELL_ID, "kernel", "kind", "count", "total_s", "median_s", SHARE)
 INNER = (RUN_ID, CELL_ID, RANGE, NESTED, "kernel_sum", "busy", "span", "gap", SHARE)
+MEMORY = (
+    RUN_ID,
+    CELL_ID,
+    "bucket",
+    *("capture_time", "device", "reserved", "allocated", "pool", "driver"),
+    *("capture_time_total", "device_total", "reserved_total", "allocated_total", "pool_total", "driver_total"),
+)
 FRONTIER = (GROUP, ON_FRONTIER, ON_GROUP_FRONTIER, NEAR, DOMINATED_BY, DOMINATED_BY_RUN, MARGIN)
 RESERVED = frozenset((*CELL, *FIGURE, *SUMMARY, *SAMPLE, *FRONTIER))
 

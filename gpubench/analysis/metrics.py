@@ -99,6 +99,17 @@ METRICS: Mapping[str, Metric] = {
             formula="the time that the step's bytes take at the GPU's copy bandwidth, or its FLOP at its matmul rate, "
             "whichever is longer, / step time (under a profiler: / busy); both rates were measured in the same run",
         ),
+        _seconds("capture_time", "capture time", "the captures of one bucket of token counts, without warming up"),
+        *(
+            Metric(f"memory_{part}", f"memory, {part}", "B", higher_is_better=False, formula=f"by bucket: {formula}")
+            for part, formula in [
+                ("device", "by how much less the driver had free when its graphs had been captured and replayed once"),
+                ("reserved", "what torch's allocator took of the driver for it"),
+                ("allocated", "what of that belonged to tensors"),
+                ("pool", "what of that was reserved for the memory pool of its graphs"),
+                ("driver", "device − reserved: what the driver took for the graphs' nodes"),
+            ]
+        ),
         Metric(
             "tax",
             "profiler's tax",

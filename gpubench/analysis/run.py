@@ -15,6 +15,7 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.breakdown import kernel_frame, range_frame
 from gpubench.analysis.frames import NOT_RUN, cell_frame, samples_frame, series_metrics, wide_frame
 from gpubench.analysis.frontier import frontier
+from gpubench.analysis.memory import memory_frame
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.analysis.metrics import Metric, definitions
 from gpubench.catalogue import WorkloadInfo
@@ -74,6 +75,10 @@ class Run:
     def ranges(self) -> pd.DataFrame:
         """A row per cell and inner range of the profiled pass; see `breakdown.range_frame`."""
         return range_frame(self._frame, self.cells)
+
+    def memory(self) -> pd.DataFrame:
+        """A row per cell and bucket of captured graphs; see `memory.memory_frame`."""
+        return memory_frame(self._frame)
 
     def metrics(self) -> dict[str, Metric]:
         """The definition of each series of `wide()`, by its key."""

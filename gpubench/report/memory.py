@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import pandas as pd
-
 from gpubench.analysis import columns as c
+from gpubench.analysis.memory import CAPTURE_TIME, MEMORY_PREFIX, is_of_bucket
 from gpubench.report.content import Content
 
-__all__ = ["is_of_bucket", "memory"]
-
-_BUCKET = re.compile(r"bucket (\d+)")
-CAPTURE_TIME = "capture_time"
-PREFIX = "memory_"
-
-
-def is_of_bucket(frame: pd.DataFrame) -> pd.Series:
-    """The rows of a cell frame that tell of a bucket of captured graphs: their range is no range of the step."""
-    metric = frame[c.METRIC]
-    is_memory = metric.str.startswith(PREFIX) & (frame[c.UNIT] == "B")
-    return (is_memory | (metric == CAPTURE_TIME)) & frame[c.RANGE].str.fullmatch(_BUCKET.pattern)
+__all__ = ["memory"]
 
 
 def memory(content: Content) -> dict[str, Any]:
@@ -30,14 +17,16 @@ def memory(content: Content) -> dict[str, Any]:
     It is [bucket, seconds of its capture, bytes of each part]; what was not measured is null.
     """
     found = content.frame[is_of_bucket(content.frame)]
-    parts = [name.removeprefix(PREFIX) for name in found[c.METRIC].unique() if name != CAPTURE_TIME]
+    parts = [name.removeprefix(MEMORY_PREFIX) for name in found[c.METRIC].unique() if name != CAPTURE_TIME]
     place = {key: row for row, key in enumerate(zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True))}
     rows: dict[int, dict[int, list[Any]]] = {}
     columns = [c.RUN_ID, c.CELL_ID, c.RANGE, c.METRIC, c.MEDIAN]
     for run_id, cell_id, name, metric, median in found[columns].itertuples(index=False):
         bucket = int(name.removeprefix("bucket "))
         figures = rows.setdefault(place[run_id, cell_id], {}).setdefault(bucket, [None] * (len(parts) + 1))
-        figures[0 if metric == CAPTURE_TIME else 1 + parts.index(metric.removeprefix(PREFIX))] = float(f"{median:.6g}")
+        figures[0 if metric == CAPTURE_TIME else 1 + parts.index(metric.removeprefix(MEMORY_PREFIX))] = float(
+            f"{median:.6g}"
+        )
     return {
         "parts": parts,
         "rows": {

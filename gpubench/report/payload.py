@@ -15,13 +15,13 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.breakdown import kernels_of, nested_ranges
 from gpubench.analysis.conditions import group_cautions
 from gpubench.analysis.frames import field
+from gpubench.analysis.memory import is_of_bucket
 from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Ceilings, Outcome
 from gpubench.report import theme
 from gpubench.report.coded import coded
 from gpubench.report.conditions import conditions
 from gpubench.report.content import Content
-from gpubench.report.memory import is_of_bucket
 from gpubench.run.logs import read_tail
 
 __all__ = ["page_data", "script_json"]

@@ -22,7 +22,7 @@ from gpubench.workloads.decode_step import next_tokens
 
 __all__ = ["BoundPieces", "measure_buckets"]
 
-MEMORY = ("free", "reserved", "allocated", "pool", "driver")
+MEMORY = ("device", "reserved", "allocated", "pool", "driver")
 
 
 class BoundPieces:

@@ -57,7 +57,7 @@ class BucketCost:
 
     bucket: int
     capture_time: float
-    free: int
+    device: int
     """By how much less the driver had free."""
     reserved: int
     allocated: int
@@ -66,7 +66,7 @@ class BucketCost:
     @property
     def driver(self) -> int:
         """What the driver took for itself: for the graphs' nodes, not for tensors."""
-        return self.free - self.reserved
+        return self.device - self.reserved
 
 
 class PiecewiseStep:
