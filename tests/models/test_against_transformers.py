@@ -11,6 +11,7 @@ from decoding import TINY, distance, find_tiny, remembered, vary_weights
 from gpubench.errors import Unsupported
 from gpubench.models.gated_delta import GatedDeltaCache
 from gpubench.models.peers.build import build_peer
+from gpubench.models.presets import PRESETS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a foreign library's
 
@@ -61,6 +62,31 @@ def test_what_is_large_is_shared_not_copied(name):
     copied = [weight for weight in peer.model.parameters() if weight.untyped_storage().data_ptr() not in own]
     assert sum(weight.nbytes for weight in copied) < 0.1 * model.config.weight_bytes(itemsize=2)
     assert not any(weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in TINY])
+def test_real_models_have_transformers_weights_each_of_its_shape_and_as_many(name):
+    nowhere = torch.device("meta")  # where tensors have shapes alone
+    with nowhere:
+        model = PRESETS[name].build(torch.bfloat16)
+    peer = build_peer(model, nowhere)
+    weights = sum(weight.numel() for weight in (*peer.model.parameters(), *peer.model.buffers()))
+    angles = sum(buffer.numel() for buffer in peer.model.model.rotary_emb.buffers())
+    assert weights - angles == model.config.parameters
+
+
+# What a published configuration may set beyond the shape, and what transformers derives.
+LEFT_OPEN = {"max_position_embeddings", "rope_parameters", "layer_types", "mlp_layer_types"}
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-35b-a3b", "deepseek-v3", "deepseek-v3.2", "minimax-m3"])
+def test_real_shapes_are_those_that_transformers_takes_for_granted(name):
+    with torch.device("meta"):
+        config = build_peer(PRESETS[name].build(torch.bfloat16), torch.device("meta")).model.config
+    told, granted = config.to_dict(), type(config)().to_dict()
+    sizes = {key: value for key, value in told.items() if type(value) in (int, float) and key not in LEFT_OPEN}
+    assert len(sizes) > 15
+    assert sizes == {key: granted[key] for key in sizes}
 
 
 def test_a_model_that_transformers_does_not_have_is_unsupported():

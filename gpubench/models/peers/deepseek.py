@@ -34,7 +34,7 @@ def describe(model: DeepseekModel) -> Twin:
         return [_PinnedLatents(cache, index, c.mla.kv_lora) for index in range(c.layers)]
 
     if c.indexer is None:
-        config = DeepseekV3Config(**_describe_config(c), num_mtp_layers=0, rope_interleave=False)
+        config = DeepseekV3Config(**_describe_config(c), rope_interleave=False)
         return Twin(DeepseekV3ForCausalLM, config, weights, view_cache)
     config = DeepseekV32Config(**_describe_config(c), **_describe_indexer(c.indexer))
     return Twin(DeepseekV32ForCausalLM, config, weights, view_cache)
