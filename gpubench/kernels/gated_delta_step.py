@@ -28,6 +28,7 @@ from gpubench.kernels.arguments import (
     check_launchable,
     check_operand,
 )
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.gated_delta_arguments import KEY_DIMS, check_block_v, check_float32, check_state
 from gpubench.kernels.gated_delta_decode import STATE_DTYPES, WARPS, advance, choose_block_v, load_state
 from gpubench.kernels.ops import as_op
@@ -64,6 +65,8 @@ def _step_kernel(
     state_ptr,
     out_ptr,
     mixed_stride,
+    a_stride,
+    b_stride,
     heads,
     scale,
     SHARE: tl.constexpr,
@@ -71,7 +74,10 @@ def _step_kernel(
     V: tl.constexpr,
     TAPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     BLOCKS: tl.constexpr = V // BLOCK_V
     first = tl.program_id(0) % BLOCKS * BLOCK_V
     head = tl.program_id(0) // BLOCKS % heads
@@ -91,10 +97,10 @@ def _step_kernel(
     q *= tl.rsqrt(tl.sum(q * q, axis=0) + 1e-6)
     k *= tl.rsqrt(tl.sum(k * k, axis=0) + 1e-6)
 
-    rate = tl.load(a_ptr + sequence * heads + head).to(tl.float32) + tl.load(dt_bias_ptr + head)
+    rate = tl.load(a_ptr + sequence * a_stride + head).to(tl.float32) + tl.load(dt_bias_ptr + head)
     softplus = tl.maximum(rate, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(rate)))  # can't overflow
     decay = tl.exp(-tl.exp(tl.load(a_log_ptr + head)) * softplus)
-    beta = tl.sigmoid(tl.load(b_ptr + sequence * heads + head).to(tl.float32))
+    beta = tl.sigmoid(tl.load(b_ptr + sequence * b_stride + head).to(tl.float32))
 
     own_state = state_ptr + (sequence * heads + head) * (K * V) + first
     # Asked for first it would be slower from 8 sequences on, by 3 to 7 % (H200, 2026-11-21).
@@ -138,12 +144,13 @@ def gated_delta_step(
     for name, tensor, shape in (
         ("conv_weight", conv_weight, (channels, taps)),
         ("conv_state", conv_state, (batch, taps, channels)),
-        ("a", a, (batch, heads)),
-        ("b", b, (batch, heads)),
         ("out", out, (batch, heads, dim_v)),
     ):
         check_operand(kernel, name, tensor, shape, like=mixed)
         check_contiguous(kernel, name, tensor)
+    for name, tensor in (("a", a), ("b", b)):
+        check_operand(kernel, name, tensor, (batch, heads), like=mixed)
+        check_adjacent(kernel, name, tensor)
     check_index(kernel, "positions", positions, (batch,), like=mixed)
     for name, tensor in (("a_log", a_log), ("dt_bias", dt_bias)):
         check_float32(kernel, name, tensor, (heads,), like=mixed)
@@ -151,6 +158,7 @@ def gated_delta_step(
     if block_v is None:
         block_v = choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
+    is_dependent = has_dependent_launch()
     _step_kernel[(dim_v // block_v * batch * heads,)](
         mixed,
         conv_state,
@@ -163,6 +171,8 @@ def gated_delta_step(
         state,
         out,
         mixed.stride(0),
+        a.stride(0),
+        b.stride(0),
         heads,
         dim_k**-0.5,
         SHARE=heads // key_heads,
@@ -170,7 +180,9 @@ def gated_delta_step(
         V=dim_v,
         TAPS=taps,
         BLOCK_V=block_v,
+        IS_DEPENDENT=is_dependent,
         num_warps=WARPS[block_v],
+        launch_pdl=is_dependent,
     )
 
 

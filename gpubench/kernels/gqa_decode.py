@@ -28,6 +28,7 @@ from gpubench.kernels.arguments import (
     check_operand,
     check_scratch,
 )
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.gpu import gpu_name, sm_count
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -64,10 +65,9 @@ def choose_splits(batch: int, kv_heads: int, capacity: int) -> int:
     return 1 << (max(1, min(wanted, longest)).bit_length() - 1)
 
 
-def gqa_decode_scratch(q: Tensor, keys: Tensor) -> int:
-    """How many float32 the scratch of a launch on such tensors has."""
-    batch, heads, dim = q.shape
-    return scratch_elements(batch, heads, dim, choose_splits(batch, keys.shape[1], keys.shape[2]))
+def gqa_decode_scratch(batch: int, heads: int, kv_heads: int, capacity: int, dim: int) -> int:
+    """How many float32 the scratch of a launch on such tensors has; no more for a smaller capacity."""
+    return scratch_elements(batch, heads, dim, choose_splits(batch, kv_heads, capacity))
 
 
 def _tiling() -> Tiling:
@@ -99,7 +99,10 @@ def _decode_kernel(
     TILE_GROUP: tl.constexpr,
     TOKENS: tl.constexpr,
     STAGES: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     split = tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
@@ -168,7 +171,7 @@ def gqa_decode(
     """Write each sequence's attention over the first `lengths` of its cache into `out`.
 
     The elements along `dim` are adjacent, and `out` is contiguous; other strides are free. `scratch`, float32, has
-    `gqa_decode_scratch(q, keys)` elements, or what `splits` takes where they are given. Neither allocates nor
+    `gqa_decode_scratch(…)` elements, or what `splits` takes where they are given. Neither allocates nor
     synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "gqa_decode"
@@ -179,6 +182,7 @@ def gqa_decode(
         raise ArgumentError(f"{kernel}: splits is {splits}; wanted 1 or more")
     check_scratch(kernel, "scratch", scratch, scratch_elements(batch, heads, dim, splits), like=q)
     tiling = _tiling()
+    is_dependent = has_dependent_launch()
     group = heads // kv_heads
     _decode_kernel[(splits, kv_heads, batch)](
         q,
@@ -199,6 +203,8 @@ def gqa_decode(
         TILE_GROUP=max(16, triton.next_power_of_2(group)),
         TOKENS=min(128, max(16, tiling.tile_bytes // (dim * q.element_size()))),
         STAGES=tiling.num_stages,
+        IS_DEPENDENT=is_dependent,
+        launch_pdl=is_dependent,
         num_warps=tiling.num_warps,
     )
     if splits > 1:

@@ -26,6 +26,7 @@ from gpubench.kernels.arguments import (
     check_launchable,
     check_operand,
 )
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.ops import as_op
 
 __all__ = ["gqa_inputs"]
@@ -59,7 +60,10 @@ def _inputs_kernel(
     HALF: tl.constexpr,
     HAS_NORMS: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     head = tl.program_id(0)  # queries, keys, values
     row = tl.program_id(1).to(tl.int64)
     position = tl.load(positions_ptr + row).to(tl.int64)
@@ -120,6 +124,7 @@ def gqa_inputs(
     heads, kv_heads, dim, half = _check(projected, (query_norm, key_norm), rotary, positions, (query, keys, values))
     batch = query.shape[0]
     block = triton.next_power_of_2(dim)
+    is_dependent = has_dependent_launch()
     _inputs_kernel[(heads + 2 * kv_heads, batch)](
         projected,
         projected if query_norm is None else query_norm,
@@ -142,6 +147,8 @@ def gqa_inputs(
         HALF=half,
         HAS_NORMS=query_norm is not None,
         BLOCK=block,
+        IS_DEPENDENT=is_dependent,
+        launch_pdl=is_dependent,
         num_warps=1 if block <= 256 else 4,
     )
 

@@ -6,20 +6,16 @@
     before: norm            RMSNorm(x) ⊙ scale
     before: gated_norm      RMSNorm(x over each group of len(scale)) ⊙ scale ⊙ silu(gate)
     before: sigmoid_gate    x ⊙ σ(gate)
-    before: swiglu          silu(gate) ⊙ x
 
 x [rows, K]; W = weight [N, K]; residual, if any, and out [rows, N]; gate [rows, K]; scale [K], of gated_norm its group.
-All float32, float16 or bfloat16; f, sums and products are float32, but that several rows go through the tensor cores in
-the operands' dtype. A norm's factor is the same for a whole row: it is applied to the row's products, and x is read
-once.
+All float32, float16 or bfloat16, computed in float32.
 
-A program has a tile of the weight's rows and all of its columns. One row is a matrix-vector product, in float32 from
-the registers that the weight was loaded to; several are a matrix product, whose other operand is as narrow as they are.
+A program has some of the weight's rows, whole, in its registers, and takes x row by row. It asks for its weights before
+it waits for the kernel that writes x.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import triton
@@ -28,55 +24,41 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_launchable, check_operand
-from gpubench.kernels.gpu import gpu_name
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.ops import as_op
 
-__all__ = ["MAX_ROWS", "Before", "linear_few"]
+__all__ = ["MAX_COLUMNS", "MAX_ROWS", "Before", "linear_few"]
 
-Before = Literal["nothing", "norm", "gated_norm", "sigmoid_gate", "swiglu"]
+Before = Literal["nothing", "norm", "gated_norm", "sigmoid_gate"]
 
-MAX_ROWS = 64
-MAX_GROUP = 128
+MAX_ROWS = 16
+MAX_COLUMNS = 16384
+MAX_GROUP = 256
 
 _WANTED: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "norm": ("scale",),
     "gated_norm": ("scale", "gate"),
     "sigmoid_gate": ("gate",),
-    "swiglu": ("gate",),
 }
 
-
-@dataclass(frozen=True)
-class Tiling:
-    """What a program has of the weight at a time, and what it gets."""
-
-    rows: int
-    columns: int
-    num_warps: int
-    num_stages: int = 1
-
-
-# By GPU and by whether there is one row. Not tuned.
-_ONE = Tiling(rows=8, columns=2048, num_warps=4)
-_SEVERAL = Tiling(rows=32, columns=128, num_warps=4, num_stages=3)
-
-_TILINGS: dict[tuple[str, str], Tiling] = {}
+# What a program holds of the weight. Of 2 to 16 rows, at K = 2048 and 4096, 8 were the fastest on an NVIDIA H200
+# (2026-11-21).
+_ELEMENTS = 32768
+_MAX_TILE = 8
 
 
 @triton.jit
-def _operand(x, gate, scale, eps, BEFORE: tl.constexpr, GROUP: tl.constexpr):
-    """f of a tile x [rows, columns] with its `gate` and `scale` [columns], but for the factor of `norm`; float32."""
+def _prepare(x, scale, gate, eps, K: tl.constexpr, BEFORE: tl.constexpr, GROUP: tl.constexpr):
+    """f of one row x [columns], zero behind its K elements; float32."""
     if BEFORE == "norm":
-        x *= scale[None, :]
+        x *= scale * tl.rsqrt(tl.sum(x * x, axis=0) / K + eps)
     if BEFORE == "gated_norm":
-        groups = tl.reshape(x, (x.shape[0], x.shape[1] // GROUP, GROUP))
-        factor = tl.rsqrt(tl.sum(groups * groups, axis=2) / GROUP + eps)
-        x = tl.reshape(groups * factor[:, :, None], x.shape) * scale[None, :] * gate * tl.sigmoid(gate)
+        groups = tl.reshape(x, (x.shape[0] // GROUP, GROUP))
+        factors = tl.rsqrt(tl.sum(groups * groups, axis=1) / GROUP + eps)
+        x = tl.reshape(groups * factors[:, None], x.shape) * scale * gate * tl.sigmoid(gate)
     if BEFORE == "sigmoid_gate":
         x *= tl.sigmoid(gate)
-    if BEFORE == "swiglu":
-        x *= gate * tl.sigmoid(gate)
     return x
 
 
@@ -101,48 +83,32 @@ def _linear_kernel(
     HAS_SCALE: tl.constexpr,
     HAS_GATE: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
-    ROWS: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     outputs = tl.program_id(0) * TILE + tl.arange(0, TILE)
     is_output = outputs < width
-    rows = tl.arange(0, ROWS)
-    is_row = rows < num_rows
-    weights = weight_ptr + outputs.to(tl.int64)[:, None] * K
-    products = tl.zeros((TILE, COLUMNS if ROWS == 1 else ROWS), tl.float32)
-    squares = tl.zeros((ROWS,), tl.float32)
-    for start in tl.range(0, K, COLUMNS, num_stages=STAGES):
-        columns = start + tl.arange(0, COLUMNS)
-        inside = columns < K
-        is_x = is_row[:, None] & inside[None, :]
-        weight = tl.load(weights + columns[None, :], mask=is_output[:, None] & inside[None, :], other=0.0)
-        x = tl.load(x_ptr + rows[:, None] * x_stride + columns[None, :], mask=is_x, other=0.0).to(tl.float32)
-        scale = x
+    columns = tl.arange(0, COLUMNS)
+    inside = columns < K
+    weights = weight_ptr + outputs.to(tl.int64)[:, None] * K + columns[None, :]
+    weight = tl.load(weights, mask=is_output[:, None] & inside[None, :], other=0.0)
+    scale = columns
+    if HAS_SCALE:
+        scale = tl.load(scale_ptr + columns % GROUP, mask=inside, other=0.0).to(tl.float32)
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
+    for row in range(num_rows):
+        x = tl.load(x_ptr + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
         gate = x
-        if HAS_SCALE:
-            places = columns if BEFORE == "norm" else columns % GROUP
-            scale = tl.load(scale_ptr + places, mask=inside, other=0.0).to(tl.float32)
         if HAS_GATE:
-            gate = tl.load(gate_ptr + rows[:, None] * gate_stride + columns[None, :], mask=is_x, other=0.0)
-            gate = gate.to(tl.float32)
-        if BEFORE == "norm":
-            squares += tl.sum(x * x, axis=1)
-        operand = _operand(x, gate, scale, eps, BEFORE, GROUP)
-        if ROWS == 1:
-            products += weight.to(tl.float32) * operand
-        else:
-            products = tl.dot(weight, tl.trans(operand.to(weight.dtype)), products, input_precision="ieee")
-    result = tl.sum(products, axis=1)[:, None] if ROWS == 1 else products
-    if BEFORE == "norm":
-        result *= tl.rsqrt(squares / K + eps)[None, :]
-    is_result = is_output[:, None] & is_row[None, :]
-    if HAS_RESIDUAL:
-        residuals = residual_ptr + rows[None, :] * residual_stride + outputs[:, None]
-        result += tl.load(residuals, mask=is_result, other=0.0).to(tl.float32)
-    target = out_ptr + rows[None, :] * out_stride + outputs[:, None]
-    tl.store(target, result.to(out_ptr.dtype.element_ty), mask=is_result)
+            gate = tl.load(gate_ptr + row * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        x = _prepare(x, scale, gate, eps, K, BEFORE, GROUP)
+        result = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
+        if HAS_RESIDUAL:
+            residual = tl.load(residual_ptr + row * residual_stride + outputs, mask=is_output, other=0.0)
+            result += residual.to(tl.float32)
+        tl.store(out_ptr + row * out_stride + outputs, result.to(out_ptr.dtype.element_ty), mask=is_output)
 
 
 @as_op("linear_few", mutates=("out",))
@@ -165,9 +131,10 @@ def linear_few(
     _check(x, weight, out, residual)
     _check_before(x, scale, gate, before)
     rows, k = x.shape
-    several = "one" if rows == 1 else "several"
-    tiling = _TILINGS.get((gpu_name(), several), _ONE if rows == 1 else _SEVERAL)
-    _linear_kernel[(triton.cdiv(weight.shape[0], tiling.rows),)](
+    columns = triton.next_power_of_2(k)
+    tile = max(1, min(_MAX_TILE, _ELEMENTS // columns))
+    is_dependent = has_dependent_launch()
+    _linear_kernel[(triton.cdiv(weight.shape[0], tile),)](
         x,
         x if scale is None else scale,
         x if gate is None else gate,
@@ -183,15 +150,15 @@ def linear_few(
         eps,
         K=k,
         BEFORE=before,
-        GROUP=1 if scale is None else scale.shape[0],
+        GROUP=k if scale is None else scale.shape[0],
         HAS_SCALE=scale is not None,
         HAS_GATE=gate is not None,
         HAS_RESIDUAL=residual is not None,
-        ROWS=1 if rows == 1 else max(16, triton.next_power_of_2(rows)),
-        TILE=tiling.rows,
-        COLUMNS=min(tiling.columns, triton.next_power_of_2(k)),
-        STAGES=tiling.num_stages,
-        num_warps=tiling.num_warps,
+        TILE=tile,
+        COLUMNS=columns,
+        IS_DEPENDENT=is_dependent,
+        num_warps=4,
+        launch_pdl=is_dependent,
     )
 
 
@@ -199,8 +166,10 @@ def _check(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None) -> N
     """Raise ArgumentError unless the operands fit one another."""
     kernel = "linear_few"
     check_launchable(kernel, "x", x)
-    if x.dim() != 2 or not 1 <= x.shape[0] <= MAX_ROWS or x.shape[1] < 1:
-        raise ArgumentError(f"{kernel}: x has shape {tuple(x.shape)}; wanted (rows, K) with 1 to {MAX_ROWS} rows")
+    if x.dim() != 2 or not 1 <= x.shape[0] <= MAX_ROWS or not 1 <= x.shape[1] <= MAX_COLUMNS:
+        raise ArgumentError(
+            f"{kernel}: x has shape {tuple(x.shape)}; wanted (1 to {MAX_ROWS} rows, 1 to {MAX_COLUMNS} columns)"
+        )
     rows, k = x.shape
     width = weight.shape[0] if weight.dim() else 0
     check_operand(kernel, "weight", weight, (width, k), like=x)
@@ -220,7 +189,7 @@ def _check_before(x: Tensor, scale: Tensor | None, gate: Tensor | None, before: 
         raise ArgumentError(f"{kernel}: before is {before!r}; known: {', '.join(_WANTED)}")
     for name, tensor in (("scale", scale), ("gate", gate)):
         if (tensor is not None) != (name in _WANTED[before]):
-            raise ArgumentError(f"{kernel}: before: {before} {'has no' if tensor is not None else 'needs a'} {name}")
+            raise ArgumentError(f"{kernel}: before: {before} {'needs a' if tensor is None else 'has no'} {name}")
     if scale is not None:
         k, group = x.shape[1], scale.shape[0]
         if before == "norm" and group != k:

@@ -13,11 +13,11 @@ read.
 
 One token's experts are all different, so that one program per expert and tile of rows reads everything once, and what
 limits it is memory. The norm's factor is the same for a whole token: it is applied to the products, and x is read once.
+Which experts were chosen is known two kernels before moe_few_down is launched, which asks for all of its weights before
+it waits for the kernel that writes `inner`: that has to be moe_few_up, on the same experts.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -25,27 +25,29 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
-from gpubench.kernels.gpu import gpu_name
 from gpubench.kernels.ops import as_op
 
-__all__ = ["moe_few_down", "moe_few_up"]
+__all__ = ["activate", "moe_few_down", "moe_few_up"]
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """What a program has of a weight, and its warps."""
-
-    rows: int
-    columns: int
-    num_warps: int
+# What a program holds of a weight, of `up` twice that, and its warps: at hidden 2048 and inner 512, the fastest of 1 to
+# 8 rows and of 4 to 16 on an NVIDIA H200 (2026-11-21).
+_UP_ELEMENTS = 4096
+_DOWN_ELEMENTS = 16384
+_NUM_WARPS = 4
 
 
-# Not tuned.
-_UP = Tiling(rows=4, columns=2048, num_warps=4)
-_DOWN = Tiling(rows=8, columns=512, num_warps=4)
-
-_TILINGS: dict[tuple[str, str], Tiling] = {}
+@triton.jit
+def activate(gate, up, IS_OAI: tl.constexpr):
+    """What goes on from an expert's two products: `swiglu` or `swiglu_oai` of gpubench.models.layers."""
+    steep = gate
+    if IS_OAI:
+        gate = tl.minimum(gate, 7.0)
+        steep = 1.702 * gate
+        up = tl.clamp(up, -7.0, 7.0) + 1.0
+    return gate * tl.sigmoid(steep) * up
 
 
 @triton.jit
@@ -61,33 +63,31 @@ def _up_kernel(
     HIDDEN: tl.constexpr,
     INNER: tl.constexpr,
     TOP_K: tl.constexpr,
+    IS_OAI: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     TILES: tl.constexpr = (INNER + ROWS - 1) // ROWS
     pair = (tl.program_id(0) // TILES).to(tl.int64)
     rows = tl.program_id(0) % TILES * ROWS + tl.arange(0, ROWS)
-    is_row = rows < INNER
+    columns = tl.arange(0, COLUMNS)
+    inside = columns < HIDDEN
+    scale = tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    wait(IS_DEPENDENT)
+    release(IS_DEPENDENT)
     expert = tl.load(experts_ptr + pair).to(tl.int64)
     if expert < held:
-        gate_rows = weight_ptr + expert * (2 * INNER * HIDDEN) + rows[:, None] * HIDDEN
-        gate = tl.zeros((ROWS, COLUMNS), tl.float32)
-        up = tl.zeros((ROWS, COLUMNS), tl.float32)
-        squares = tl.zeros((COLUMNS,), tl.float32)
-        for start in tl.static_range(0, HIDDEN, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            inside = columns < HIDDEN
-            is_weight = is_row[:, None] & inside[None, :]
-            gate_weight = tl.load(gate_rows + columns[None, :], mask=is_weight, other=0.0)
-            up_weight = tl.load(gate_rows + INNER * HIDDEN + columns[None, :], mask=is_weight, other=0.0)
-            x = tl.load(x_ptr + pair // TOP_K * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-            squares += x * x
-            x *= tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-            gate += gate_weight.to(tl.float32) * x[None, :]
-            up += up_weight.to(tl.float32) * x[None, :]
-        factor = tl.rsqrt(tl.sum(squares, axis=0) / HIDDEN + eps)
-        gate_sum = tl.sum(gate, axis=1) * factor
-        result = gate_sum * tl.sigmoid(gate_sum) * (tl.sum(up, axis=1) * factor)
+        is_row = rows < INNER
+        is_weight = is_row[:, None] & inside[None, :]
+        gate_rows = weight_ptr + expert * (2 * INNER * HIDDEN) + rows[:, None] * HIDDEN + columns[None, :]
+        gate = tl.load(gate_rows, mask=is_weight, other=0.0)
+        up = tl.load(gate_rows + INNER * HIDDEN, mask=is_weight, other=0.0)
+        x = tl.load(x_ptr + pair // TOP_K * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        x *= scale * tl.rsqrt(tl.sum(x * x, axis=0) / HIDDEN + eps)
+        gate_sum = tl.sum(gate.to(tl.float32) * x[None, :], axis=1)
+        up_sum = tl.sum(up.to(tl.float32) * x[None, :], axis=1)
+        result = activate(gate_sum, up_sum, IS_OAI)
         tl.store(inner_ptr + pair * INNER + rows, result.to(inner_ptr.dtype.element_ty), mask=is_row)
 
 
@@ -111,49 +111,60 @@ def _down_kernel(
     SHARED: tl.constexpr,
     HAS_GATE: tl.constexpr,
     TOP_K: tl.constexpr,
+    IS_OAI: tl.constexpr,
+    SLOTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SHARED_COLUMNS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     token = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = rows < HIDDEN
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in tl.static_range(0, SHARED, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        inside = columns < SHARED
-        weight = tl.load(
-            shared_down_ptr + rows[:, None] * SHARED + columns[None, :],
-            mask=is_row[:, None] & inside[None, :],
-            other=0.0,
-        )
-        own = shared_ptr + token * shared_stride + columns
-        gate = tl.load(own, mask=inside, other=0.0).to(tl.float32)
-        up = tl.load(own + SHARED, mask=inside, other=0.0).to(tl.float32)
-        x = gate * tl.sigmoid(gate) * up
+    slots = tl.arange(0, SLOTS)
+    columns = tl.arange(0, COLUMNS)
+    is_column = columns < INNER
+    pairs = token * TOP_K + slots
+    is_slot = slots < TOP_K
+    expert = tl.load(experts_ptr + pairs, mask=is_slot, other=held).to(tl.int64)
+    is_here = expert < held
+    weights = down_ptr + expert[:, None, None] * (HIDDEN * INNER) + rows[None, :, None] * INNER
+    is_weight = is_here[:, None, None] & is_row[None, :, None] & is_column[None, None, :]
+    weight = tl.load(weights + columns[None, None, :], mask=is_weight, other=0.0)
+    share = tl.load(shares_ptr + pairs, mask=is_slot, other=0.0)
+    if SHARED > 0:
+        shared_columns = tl.arange(0, SHARED_COLUMNS)
+        is_shared = shared_columns < SHARED
+        shared_weights = shared_down_ptr + rows[:, None] * SHARED + shared_columns[None, :]
+        shared_weight = tl.load(shared_weights, mask=is_row[:, None] & is_shared[None, :], other=0.0)
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
+    places = inner_ptr + pairs[:, None] * INNER + columns[None, :]
+    inner = tl.load(places, mask=is_here[:, None] & is_column[None, :], other=0.0).to(tl.float32) * share[:, None]
+    result = tl.sum(tl.sum(weight.to(tl.float32) * inner[:, None, :], axis=2), axis=0)
+    if SHARED > 0:
+        own = shared_ptr + token * shared_stride + shared_columns
+        gate = tl.load(own, mask=is_shared, other=0.0).to(tl.float32)
+        up = tl.load(own + SHARED, mask=is_shared, other=0.0).to(tl.float32)
+        product = tl.sum(shared_weight.to(tl.float32) * activate(gate, up, IS_OAI)[None, :], axis=1)
         if HAS_GATE:
-            x *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
-        total += weight.to(tl.float32) * x[None, :]
-    for slot in tl.static_range(TOP_K):
-        pair = token * TOP_K + slot
-        expert = tl.load(experts_ptr + pair).to(tl.int64)
-        share = tl.load(shares_ptr + pair)
-        for start in tl.static_range(0, INNER, COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            inside = (columns < INNER) & (expert < held)
-            weight = tl.load(
-                down_ptr + expert * (HIDDEN * INNER) + rows[:, None] * INNER + columns[None, :],
-                mask=is_row[:, None] & inside[None, :],
-                other=0.0,
-            )
-            x = tl.load(inner_ptr + pair * INNER + columns, mask=inside, other=0.0).to(tl.float32) * share
-            total += weight.to(tl.float32) * x[None, :]
-    result = tl.sum(total, axis=1)
+            product *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
+        result += product
     result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * HIDDEN + rows, result.to(out_ptr.dtype.element_ty), mask=is_row)
 
 
 @as_op("moe_few_up", mutates=("inner",))
-def moe_few_up(x: Tensor, scale: Tensor, experts: Tensor, gate_up: Tensor, inner: Tensor, *, eps: float = 1e-6) -> None:
+def moe_few_up(
+    x: Tensor,
+    scale: Tensor,
+    experts: Tensor,
+    gate_up: Tensor,
+    inner: Tensor,
+    *,
+    is_oai: bool = False,
+    eps: float = 1e-6,
+) -> None:
     """Write each token's experts' gated inner values into `inner`; those of experts that aren't held stay as they are.
 
     Rows of x may be strided. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
@@ -177,8 +188,10 @@ def moe_few_up(x: Tensor, scale: Tensor, experts: Tensor, gate_up: Tensor, inner
     ):
         check_operand(kernel, name, tensor, shape, like=x)
         check_contiguous(kernel, name, tensor)
-    tiling = _TILINGS.get((gpu_name(), "up"), _UP)
-    _up_kernel[(rows * top_k * triton.cdiv(inner_dim, tiling.rows),)](
+    columns = triton.next_power_of_2(hidden)
+    tile = max(1, _UP_ELEMENTS // columns)
+    is_dependent = has_dependent_launch()
+    _up_kernel[(rows * top_k * triton.cdiv(inner_dim, tile),)](
         x,
         scale,
         experts,
@@ -190,9 +203,12 @@ def moe_few_up(x: Tensor, scale: Tensor, experts: Tensor, gate_up: Tensor, inner
         HIDDEN=hidden,
         INNER=inner_dim,
         TOP_K=top_k,
-        ROWS=tiling.rows,
-        COLUMNS=min(tiling.columns, triton.next_power_of_2(hidden)),
-        num_warps=tiling.num_warps,
+        IS_OAI=is_oai,
+        ROWS=tile,
+        COLUMNS=columns,
+        IS_DEPENDENT=is_dependent,
+        num_warps=_NUM_WARPS,
+        launch_pdl=is_dependent,
     )
 
 
@@ -207,6 +223,8 @@ def moe_few_down(
     shared_down: Tensor | None,
     residual: Tensor,
     out: Tensor,
+    *,
+    is_oai: bool = False,
 ) -> None:
     """Write the residual, the experts by their shares and the shared expert, all added up, into `out`.
 
@@ -234,8 +252,10 @@ def moe_few_down(
     check_operand(kernel, "residual", residual, (rows, hidden), like=inner)
     check_adjacent(kernel, "residual", residual)
     shared = _check_shared(out, shared_gate_up, shared_gate, shared_down)
-    tiling = _TILINGS.get((gpu_name(), "down"), _DOWN)
-    _down_kernel[(triton.cdiv(hidden, tiling.rows), rows)](
+    slots, columns = triton.next_power_of_2(top_k), triton.next_power_of_2(inner_dim)
+    tile = max(1, _DOWN_ELEMENTS // (slots * columns))
+    is_dependent = has_dependent_launch()
+    _down_kernel[(triton.cdiv(hidden, tile), rows)](
         inner,
         experts,
         shares,
@@ -254,9 +274,14 @@ def moe_few_down(
         SHARED=shared,
         HAS_GATE=shared_gate is not None,
         TOP_K=top_k,
-        ROWS=tiling.rows,
-        COLUMNS=min(tiling.columns, triton.next_power_of_2(inner_dim)),
-        num_warps=tiling.num_warps,
+        IS_OAI=is_oai,
+        SLOTS=slots,
+        ROWS=tile,
+        COLUMNS=columns,
+        SHARED_COLUMNS=triton.next_power_of_2(max(1, shared)),
+        IS_DEPENDENT=is_dependent,
+        num_warps=_NUM_WARPS,
+        launch_pdl=is_dependent,
     )
 
 

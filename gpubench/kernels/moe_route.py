@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_index, check_launchable
+from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
 from gpubench.kernels.ops import as_op
 
@@ -62,7 +63,10 @@ def _route_kernel(
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     LEAST: tl.constexpr = -(1 << 63)
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_GROUPS)
@@ -136,6 +140,7 @@ def moe_route(
         )
     check_index(kernel, "experts", experts, (rows, top_k), like=logits)
     check_float32(kernel, "shares", shares, (rows, top_k), like=logits)
+    is_dependent = has_dependent_launch()
     block_groups, block_size = triton.next_power_of_2(groups), triton.next_power_of_2(size)
     _route_kernel[(rows,)](
         logits,
@@ -153,5 +158,7 @@ def moe_route(
         BLOCK_GROUPS=block_groups,
         BLOCK_SIZE=block_size,
         BLOCK_K=triton.next_power_of_2(top_k),
+        IS_DEPENDENT=is_dependent,
+        launch_pdl=is_dependent,
         num_warps=max(1, min(8, block_groups * block_size // 512)),
     )

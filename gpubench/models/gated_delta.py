@@ -2,9 +2,9 @@
 
 For hidden states x [batch, hidden]:
 
-    q | k | v, z = split(x · W_inᵀ);  a, b = x · W_ratesᵀ
+    q | k | v, z = split(RMSNorm(x) · W_inᵀ);  a, b = RMSNorm(x) · W_ratesᵀ
     o = the recurrence's output for silu(conv(q | k | v)), a and b, as in gpubench.kernels.gated_delta_step
-    y = (RMSNorm(o) ⊙ silu(z)) · W_outᵀ                        the norm over each head's V
+    x ← x + (RMSNorm(o) ⊙ silu(z)) · W_outᵀ                    the norm over each head's V
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.models.base import Attention
-from gpubench.models.layers import random_weight, weight
+from gpubench.models.layers import random_weight, random_weights, weight
+from gpubench.models.projections import Operand, project
 from gpubench.models.shapes import GatedDeltaShape
 
 __all__ = ["GatedDelta", "GatedDeltaCache", "make_cache", "step_in_torch"]
@@ -56,7 +57,7 @@ def make_cache(shape: GatedDeltaShape, batch: int, like: Tensor) -> GatedDeltaCa
 
 
 class GatedDelta(nn.Module):
-    """The layer without the norm before it and the sum after it."""
+    """The layer with the norm before it and the sum after it."""
 
     def __init__(
         self, shape: GatedDeltaShape, hidden: int, norm_eps: float, dtype: torch.dtype, attention: Attention
@@ -64,8 +65,9 @@ class GatedDelta(nn.Module):
         super().__init__()
         self.shape, self.norm_eps = shape, norm_eps
         heads, width = shape.value_heads, shape.value_heads * shape.v
-        self.projection = random_weight(shape.channels + width, hidden, dtype=dtype)
-        self.rates = random_weight(2, heads, hidden, dtype=dtype)
+        self.into, (self.projection, self.rates) = random_weights(
+            (shape.channels + width, hidden), (2, heads, hidden), dtype=dtype
+        )
         self.conv = random_weight(shape.channels, shape.conv, dtype=dtype)
         # As models begin their training: decay rates from 1 to 16, and softplus(dt_bias) from 0.001 to 0.1.
         step = torch.empty(heads).uniform_(-6.9, -2.3).exp()
@@ -75,19 +77,23 @@ class GatedDelta(nn.Module):
         self.out = random_weight(hidden, width, dtype=dtype)
         self.has_kernel = attention == "triton"
         if self.has_kernel:
-            import gpubench.kernels.gated_delta_step  # noqa: F401 - registers the operator
+            import gpubench.kernels.gated_delta_step
+            import gpubench.kernels.linear_few  # noqa: F401 - both register their operators
 
-    def forward(self, x: Tensor, cache: GatedDeltaCache, positions: Tensor) -> Tensor:
-        """x [batch, hidden] → the same; `cache` advances by the tokens at `positions` [batch], int32."""
+    def forward(self, x: Tensor, scale: Tensor, cache: GatedDeltaCache, positions: Tensor) -> Tensor:
+        """x [batch, hidden] → the same; `cache` advances by the tokens at `positions` [batch], int32.
+
+        `scale` [hidden] is the norm's.
+        """
         shape, batch = self.shape, x.shape[0]
-        mixed, gate = torch.split(F.linear(x, self.projection), [shape.channels, shape.value_heads * shape.v], dim=-1)
-        a, b = (x @ self.rates.mT).unbind(0)
-        out = x.new_empty(batch, shape.value_heads, shape.v)
+        heads, width = shape.value_heads, shape.value_heads * shape.v
+        projected = project(Operand(x, "norm", scale, eps=self.norm_eps), self.into, has_kernel=self.has_kernel)
+        mixed, gate, a, b = torch.split(projected, [shape.channels, width, heads, heads], dim=-1)
+        out = x.new_empty(batch, heads, shape.v)
         step = torch.ops.gpubench.gated_delta_step if self.has_kernel else step_in_torch
         step(mixed, cache.conv, self.conv, positions, a, b, self.a_log, self.dt_bias, cache.state, out)
-        normed = F.rms_norm(out, self.norm.shape, self.norm, self.norm_eps)
-        gated = normed.float() * F.silu(gate.view_as(out).float())
-        return F.linear(gated.to(x.dtype).view(batch, -1), self.out)
+        gated = Operand(out.view(batch, width), "gated_norm", self.norm, gate, self.norm_eps)
+        return project(gated, self.out, x, has_kernel=self.has_kernel)
 
 
 def step_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments

@@ -24,6 +24,7 @@ from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
 from gpubench.models.layers import random_weight, rotary_table, rotate, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
 from gpubench.models.shapes import GatedDeltaShape, check_groups, check_rotary
 from gpubench.ranges import annotate
@@ -191,6 +192,10 @@ class HybridCache:
     """cos and sin of every position's angles: [length, 2, rotary_dims / 2], fp32."""
     positions: Tensor
     """Of the new token: [batch], int32, length − 1 for all."""
+    lengths: Tensor
+    """What attention sees: [batch], int32, length for all."""
+    scratch: Tensor
+    """What our attention kernel works in, layer after layer: fp32."""
     others: Tensor | None
     """What the other ranks' sequences send to the experts, as in gpubench.models.ranks."""
 
@@ -212,33 +217,66 @@ class HybridCache:
             else layer
             for layer in self.layers
         ]
-        positions = torch.full_like(self.positions, length - 1)
-        return replace(self, layers=layers, rotary=self.rotary[:length], positions=positions)
+        lengths = torch.full_like(self.lengths, length)
+        return replace(self, layers=layers, rotary=self.rotary[:length], positions=lengths - 1, lengths=lengths)
 
 
 class GatedAttention(nn.Module):
-    """Full attention without the norm before it and the sum after it."""
+    """Full attention with the norm before it and the sum after it."""
 
-    def __init__(self, config: HybridConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: HybridConfig, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
         self.config = c = config
         self.projection = random_weight(c.attention_width, c.hidden, dtype=dtype)
         self.query_norm = weight(torch.ones(c.head_dim, dtype=dtype))
         self.key_norm = weight(torch.ones(c.head_dim, dtype=dtype))
         self.out = random_weight(c.hidden, c.heads * c.head_dim, dtype=dtype)
+        self.has_kernel = attention == "triton"
+        if self.has_kernel:
+            import gpubench.kernels.gqa_decode
+            import gpubench.kernels.gqa_inputs
+            import gpubench.kernels.linear_few  # noqa: F401 - all register their operators
 
-    def forward(self, x: Tensor, cache: KeyValueCache, rotary: Tensor) -> Tensor:
-        """x [batch, hidden] → the same; writes the last position of `cache`; `rotary` is that position's row."""
-        c, batch = self.config, x.shape[0]
-        projected = F.linear(x, self.projection).view(batch, -1, c.head_dim)
-        query, gate, key, value = torch.split(projected, [c.heads, c.heads, c.kv_heads, c.kv_heads], dim=1)
-        cache.keys[:, :, -1].copy_(rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary))
-        cache.values[:, :, -1].copy_(value)
+    def forward(self, x: Tensor, scale: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
+        """x [batch, hidden] → the same; writes the last position of `own`. `scale` [hidden] is the norm's."""
+        c, batch, width = self.config, x.shape[0], self.config.heads * self.config.head_dim
+        projected = project(Operand(x, "norm", scale, eps=c.norm_eps), self.projection, has_kernel=self.has_kernel)
+        attend = self._attend_in_kernels if self.has_kernel else self._attend_in_torch
+        attended = attend(projected, own, cache).view(batch, width)
+        gated = Operand(attended, "sigmoid_gate", gate=projected[:, width : 2 * width])
+        return project(gated, self.out, x, has_kernel=self.has_kernel)
+
+    def _attend_in_kernels(self, projected: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
+        c, batch = self.config, len(projected)
+        query = projected.new_empty(batch, c.heads, c.head_dim)
+        torch.ops.gpubench.gqa_inputs(
+            projected,
+            self.query_norm,
+            self.key_norm,
+            cache.rotary,
+            cache.positions,
+            query,
+            own.keys,
+            own.values,
+            eps=c.norm_eps,
+        )
+        out = torch.empty_like(query)
+        torch.ops.gpubench.gqa_decode(
+            query, own.keys, own.values, cache.lengths, out, cache.scratch, softmax_scale=c.head_dim**-0.5
+        )
+        return out
+
+    def _attend_in_torch(self, projected: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
+        c, batch = self.config, len(projected)
+        heads = projected.view(batch, -1, c.head_dim)
+        query, _, key, value = torch.split(heads, [c.heads, c.heads, c.kv_heads, c.kv_heads], dim=1)
+        rotary = cache.rotary[-1]
+        own.keys[:, :, -1].copy_(rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary))
+        own.values[:, :, -1].copy_(value)
         query = rotate(F.rms_norm(query, (c.head_dim,), self.query_norm, c.norm_eps), rotary)
         # The query heads that share a key head become the rows of one attention over it: the cache is read once.
         query = query.view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
-        attended = F.scaled_dot_product_attention(query, cache.keys, cache.values).reshape(batch, -1)
-        return F.linear(attended * gate.reshape(batch, -1).sigmoid(), self.out)
+        return F.scaled_dot_product_attention(query, own.keys, own.values).reshape(batch, -1)
 
 
 class HybridLayer(nn.Module):
@@ -249,27 +287,23 @@ class HybridLayer(nn.Module):
         self.norm_eps = config.norm_eps
         self.mixing_norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.mixing: GatedAttention | GatedDelta = (
-            GatedAttention(config, dtype)
+            GatedAttention(config, dtype, attention)
             if config.is_attention(index)
             else GatedDelta(config.delta, config.hidden, config.norm_eps, dtype, attention)
         )
         self.experts_norm = weight(torch.ones(config.hidden, dtype=dtype))
-        self.experts = MixtureOfExperts(config.moe, config.hidden, dtype)
+        self.experts = MixtureOfExperts(config.moe, config.hidden, dtype, attention)
 
     def forward(self, x: Tensor, own: KeyValueCache | GatedDeltaCache, cache: HybridCache) -> Tensor:
         """x [batch, hidden] → the same; `own` is this layer's part of `cache`, and advances."""
         if isinstance(own, KeyValueCache):
             with annotate("attention"):
-                x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.rotary[-1])
+                x = self.mixing(x, self.mixing_norm, own, cache)
         else:
             with annotate("linear_attention"):
-                x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.positions)
+                x = self.mixing(x, self.mixing_norm, own, cache.positions)
         with annotate("moe"):
-            found: Tensor = self.experts(self._norm(x, self.experts_norm), cache.others)
-            return x + found
-
-    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
-        return F.rms_norm(x, scale.shape, scale, self.norm_eps)
+            return self.experts.add(x, self.experts_norm, self.norm_eps, cache.others)
 
 
 class HybridModel(nn.Module):
@@ -277,7 +311,7 @@ class HybridModel(nn.Module):
 
     def __init__(self, config: HybridConfig, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.has_kernel = config, attention == "triton"
         self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
         self.layers = nn.ModuleList(HybridLayer(config, index, dtype, attention) for index in range(config.layers))
         self.norm = weight(torch.ones(config.hidden, dtype=dtype))
@@ -289,7 +323,9 @@ class HybridModel(nn.Module):
         for layer, own in zip(self.layers, cache.layers, strict=True):
             x = layer(x, own, cache)
         with annotate("head"):
-            return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
+            return project(
+                Operand(x, "norm", self.norm, eps=self.config.norm_eps), self.head, has_kernel=self.has_kernel
+            )
 
     def make_cache(self, batch: int, length: int) -> HybridCache:
         c, like = self.config, self.embedding  # its dtype and device
@@ -300,6 +336,15 @@ class HybridModel(nn.Module):
             else make_delta_cache(c.delta, batch, like)
             for index in range(c.layers)
         ]
-        positions = torch.full((batch,), length - 1, dtype=torch.int32, device=like.device)
+        lengths = torch.full((batch,), length, dtype=torch.int32, device=like.device)
         rotary = rotary_table(length, c.rotary_dims, c.rotary_base, like.device)
-        return HybridCache(layers, rotary, positions, stand_ins(batch, c.expert_ranks, c.hidden, like))
+        others = stand_ins(batch, c.expert_ranks, c.hidden, like)
+        return HybridCache(layers, rotary, lengths - 1, lengths, self._make_scratch(batch, length), others)
+
+    def _make_scratch(self, batch: int, length: int) -> Tensor:
+        c, elements = self.config, 0
+        if self.has_kernel:
+            from gpubench.kernels.gqa_decode import gqa_decode_scratch
+
+            elements = gqa_decode_scratch(batch, c.heads, c.kv_heads, length, c.head_dim)
+        return torch.empty(elements, device=self.embedding.device)

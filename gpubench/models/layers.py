@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Activation", "GatedMlp", "activate", "random_weight", "rotary_table", "rotate", "weight"]
+__all__ = ["Activation", "GatedMlp", "activate", "random_weight", "random_weights", "rotary_table", "rotate", "weight"]
 
 Activation = Literal["swiglu", "swiglu_oai"]
 """Of a gated MLP: silu(gate) ⊙ up, or gpt-oss's (up + 1) ⊙ gate ⊙ σ(1.702 · gate), gate ≤ 7 and |up| ≤ 7."""
@@ -22,6 +23,17 @@ def weight(value: Tensor) -> nn.Parameter:
 def random_weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     """A weight drawn in place on the default device, N(0, 1 / fan-in), so that activations keep their scale."""
     return weight(torch.empty(shape, dtype=dtype).normal_(0.0, shape[-1] ** -0.5))
+
+
+def random_weights(*shapes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, list[nn.Parameter]]:
+    """Weights of one number of inputs, their last dimension, in one piece of memory: as one matrix, and each.
+
+    So layers with the same input are one product, and still have names of their own.
+    """
+    sizes = [math.prod(shape[:-1]) for shape in shapes]
+    joint = torch.empty(sum(sizes), shapes[0][-1], dtype=dtype)
+    parts = [part.view(shape) for part, shape in zip(joint.split(sizes), shapes, strict=True)]
+    return joint, [weight(part.normal_(0.0, part.shape[-1] ** -0.5)) for part in parts]
 
 
 def activate(gate_up: Tensor, activation: Activation = "swiglu") -> Tensor:

@@ -18,13 +18,16 @@ the ranks is the whole. Rows of other ranks may come beside its own (gpubench.mo
 through the experts that are here, but not through the shared one, which their own ranks have.
 
 Any routing is right, all tokens to one expert included, and shapes depend on the number of rows alone, so that nothing
-synchronises. A device has one way to run the chosen experts:
+synchronises. Torch's operators have one way on a device to run the chosen experts:
 
 - bfloat16 on compute capability 9 or 10: tokens sorted by expert, then torch's grouped GEMM, which reads each expert
   that is chosen once;
 - elsewhere: each token's experts gathered, then a batched product. The grouped GEMM has no kernel there, and what torch
   does instead copies the groups' sizes to the host. It reads an expert once per token and holds k · hidden · 2 ·
   intermediate weights per token.
+
+Our kernels have two, by the number of rows: gpubench.kernels.moe_few for the fewest, gpubench.kernels.moe_grouped for
+more; for so many that an expert has more than a tile of them on average, torch's.
 """
 
 from __future__ import annotations
@@ -38,10 +41,14 @@ from torch import Tensor, nn
 
 from gpubench.errors import ArgumentError
 from gpubench.models.base import Attention, Parallel
-from gpubench.models.layers import Activation, activate, random_weight, weight
+from gpubench.models.layers import Activation, activate, random_weight, random_weights, weight
+from gpubench.models.projections import FEW_ROWS, Operand, project
 from gpubench.models.ranks import divide
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
+
+TOKENS = 16
+"""Of an expert, that gpubench.kernels.moe_grouped takes at a time."""
 
 _GROUPED_GEMM = (9, 10)
 """Major compute capabilities that torch's grouped GEMM has kernels for."""
@@ -103,7 +110,7 @@ class MoeShape:
     def parameters(self, hidden: int) -> int:
         """Router with its bias, the experts that are here, the shared expert and its gate."""
         router = self.experts * (hidden + self.has_bias)
-        shared = 3 * self.shared_intermediate * hidden + self._gate_width * hidden
+        shared = 3 * self.shared_intermediate * hidden + self.has_gate * hidden
         return router + self.held_experts * self.expert_parameters(hidden) + shared
 
     @property
@@ -142,8 +149,9 @@ class MoeShape:
         return chosen + gathered + 3 * self.shared_intermediate
 
     @property
-    def _gate_width(self) -> int:
-        return int(self.has_shared_gate and self.shared_intermediate > 0)
+    def has_gate(self) -> bool:
+        """Whether there is a shared expert, and a gate of its own."""
+        return self.has_shared_gate and self.shared_intermediate > 0
 
 
 def route(logits: Tensor, shape: MoeShape, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -177,24 +185,104 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, shape: MoeShape, hidden: int, dtype: torch.dtype, implementation: Attention = "torch") -> None:
         super().__init__()
         self.shape = shape
-        held = shape.held_experts
-        self.router = random_weight(shape.experts, hidden, dtype=dtype)
+        held, shared = shape.held_experts, shape.shared_intermediate
+        gates = [(1, hidden)] if shape.has_gate else []
+        self.into, (self.router, *of_shared) = random_weights(
+            (shape.experts, hidden), *gates, *([(2 * shared, hidden)] if shared else []), dtype=dtype
+        )
         self.bias = weight(torch.empty(shape.experts).normal_(0.0, 0.1)) if shape.has_bias else None
         self.gate_up = random_weight(held, 2 * shape.intermediate, hidden, dtype=dtype)
         self.down = random_weight(held, hidden, shape.intermediate, dtype=dtype)
-        if shape.shared_intermediate:
-            self.shared_gate_up = random_weight(2 * shape.shared_intermediate, hidden, dtype=dtype)
-            self.shared_down = random_weight(hidden, shape.shared_intermediate, dtype=dtype)
-            self.shared_gate = random_weight(1, hidden, dtype=dtype) if shape.has_shared_gate else None
+        if shared:
+            self.shared_gate_up = of_shared[-1]
+            self.shared_down = random_weight(hidden, shared, dtype=dtype)
+            self.shared_gate = of_shared[0] if gates else None
         self.run_chosen = self.run_grouped if _has_grouped_gemm(self.router) else self.run_gathered
+        self.has_kernels = implementation != "torch"
+        if self.has_kernels:
+            import gpubench.kernels.linear_few
+            import gpubench.kernels.moe_few
+            import gpubench.kernels.moe_grouped
+            import gpubench.kernels.moe_route  # noqa: F401 - all register their operators
 
     def forward(self, x: Tensor, others: Tensor | None = None) -> Tensor:
         """x [rows, hidden] → the same; `others` [rows of other ranks, hidden] are routed, too, and not returned."""
+        return self._add(None, x, others)
+
+    def add(self, x: Tensor, scale: Tensor, eps: float, others: Tensor | None = None) -> Tensor:
+        """x + forward(RMSNorm(x) ⊙ scale, others), x [rows, hidden]: a layer's whole second half."""
+        if self.has_kernels and others is None and len(x) <= FEW_ROWS:
+            return self._add_few(x, scale, eps)
+        return self._add(x, F.rms_norm(x, scale.shape, scale, eps), others)
+
+    def _add(self, residual: Tensor | None, x: Tensor, others: Tensor | None) -> Tensor:
         rows = x if others is None else torch.cat((x, others))
-        chosen, shares = route(F.linear(rows, self.router), self.shape, self.bias)
+        logits = F.linear(rows, self.router)
+        if self.shape.shared_intermediate:
+            shared = self._run_shared(x)
+            residual = shared if residual is None else residual + shared
+        if self.has_kernels and len(rows) * self.shape.top_k <= TOKENS * self.shape.experts:
+            return self._add_grouped(residual, rows, logits, len(x))
+        chosen, shares = route(logits, self.shape, self.bias)
         outputs = self.run_chosen(rows, chosen).view(*chosen.shape, -1)
         routed = (outputs * shares[..., None]).sum(dim=1)[: len(x)]
-        return routed + self._run_shared(x) if self.shape.shared_intermediate else routed
+        return routed if residual is None else residual + routed
+
+    def _add_few(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        shape, rows, is_oai = self.shape, len(x), self.shape.activation == "swiglu_oai"
+        first = project(Operand(x, "norm", scale, eps=eps), self.into, has_kernel=True)
+        widths = [shape.experts, int(shape.has_gate), 2 * shape.shared_intermediate]
+        logits, gate, shared = torch.split(first, widths, dim=-1)
+        experts, shares = self._route(logits)
+        inner = x.new_empty(rows, shape.top_k, shape.intermediate)
+        torch.ops.gpubench.moe_few_up(x, scale, experts, self.gate_up, inner, is_oai=is_oai, eps=eps)
+        out = torch.empty_like(x)
+        has_shared = shape.shared_intermediate > 0
+        torch.ops.gpubench.moe_few_down(
+            inner,
+            experts,
+            shares,
+            self.down,
+            shared if has_shared else None,
+            gate if shape.has_gate else None,
+            self.shared_down if has_shared else None,
+            x,
+            out,
+            is_oai=is_oai,
+        )
+        return out
+
+    def _add_grouped(self, residual: Tensor | None, x: Tensor, logits: Tensor, own_rows: int) -> Tensor:
+        shape, pairs = self.shape, len(x) * self.shape.top_k
+        experts, shares = self._route(logits)
+        counts = experts.new_empty(shape.held_experts)
+        lists = experts.new_empty(shape.held_experts, pairs)
+        torch.ops.gpubench.moe_group(experts, counts, lists)
+        inner, outputs = x.new_empty(pairs, shape.intermediate), x.new_empty(pairs, x.shape[1])
+        is_oai = shape.activation == "swiglu_oai"
+        torch.ops.gpubench.moe_grouped_up(x, counts, lists, self.gate_up, inner, is_oai=is_oai)
+        torch.ops.gpubench.moe_grouped_down(inner, counts, lists, self.down, outputs)
+        out = x.new_empty(own_rows, x.shape[1])
+        own = (outputs[: own_rows * shape.top_k], experts[:own_rows], shares[:own_rows])
+        torch.ops.gpubench.moe_grouped_add(*own, residual, out, held=shape.held_experts)
+        return out
+
+    def _route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """`route` in our kernel."""
+        shape, size = self.shape, (len(logits), self.shape.top_k)
+        experts = logits.new_empty(size, dtype=torch.int32)
+        shares = logits.new_empty(size, dtype=torch.float32)
+        torch.ops.gpubench.moe_route(
+            logits,
+            self.bias,
+            experts,
+            shares,
+            is_sigmoid=shape.scoring == "sigmoid",
+            groups=shape.groups,
+            top_groups=shape.top_groups,
+            scale=shape.scale,
+        )
+        return experts, shares
 
     def _run_shared(self, x: Tensor) -> Tensor:
         shared = F.linear(activate(F.linear(x, self.shared_gate_up), self.shape.activation), self.shared_down)

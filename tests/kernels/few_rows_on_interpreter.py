@@ -28,7 +28,7 @@ class Attention:
 
 def attention_error(case):
     """The largest error of a sequence; beyond the lengths there is NaN, as in scratch and output at first."""
-    from gpubench.kernels.gqa_decode import gqa_decode
+    from gpubench.kernels.gqa_decode import choose_splits, gqa_decode
     from gpubench.kernels.mla_merge import scratch_elements
 
     torch.manual_seed(0)
@@ -39,7 +39,8 @@ def attention_error(case):
         keys[row, :, length:] = values[row, :, length:] = float("nan")
     q = (3 * torch.randn(batch, heads + 1, case.dim)).to(case.dtype)[:, :heads]  # rows may be strided
     out = torch.full((batch, heads, case.dim), float("nan"), dtype=case.dtype)
-    scratch = torch.full((scratch_elements(batch, heads, case.dim, case.splits or 1),), float("nan"))
+    splits = case.splits or choose_splits(batch, case.kv_heads, capacity)
+    scratch = torch.full((scratch_elements(batch, heads, case.dim, splits),), float("nan"))
     lengths = torch.tensor(case.lengths, dtype=torch.int32)
     gqa_decode(q, keys, values, lengths, out, scratch, softmax_scale=0.3, splits=case.splits)
     errors = []
@@ -133,6 +134,18 @@ def heads_error(case):
     return max(distance(*pair) for pair in zip((query, keys, values), wanted, strict=True))
 
 
+def run_grouped(case, x, experts, shares, gate_up, down, residual, out):
+    from gpubench.kernels.moe_grouped import moe_group, moe_grouped_add, moe_grouped_down, moe_grouped_up
+
+    pairs = experts.numel()
+    counts, lists = (torch.full(shape, -1, dtype=torch.int32) for shape in ((case.held,), (case.held, pairs)))
+    inner, outputs = (torch.full((pairs, width), float("nan"), dtype=case.dtype) for width in (case.inner, case.hidden))
+    moe_group(experts, counts, lists)
+    moe_grouped_up(x, counts, lists, gate_up, inner, is_oai=case.is_oai)
+    moe_grouped_down(inner, counts, lists, down, outputs)
+    moe_grouped_add(outputs, experts, shares, residual, out, held=case.held)
+
+
 def route_both(logits, bias, options, dtype):
     """Experts and shares by the kernel and by torch's formula, each [rows, top_k]."""
     from gpubench.kernels.moe_route import moe_route
@@ -180,12 +193,19 @@ def silu(x):
     return x * x.sigmoid()
 
 
+def activate(gate_up, is_oai):
+    gate, up = gate_up.chunk(2, dim=-1)
+    if is_oai:
+        gate, up = gate.clamp(max=7), up.clamp(-7, 7)
+        return (up + 1) * gate * (1.702 * gate).sigmoid()
+    return silu(gate) * up
+
+
 BEFORE = {
     "nothing": lambda x, _scale, _gate: x,
     "norm": lambda x, scale, _gate: normed(x, scale),
     "gated_norm": lambda x, scale, gate: normed(x, scale) * silu(gate),
     "sigmoid_gate": lambda x, _scale, gate: x * gate.sigmoid(),
-    "swiglu": lambda x, _scale, gate: x * silu(gate),
 }
 
 
@@ -200,7 +220,7 @@ def layer_error(case):
     scale = None if length is None else (1 + torch.randn(length) / 4).to(case.dtype)
     residual = torch.randn(case.rows, case.outputs).to(case.dtype) if case.has_residual else None
     out = torch.full((case.rows, case.outputs + 2), float("nan"), dtype=case.dtype)[:, : case.outputs]
-    has_gate = case.before in {"gated_norm", "sigmoid_gate", "swiglu"}
+    has_gate = case.before in {"gated_norm", "sigmoid_gate"}
     linear_few(x, weight, out, scale, gate if has_gate else None, residual, before=case.before, eps=1e-6)
     doubled = (None if tensor is None else tensor.double() for tensor in (x, scale, gate))
     want = BEFORE[case.before](*doubled) @ weight.double().T
@@ -221,12 +241,12 @@ class Experts:
     has_gate: bool = True
     dtype: torch.dtype = torch.float32
     all_same: bool = False
+    is_oai: bool = False
+    is_grouped: bool = False
 
 
 def experts_error(case):
-    """The error of all that moe_few_up and moe_few_down compute together, with NaN where nothing was written yet."""
-    from gpubench.kernels.moe_few import moe_few_down, moe_few_up
-
+    """The error of all that a layer's experts add to x, with NaN where nothing was written yet."""
     torch.manual_seed(0)
     x = (2 * torch.randn(case.rows, case.hidden + 3)).to(case.dtype)[:, : case.hidden]
     scale = (1 + torch.randn(case.hidden) / 4).to(case.dtype)
@@ -236,27 +256,44 @@ def experts_error(case):
     if case.all_same:
         experts = experts[:1].repeat(case.rows, 1)
     shares = torch.rand(case.rows, case.top_k)
-    inner = torch.full((case.rows, case.top_k, case.inner), float("nan"), dtype=case.dtype)
-    out = torch.full((case.rows, case.hidden), float("nan"), dtype=case.dtype)
     shared, gate, shared_down = None, None, None
     if case.shared:
         joint = torch.randn(case.rows, 2 * case.shared + 1).to(case.dtype)
         shared, gate = joint[:, 1:], joint[:, :1] if case.has_gate else None
         shared_down = (torch.randn(case.hidden, case.shared) * case.shared**-0.5).to(case.dtype)
-    moe_few_up(x, scale, experts, gate_up, inner, eps=1e-6)
-    moe_few_down(inner, experts, shares, down, shared, gate, shared_down, x, out)
+    out = torch.full((case.rows, case.hidden), float("nan"), dtype=case.dtype)
+    if case.is_grouped:
+        run_grouped(case, normed(x.double(), scale.double()).to(case.dtype), experts, shares, gate_up, down, x, out)
+    else:
+        from gpubench.kernels.moe_few import moe_few_down, moe_few_up
 
-    want = x.double()
+        inner = torch.full((case.rows, case.top_k, case.inner), float("nan"), dtype=case.dtype)
+        moe_few_up(x, scale, experts, gate_up, inner, is_oai=case.is_oai, eps=1e-6)
+        moe_few_down(inner, experts, shares, down, shared, gate, shared_down, x, out, is_oai=case.is_oai)
+
+    want = x.double().clone()
     after = normed(want, scale.double())
     for row in range(case.rows):
         for expert, share in zip(experts[row].tolist(), shares[row].tolist(), strict=True):
             if expert < case.held:
-                gates, ups = (gate_up[expert].double() @ after[row]).chunk(2)
-                want = want.index_add(
-                    0, torch.tensor([row]), (share * down[expert].double() @ (silu(gates) * ups))[None]
-                )
-    if shared is not None:
-        gates, ups = shared.double().chunk(2, dim=-1)
+                found = down[expert].double() @ activate(gate_up[expert].double() @ after[row], case.is_oai)
+                want[row] += share * found
+    if shared is not None and not case.is_grouped:
         factor = 1.0 if gate is None else gate.double().sigmoid()
-        want = want + factor * ((silu(gates) * ups) @ shared_down.double().T)
+        want += factor * (activate(shared.double(), case.is_oai) @ shared_down.double().T)
     return distance(out.double() - x.double(), want - x.double())
+
+
+def model_error(options, rows, others, dtype=torch.float32):
+    """How far a whole layer of experts with our kernels is from the same with torch's operators."""
+    from gpubench.models.moe import MixtureOfExperts, MoeShape
+
+    torch.manual_seed(0)
+    shape, hidden = MoeShape(experts=12, intermediate=16, **options), 32
+    ours, theirs = (MixtureOfExperts(shape, hidden, dtype, which) for which in ("triton", "torch"))
+    theirs.load_state_dict(ours.state_dict())
+    x, scale = torch.randn(rows, hidden).to(dtype), (1 + torch.randn(hidden) / 4).to(dtype)
+    received = torch.randn(others, hidden).to(dtype) if others else None
+    added = [moe.add(x, scale, 1e-6, received) - x for moe in (ours, theirs)]
+    forwarded = [moe(x, received) for moe in (ours, theirs)]
+    return max(distance(*added), distance(*forwarded))

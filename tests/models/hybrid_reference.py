@@ -45,9 +45,9 @@ def tokens() -> Tensor:
     return ((numbers(SEQUENCES, STEPS, seed=0) + 1) / 2 * CONFIG.vocabulary).long().clamp(max=CONFIG.vocabulary - 1)
 
 
-def make_model(attention: Any = "torch", layers: int = CONFIG.layers) -> HybridModel:
-    """CONFIG's model with weights from the formula."""
-    model = replace(CONFIG, layers=layers).build(torch.float32, attention)
+def make_model(attention: Any = "torch", **changes: int) -> HybridModel:
+    """The model of CONFIG with `changes`, its weights from the formula."""
+    model = replace(CONFIG, **changes).build(torch.float32, attention)
     for seed, (name, parameter) in enumerate(model.named_parameters(), start=1):
         drawn = numbers(*parameter.shape, seed=seed)
         if name.endswith("norm"):

@@ -1,0 +1,59 @@
+"""Linear layers of a step with what stands before and after them: for few rows one kernel, else torch's operators.
+
+Few rows read every weight for next to no arithmetic. A norm, a gate or a sum beside such a product costs nothing but a
+kernel of its own: at batch 1 those were more than half of a step (NVIDIA H200, 2026-11-21).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:  # kernels import triton, which torch's operators do without
+    from gpubench.kernels.linear_few import Before
+
+__all__ = ["FEW_ROWS", "Operand", "project"]
+
+FEW_ROWS = 8
+"""Up to so many, our kernel reads the weight faster than cuBLAS does (NVIDIA H200, 2026-11-21)."""
+
+
+class Operand(NamedTuple):
+    """What a linear layer multiplies: x [rows, K], after what gpubench.kernels.linear_few calls `before`."""
+
+    x: Tensor
+    before: Before = "nothing"
+    scale: Tensor | None = None
+    gate: Tensor | None = None
+    eps: float = 1e-6
+
+
+def project(operand: Operand, weight: Tensor, residual: Tensor | None = None, *, has_kernel: bool) -> Tensor:
+    """operand · weightᵀ + residual, [rows, N]; `has_kernel` if gpubench.kernels.linear_few can be launched."""
+    x = operand.x
+    if has_kernel and len(x) <= FEW_ROWS:
+        out = x.new_empty(len(x), len(weight))
+        torch.ops.gpubench.linear_few(
+            x, weight, out, operand.scale, operand.gate, residual, before=operand.before, eps=operand.eps
+        )
+        return out
+    out = F.linear(_prepare(operand), weight)
+    return out if residual is None else residual + out
+
+
+def _prepare(operand: Operand) -> Tensor:
+    x, before, scale, gate, eps = operand
+    if before == "nothing":
+        return x
+    if before == "sigmoid_gate":
+        assert gate is not None, "sigmoid_gate has a gate"
+        return x * gate.sigmoid()
+    assert scale is not None, "norms have a scale"
+    normed = F.rms_norm(x.unflatten(-1, (-1, len(scale))), scale.shape, scale, eps).flatten(-2)
+    if before == "norm":
+        return normed
+    assert gate is not None, "gated_norm has a gate"
+    return (normed.float() * F.silu(gate.float())).to(x.dtype)
