@@ -214,7 +214,7 @@ class SparseLayer(nn.Module):
 
     def forward(self, x: Tensor, own: DenseCache | PagedCache, cache: SparseCache) -> Tensor:
         """x [batch, hidden] → the same; `own` is this layer's part of `cache`."""
-        x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.pages, cache.rotary[-1])
+        x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.pages, cache.rotary)
         normed = self._norm(x, self.mlp_norm)
         if isinstance(self.mlp, MixtureOfExperts):
             with annotate("moe"):

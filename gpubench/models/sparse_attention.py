@@ -76,14 +76,11 @@ class PagedCache:
     index_keys: Tensor
     """[batch · blocks, block, index_dim], one for all index heads."""
 
-    def write(self, key: Tensor, value: Tensor, pages: Pages) -> None:
-        """The new token's, [batch, kv_heads, dim] each."""
+    def write(self, key: Tensor, value: Tensor, index_key: Tensor, pages: Pages) -> None:
+        """The new token's, [batch, heads, dim] each."""
         self.keys[:, :, pages.slot].index_copy_(0, pages.last, key)
         self.values[:, :, pages.slot].index_copy_(0, pages.last, value)
-
-    def write_index(self, key: Tensor, pages: Pages) -> None:
-        """The new token's, [batch, 1, index_dim]."""
-        self.index_keys[:, pages.slot].index_copy_(0, pages.last, key[:, 0])
+        self.index_keys[:, pages.slot].index_copy_(0, pages.last, index_key[:, 0])
 
 
 class SparseAttention(nn.Module):
@@ -111,35 +108,70 @@ class SparseAttention(nn.Module):
         self.has_kernels = attention == "triton"
         if self.has_kernels:
             import gpubench.kernels.sparse_gqa
+            import gpubench.kernels.sparse_gqa_inputs
             import gpubench.kernels.sparse_gqa_scores
             import gpubench.kernels.sparse_gqa_select  # noqa: F401 - they register operators
 
     def forward(self, x: Tensor, own: DenseCache | PagedCache, pages: Pages, rotary: Tensor) -> Tensor:
-        """x [batch, hidden] → the same; writes the last position of `own`; `rotary` is that position's row."""
-        shape, batch = self.shape, x.shape[0]
+        """x [batch, hidden] → the same; writes the last position of `own`; `rotary` is the table of all positions."""
         with annotate("attention"):
             projected = F.linear(x, self.projection)
-            heads = projected[:, : shape.width].view(batch, -1, shape.dim)
-            query, key, value = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
-            query = self._place(query, self.query_norm, rotary)
-            key = self._place(key, self.key_norm, rotary)
             if isinstance(own, DenseCache):
+                query, key, value = self._split(projected, rotary[-1])
                 attended = torch.ops.gpubench.cached_attention(query, key, value, own.keys, own.values)
                 return F.linear(attended, self.out)
-            own.write(key, value, pages)
-        with annotate("indexer"):
-            heads = projected[:, shape.width :].view(batch, -1, shape.index_dim)
-            index_query, index_key = torch.split(heads, [shape.index_heads, 1], dim=1)
-            own.write_index(self._place(index_key, self.index_key_norm, rotary), pages)
-            index_query = self._place(index_query, self.index_query_norm, rotary)
+            place = self._place_with_kernel if self.has_kernels else self._place_in_torch
+            query, index_query = place(projected, own, pages, rotary)
         attend = self._attend_with_kernels if self.has_kernels else self._attend_in_torch
         attended = attend(query, index_query, own, pages)
         with annotate("attention"):
             return F.linear(attended, self.out)
 
+    def _split(self, projected: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value [batch, heads, dim] each, placed at the position whose row is `rotary`."""
+        shape = self.shape
+        heads = projected[:, : shape.width].view(len(projected), -1, shape.dim)
+        query, key, value = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        return self._place(query, self.query_norm, rotary), self._place(key, self.key_norm, rotary), value
+
     def _place(self, heads: Tensor, norm: Tensor, rotary: Tensor) -> Tensor:
         """heads [batch, heads, dim], normalised and rotated to their position."""
         return rotate(F.rms_norm(heads, norm.shape, norm, self.norm_eps), rotary)
+
+    def _place_in_torch(
+        self, projected: Tensor, own: PagedCache, pages: Pages, rotary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The new token's query and index query; its keys, values and index key go to the cache."""
+        shape = self.shape
+        query, key, value = self._split(projected, rotary[-1])
+        heads = projected[:, shape.width :].view(len(projected), -1, shape.index_dim)
+        index_query, index_key = torch.split(heads, [shape.index_heads, 1], dim=1)
+        own.write(key, value, self._place(index_key, self.index_key_norm, rotary[-1]), pages)
+        return query, self._place(index_query, self.index_query_norm, rotary[-1])
+
+    def _place_with_kernel(
+        self, projected: Tensor, own: PagedCache, pages: Pages, rotary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shape, batch = self.shape, len(projected)
+        query = projected.new_empty(batch, shape.heads, shape.dim)
+        index_query = projected.new_empty(batch, shape.index_heads, shape.index_dim)
+        torch.ops.gpubench.sparse_gqa_inputs(
+            projected,
+            self.query_norm,
+            self.key_norm,
+            self.index_query_norm,
+            self.index_key_norm,
+            rotary,
+            pages.table,
+            pages.lengths,
+            query,
+            index_query,
+            own.keys,
+            own.values,
+            own.index_keys,
+            eps=self.norm_eps,
+        )
+        return query, index_query
 
     def _attend_with_kernels(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages) -> Tensor:
         shape, ops = self.shape, torch.ops.gpubench

@@ -82,7 +82,7 @@ def test_our_kernels_in_their_layer_compute_what_torch_does(name, dtype):
     plain.load_state_dict(model.state_dict())
     cache, x = model.make_cache(4, LENGTHS[name]), torch.randn(4, config.hidden, dtype=dtype)
     index = config.dense_layers
-    own, rotary = cache.layers[index], cache.rotary[-1]
+    own, rotary = cache.layers[index], cache.rotary
     spread = 50 * 1.05 ** torch.randperm(len(own.index_keys))[:, None]
     own.index_keys[:, 0], own.index_keys[:, 1] = spread, -spread  # one of them suits every query
     ours, theirs = (each.layers[index].mixing(x, own, cache.pages, rotary) for each in (model, plain))
