@@ -3,8 +3,9 @@
     out[b, t] = Σ over heads j of weights[b, j] · ReLU(q[b, j] · keys[b, t]),   t < lengths[b]; −inf beyond
 
 q [sequences, heads, dim], weights [sequences, heads], keys [sequences, columns, dim], in one of float32, float16 and
-bfloat16, rows of weights strided or not; lengths int32 [sequences]; out float32 [sequences, width], width ≥ columns: a
-row of top-k's, padding and all. Each product is summed in float32, and a float32 one is exact to rounding: no TF32.
+bfloat16, a sequence's queries and its weights adjacent; lengths int32 [sequences]; out float32 [sequences, width],
+width ≥ columns: a row of top-k's, padding and all. Each product is summed in float32, and a float32 one is exact to
+rounding: no TF32.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def _indexer_score_kernel(
     keys,
     lengths,
     out,
+    query_stride,
     weight_stride,
     key_stride,
     out_stride,
@@ -50,7 +52,7 @@ def _indexer_score_kernel(
         return
     head, d = tl.arange(0, HEADS), tl.arange(0, DIM)
     within = (head[:, None] < heads) & (d[None, :] < dim)
-    query = tl.load(q + (sequence * heads + head[:, None]) * dim + d[None, :], mask=within, other=0.0)
+    query = tl.load(q + sequence * query_stride + head[:, None] * dim + d[None, :], mask=within, other=0.0)
     weight = tl.load(weights + sequence * weight_stride + head, mask=head < heads, other=0.0).to(tl.float32)
     row = keys + sequence * key_stride + token[None, :].to(tl.int64) * dim + d[:, None]
     key = tl.load(row, mask=(token[None, :] < length) & (d[:, None] < dim), other=0.0)
@@ -73,9 +75,10 @@ def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out
     check_operand(kernel, "weights", weights, (sequences, heads), like=q)
     check_operand(kernel, "keys", keys, (sequences, columns, dim), like=q)
     check_index(kernel, "lengths", lengths, (sequences,), like=q)
-    for name, tensor in (("q", q), ("keys", keys)):
-        check_contiguous(kernel, name, tensor)
+    if q.stride()[1:] != (dim, 1):
+        raise ArgumentError(f"{kernel}: q has strides {q.stride()}; wanted a sequence's heads adjacent: (…, {dim}, 1)")
     check_adjacent(kernel, "weights", weights)
+    check_contiguous(kernel, "keys", keys)
     if out.dim() != 2 or out.shape[0] != sequences or out.shape[1] < columns or columns < 1:
         raise ArgumentError(
             f"{kernel}: out has shape {tuple(out.shape)}; wanted ({sequences}, width), at least {max(columns, 1)} wide"
@@ -90,6 +93,7 @@ def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out
         keys,
         lengths,
         out,
+        q.stride(0),
         weights.stride(0),
         keys.stride(0),
         out.stride(0),

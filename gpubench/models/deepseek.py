@@ -22,6 +22,7 @@ from gpubench.models.indexer import IndexCache, Indexer, Selection, Selector, ma
 from gpubench.models.latent import (
     PAGE,
     LatentAttention,
+    LatentShape,
     Pages,
     check_latent_attention,
     count_pages,
@@ -29,8 +30,9 @@ from gpubench.models.latent import (
     make_pages,
     sparse_scratch,
 )
-from gpubench.models.layers import activate, random_weight, rotary_table, weight
+from gpubench.models.layers import GatedMlp, random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide, stand_ins
 from gpubench.models.shapes import IndexerShape, MlaShape
 from gpubench.ranges import annotate
@@ -209,68 +211,54 @@ class DeepseekCache:
         return replace(self, pages=pages, rotary=rotary, indexes=indexes, selection=selection)
 
 
-class FeedForward(nn.Module):
-    """A dense layer's SwiGLU."""
-
-    def __init__(self, hidden: int, intermediate: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.gate_up = random_weight(2 * intermediate, hidden, dtype=dtype)
-        self.down = random_weight(hidden, intermediate, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [batch, hidden] → the same."""
-        return F.linear(activate(F.linear(x, self.gate_up)), self.down)
-
-
 class DeepseekLayer(nn.Module):
-    """One decoder layer: attention over all tokens or selected ones, then a dense product or experts."""
+    """One decoder layer: attention over all tokens or selected ones, then an MLP or experts."""
 
     def __init__(self, config: DeepseekConfig, index: int, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
         c = config
         self.index, self.norm_eps = index, c.norm_eps
         self.attention_norm = weight(torch.ones(c.hidden, dtype=dtype))
-        self.attention = LatentAttention(c.mla, c.q_lora, c.hidden, c.norm_eps, dtype, attention)
-        self.indexer = (
-            None if c.indexer is None else Indexer(c.indexer, c.q_lora, c.hidden, c.norm_eps, dtype, attention)
-        )
+        shape = LatentShape(c.mla, c.q_lora, c.hidden, c.norm_eps, c.indexer)
+        self.attention = LatentAttention(shape, dtype, attention)
+        self.indexer = None if c.indexer is None else Indexer(c.indexer, self.attention)
         self.feed_norm = weight(torch.ones(c.hidden, dtype=dtype))
-        self.feed: FeedForward | MixtureOfExperts = (
-            FeedForward(c.hidden, c.intermediate, dtype)
+        self.feed: GatedMlp | MixtureOfExperts = (
+            GatedMlp(c.hidden, c.intermediate, dtype)
             if index < c.dense_layers
             else MixtureOfExperts(c.moe, c.hidden, dtype, attention)
         )
 
     def forward(self, x: Tensor, cache: DeepseekCache) -> Tensor:
         """x [batch, hidden] → the same; this layer's part of `cache` gets the new token's entry."""
-        x = x + self._attend(self._norm(x, self.attention_norm), cache)
-        normed = self._norm(x, self.feed_norm)
-        if isinstance(self.feed, FeedForward):
-            with annotate("mlp"):
-                found: Tensor = self.feed(normed)
-        else:
-            with annotate("moe"):
-                found = self.feed(normed, cache.others)
-        return x + found
+        return self.advance(self.attend(x, cache), cache)
 
-    def _attend(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+    def attend(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+        """The first half: x + attention(RMSNorm(x))."""
         entries, pages, rotary = cache.entries[self.index], cache.pages, cache.rotary[-1]
         with annotate("attention"):
-            query = self.attention.ask(x, entries, pages, rotary)
+            normed = Operand(x, "norm", self.attention_norm, eps=self.norm_eps)
+            query = self.attention.ask(normed, entries, pages, rotary)
         if self.indexer is not None and cache.selection is not None:
             own, selection = cache.indexes[self.index], cache.selection
             with annotate("indexer"):
-                self.indexer.score(x, query.low, own, selection, rotary)
+                self.indexer.score(query, own, selection, rotary)
             with annotate("topk"):
                 self.indexer.select(own, selection)
             with annotate("attention"):
                 entries, pages = selection.show(own, entries, pages)
         with annotate("attention"):
-            return self.attention.answer(query, entries, pages)
+            return self.attention.answer(query, entries, pages, x)
 
-    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
-        with annotate("norm"):
-            return F.rms_norm(x, scale.shape, scale, self.norm_eps)
+    def advance(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+        """The second half: x + feed(RMSNorm(x))."""
+        if isinstance(self.feed, GatedMlp):
+            with annotate("mlp"):
+                found: Tensor = x + self.feed(F.rms_norm(x, self.feed_norm.shape, self.feed_norm, self.norm_eps))
+        else:
+            with annotate("moe"):
+                found = self.feed.add(x, self.feed_norm, self.norm_eps, cache.others)
+        return found
 
 
 class DeepseekModel(nn.Module):
@@ -290,7 +278,8 @@ class DeepseekModel(nn.Module):
         for layer in self.layers:
             x = layer(x, cache)
         with annotate("head"):
-            return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
+            normed = Operand(x, "norm", self.norm, eps=self.config.norm_eps)
+            return project(normed, self.head, has_kernel=self.attention != "torch")
 
     def make_cache(self, batch: int, length: int) -> DeepseekCache:
         c, like = self.config, self.embedding  # its dtype and device

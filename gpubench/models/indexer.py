@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.models.base import Attention
-from gpubench.models.latent import PAGE, Pages, count_pages, gather_in_torch
-from gpubench.models.layers import random_weight, rotate, weight
+from gpubench.models.latent import PAGE, LatentAttention, Pages, Query, count_pages, gather_in_torch
+from gpubench.models.layers import rotate, weight
 from gpubench.models.shapes import IndexerShape
 
 __all__ = ["IndexCache", "Indexer", "Selection", "Selector", "make_selection", "selection_bytes"]
@@ -91,39 +90,34 @@ class Selection:
 
 
 class Indexer(nn.Module):
-    """Scores and selection of one layer."""
+    """Scores and selection of one layer. Its projections are made, and its weights drawn, by the layer's attention."""
 
-    def __init__(
-        self, shape: IndexerShape, q_lora: int, hidden: int, norm_eps: float, dtype: torch.dtype, attention: Attention
-    ) -> None:
+    def __init__(self, shape: IndexerShape, attention: LatentAttention) -> None:
         super().__init__()
-        self.shape, self.norm_eps = shape, norm_eps
-        self.query = random_weight(shape.heads * shape.dim, q_lora, dtype=dtype)
-        self.key = random_weight(shape.dim + shape.heads, hidden, dtype=dtype)
-        self.key_norm = weight(torch.ones(shape.dim, dtype=dtype))
-        self.key_shift = weight(torch.zeros(shape.dim, dtype=dtype))
-        self.has_kernels = attention != "torch"
+        self.shape, self.norm_eps = shape, attention.norm_eps
+        self.query, self.key = attention.for_indexer
+        self.key_norm = weight(torch.ones(shape.dim, dtype=self.key.dtype))
+        self.key_shift = weight(torch.zeros(shape.dim, dtype=self.key.dtype))
+        self.has_kernels = attention.has_kernels
         if self.has_kernels:
-            import gpubench.kernels.indexer_key
+            import gpubench.kernels.indexer_inputs
             import gpubench.kernels.indexer_score
             import gpubench.kernels.mla_gather
-            import gpubench.kernels.mla_prepare
             import gpubench.kernels.topk_gvr
             import gpubench.kernels.topk_radix  # noqa: F401 - they register operators
 
-    def score(self, x: Tensor, low: Tensor, cache: IndexCache, work: Selection, rotary: Tensor) -> None:
+    def score(self, query: Query, cache: IndexCache, work: Selection, rotary: Tensor) -> None:
         """Write the new token's key, and every token's score; `rotary` is its position's row."""
-        shape, batch, ops = self.shape, x.shape[0], torch.ops.gpubench
-        queries = F.linear(low, self.query).view(batch, shape.heads, shape.dim)
-        key, weights = torch.split(F.linear(x, self.key), [shape.dim, shape.heads], dim=-1)
+        shape, ops = self.shape, torch.ops.gpubench
+        queries = query.index_queries.view(-1, shape.heads, shape.dim)
+        key, weights = torch.split(query.index_key, [shape.dim, shape.heads], dim=-1)
+        norm = self.key_norm, self.key_shift
         if self.has_kernels:
-            ops.rotate_heads(queries[..., : 2 * rotary.shape[1]], rotary)
-            ops.indexer_key(key, self.key_norm, self.key_shift, rotary, cache.keys, work.lengths, self.norm_eps)
+            ops.indexer_inputs(key, *norm, rotary, queries, cache.keys, work.lengths, self.norm_eps)
             ops.indexer_score(queries, weights, cache.keys, work.lengths, work.scores)
         else:
-            key = F.layer_norm(key, (shape.dim,), self.key_norm, self.key_shift, self.norm_eps)
-            key = rotate(key[:, None], rotary)[:, 0]
-            rows = torch.arange(batch, device=x.device)
+            key = rotate(F.layer_norm(key, (shape.dim,), *norm, self.norm_eps)[:, None], rotary)[:, 0]
+            rows = torch.arange(len(key), device=key.device)
             cache.keys.index_put_((rows, work.lengths.long() - 1), key)
             score_in_torch(rotate(queries, rotary), weights, cache.keys, work.lengths, work.scores)
 

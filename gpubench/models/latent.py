@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from gpubench.models.base import Attention, check_triton
 from gpubench.models.latent_flashinfer import FlashinferPlan, check_flashinfer
-from gpubench.models.layers import random_weight, rotate, weight
-from gpubench.models.shapes import MlaShape
+from gpubench.models.layers import random_weight, random_weights, rotate, weight
+from gpubench.models.projections import Operand, project
+from gpubench.models.shapes import IndexerShape, MlaShape
 
 __all__ = [
     "PAGE",
     "LatentAttention",
+    "LatentShape",
     "Pages",
     "Query",
     "attend_in_torch",
@@ -71,56 +73,83 @@ class Pages:
 class Query:
     """What a layer asks of the cache."""
 
-    low: Tensor
-    """[batch, q_lora], normalised: what heads' queries, an indexer's too, are projected from."""
     latent: Tensor
     """[batch, heads, R]: q̃."""
     rope: Tensor
     """[batch, heads, P], rotated. Of both, a head's elements are adjacent."""
+    index_queries: Tensor
+    """[batch, J · D]: an indexer's queries, still to be rotated."""
+    index_key: Tensor
+    """[batch, D + J]: its new key, still to be normalised, and its weights. Without an indexer both are of width 0."""
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """The sizes of a layer."""
+
+    mla: MlaShape
+    q_lora: int
+    hidden: int
+    norm_eps: float
+    indexer: IndexerShape | None
 
 
 class LatentAttention(nn.Module):
-    """The layer without the norm before it and the sum after it."""
+    """The layer with the norm before it and the sum after it; what an indexer does comes in between.
 
-    def __init__(
-        self, mla: MlaShape, q_lora: int, hidden: int, norm_eps: float, dtype: torch.dtype, attention: Attention
-    ) -> None:
+    An indexer's projections have the same inputs as this layer's. They are made in the same products, and their weights
+    are `index_query` and `index_key`, which the indexer has as its own.
+    """
+
+    def __init__(self, shape: LatentShape, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
-        self.mla, self.q_lora, self.norm_eps = mla, q_lora, norm_eps
-        self.down = random_weight(q_lora + mla.kv_lora + mla.rope, hidden, dtype=dtype)
+        mla, q_lora, hidden, index = shape.mla, shape.q_lora, shape.hidden, shape.indexer
+        self.mla, self.q_lora, self.norm_eps = mla, q_lora, shape.norm_eps
+        index_key = 0 if index is None else index.dim + index.heads
+        index_query = 0 if index is None else index.heads * index.dim
+        self.from_hidden, (self.down, key) = random_weights(
+            (q_lora + mla.kv_lora + mla.rope, hidden), (index_key, hidden), dtype=dtype
+        )
+        self.from_low, (self.query_up, query) = random_weights(
+            (mla.heads * (mla.nope + mla.rope), q_lora), (index_query, q_lora), dtype=dtype
+        )
+        self.for_indexer = query, key
         self.query_norm = weight(torch.ones(q_lora, dtype=dtype))
         self.latent_norm = weight(torch.ones(mla.kv_lora, dtype=dtype))
-        self.query_up = random_weight(mla.heads * (mla.nope + mla.rope), q_lora, dtype=dtype)
         self.key_up = random_weight(mla.heads, mla.nope, mla.kv_lora, dtype=dtype)
         self.value_up = random_weight(mla.heads, mla.v, mla.kv_lora, dtype=dtype)
         self.out = random_weight(hidden, mla.heads * mla.v, dtype=dtype)
-        self.attention = attention
-        if attention != "torch":
+        self.has_kernels = attention != "torch"
+        if self.has_kernels:
+            import gpubench.kernels.linear_few
             import gpubench.kernels.mla_decode
             import gpubench.kernels.mla_prepare
             import gpubench.kernels.mla_sparse_decode  # noqa: F401 - they register operators
 
-    def ask(self, x: Tensor, entries: Tensor, pages: Pages, rotary: Tensor) -> Query:
+    def ask(self, x: Operand, entries: Tensor, pages: Pages, rotary: Tensor) -> Query:
         """Project x [batch, hidden], and write the new token's entry; `rotary` is its position's row."""
-        mla, batch = self.mla, x.shape[0]
-        projected = F.linear(x, self.down)
-        low = x.new_empty(batch, self.q_lora)
-        prepare = prepare_in_torch if self.attention == "torch" else torch.ops.gpubench.mla_prepare
+        mla, batch = self.mla, len(x.x)
+        projected = project(x, self.from_hidden, has_kernel=self.has_kernels)
+        own, index_key = torch.tensor_split(projected, [len(self.down)], dim=-1)
+        low = own.new_empty(batch, self.q_lora)
+        prepare = torch.ops.gpubench.mla_prepare if self.has_kernels else prepare_in_torch
         norms = self.query_norm, self.latent_norm
-        prepare(projected, *norms, rotary, entries, pages.table, pages.lengths, low, self.norm_eps)
-        query = F.linear(low, self.query_up).view(batch, mla.heads, mla.nope + mla.rope)
-        nope, rope = torch.split(query, [mla.nope, mla.rope], dim=-1)
-        if self.attention == "torch":
-            rope = rotate(rope, rotary)
-        else:
+        prepare(own, *norms, rotary, entries, pages.table, pages.lengths, low, self.norm_eps)
+        queries = project(Operand(low), self.from_low, has_kernel=self.has_kernels)
+        query, index_queries = torch.tensor_split(queries, [len(self.query_up)], dim=-1)
+        nope, rope = torch.split(query.view(batch, mla.heads, -1), [mla.nope, mla.rope], dim=-1)
+        if self.has_kernels:
             torch.ops.gpubench.rotate_heads(rope, rotary)
+        else:
+            rope = rotate(rope, rotary)
         # Heads are the batch of the product; the kernels take a view that has them second.
-        return Query(low, torch.bmm(nope.transpose(0, 1), self.key_up).transpose(0, 1), rope)
+        latent = torch.bmm(nope.transpose(0, 1), self.key_up).transpose(0, 1)
+        return Query(latent, rope, index_queries, index_key)
 
-    def answer(self, query: Query, entries: Tensor, pages: Pages) -> Tensor:
-        """Attend to these entries: [batch, hidden]."""
-        mla, batch = self.mla, query.rope.shape[0]
-        latent = query.rope.new_empty(batch, mla.heads, mla.kv_lora)
+    def answer(self, query: Query, entries: Tensor, pages: Pages, x: Tensor) -> Tensor:
+        """x [batch, hidden] and the attention to these entries."""
+        mla, batch = self.mla, len(x)
+        latent = x.new_empty(batch, mla.heads, mla.kv_lora)
         given, scale, ops = (query.latent, query.rope, entries), softmax_scale(mla), torch.ops.gpubench
         where, into = (pages.table, pages.lengths), (latent, pages.scratch)
         if pages.plan is not None:
@@ -128,10 +157,10 @@ class LatentAttention(nn.Module):
         elif pages.selected is not None:
             ops.mla_sparse_decode(*given, *where, pages.selected, *into, softmax_scale=scale)
         else:
-            attend = attend_in_torch if self.attention == "torch" else ops.mla_decode
+            attend = ops.mla_decode if self.has_kernels else attend_in_torch
             attend(*given, *where, *into, softmax_scale=scale)
         values = torch.bmm(latent.transpose(0, 1), self.value_up.mT).transpose(0, 1)
-        return F.linear(values.reshape(batch, mla.heads * mla.v), self.out)
+        return project(Operand(values.reshape(batch, -1)), self.out, x, has_kernel=self.has_kernels)
 
 
 def softmax_scale(mla: MlaShape) -> float:

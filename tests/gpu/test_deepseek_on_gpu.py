@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpubench.graphs.whole import capture_step
-from gpubench.kernels.indexer_key import indexer_key
+from gpubench.kernels.indexer_inputs import indexer_inputs
 from gpubench.kernels.mla_gather import mla_gather
 from gpubench.kernels.mla_prepare import mla_prepare, rotate_heads
 from gpubench.kernels.topk_radix import make_radix_scratch
@@ -176,7 +176,10 @@ def test_the_kernels_around_attention_round_to_bfloat16_once():
 
     keys, key = torch.zeros(batch, length, 128, dtype=torch.bfloat16), torch.randn(batch, 128, dtype=torch.bfloat16)
     scale, shift = torch.rand(128, dtype=torch.bfloat16), torch.randn(128, dtype=torch.bfloat16)
-    indexer_key(key, scale, shift, rotary, keys, lengths, 1e-6)
+    queries = torch.randn(batch, 65, 128, dtype=torch.bfloat16)[:, 1:]
+    turned = rotate(queries.float(), rotary)
+    indexer_inputs(key, scale, shift, rotary, queries, keys, lengths, 1e-6)
+    torch.testing.assert_close(queries.float(), turned, rtol=8e-3, atol=1e-6)
     normed = torch.nn.functional.layer_norm(key.float(), (128,), scale.float(), shift.float(), 1e-6)
     want = rotate(normed[:, None], rotary)[:, 0]
     for b, count in enumerate(lengths.tolist()):

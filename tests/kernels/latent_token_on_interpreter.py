@@ -85,9 +85,9 @@ def rotate_error(case):
     return distance(x, wanted)
 
 
-def key_error(case):
-    """Of all keys, of which only the new ones may have changed."""
-    from gpubench.kernels.indexer_key import indexer_key
+def indexer_errors(case):
+    """Of all keys, of which only the new ones may have changed, and of the queries."""
+    from gpubench.kernels.indexer_inputs import indexer_inputs
 
     torch.manual_seed(0)
     batch = len(case.lengths)
@@ -101,8 +101,10 @@ def key_error(case):
     for b, length in enumerate(case.lengths):
         if length:
             wanted[b, length - 1] = rotate_in_double(normed[b], angles)
-    indexer_key(x, scale, shift, rotary, keys, torch.tensor(case.lengths, dtype=torch.int32), 1e-5)
-    return distance(keys, wanted)
+    queries = torch.randn(batch, case.heads + 1, case.dim).to(case.dtype)[:, 1:]
+    turned = rotate_in_double(queries.double(), angles)
+    indexer_inputs(x, scale, shift, rotary, queries, keys, torch.tensor(case.lengths, dtype=torch.int32), 1e-5)
+    return distance(keys, wanted), distance(queries, turned)
 
 
 def gather(case, indices):
@@ -124,7 +126,7 @@ def gather(case, indices):
 
 def refuse(kernel, changes):
     """What a launcher says of arguments of which some are others; it launches nothing."""
-    from gpubench.kernels import indexer_key, mla_gather, mla_prepare
+    from gpubench.kernels import indexer_inputs, mla_gather, mla_prepare
 
     table, lengths, rotary = torch.zeros(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int32), torch.ones(2, 8)
     cache = torch.zeros(6, 64, 32)
@@ -144,6 +146,7 @@ def refuse(kernel, changes):
         "scale": torch.ones(24),
         "shift": torch.zeros(24),
         "rotary": rotary,
+        "queries": torch.zeros(2, 5, 24),
         "keys": torch.zeros(2, 9, 24),
         "lengths": lengths,
         "eps": 1e-6,
@@ -153,7 +156,7 @@ def refuse(kernel, changes):
     launchers = {
         "mla_prepare": (mla_prepare.mla_prepare, prepare),
         "rotate_heads": (mla_prepare.rotate_heads, {"x": torch.zeros(2, 3, 16), "rotary": rotary}),
-        "indexer_key": (indexer_key.indexer_key, key),
+        "indexer_inputs": (indexer_inputs.indexer_inputs, key),
         "mla_gather": (
             mla_gather.mla_gather,
             {"cache": cache, "block_table": table, "lengths": lengths, "indices": indices, "gathered": gathered},

@@ -7,7 +7,7 @@ import torch
 
 def make(sequences, heads, dim, columns, dtype):
     torch.manual_seed(heads + dim + columns)
-    q, keys = torch.randn(sequences, heads, dim).to(dtype), torch.randn(sequences, columns, dim).to(dtype)
+    q, keys = torch.randn(sequences, heads + 1, dim).to(dtype)[:, 1:], torch.randn(sequences, columns, dim).to(dtype)
     weights = (torch.rand(sequences, heads + 3) / heads).to(dtype)[:, 3:]
     lengths = torch.tensor([max(columns - 37 * number, 0) for number in range(sequences)], dtype=torch.int32)
     return q, weights, keys, lengths, torch.full((sequences + 1, columns + 5), 7.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from latent_token_on_interpreter import Case, gather, key_error, prepare_errors, refuse, rotate_error
+from latent_token_on_interpreter import Case, gather, indexer_errors, prepare_errors, refuse, rotate_error
 
 from gpubench.errors import ArgumentError
 
@@ -43,12 +43,21 @@ def test_heads_are_rotated_where_they_lie(interpreted, case):
 
 @FEW
 @given(
-    st.builds(Case, lengths=LENGTHS, dtype=DTYPES, rope=st.sampled_from([2, 6, 16]), dim=st.sampled_from([16, 24, 128]))
+    st.builds(
+        Case,
+        lengths=LENGTHS,
+        dtype=DTYPES,
+        rope=st.sampled_from([2, 6, 16]),
+        dim=st.sampled_from([16, 24, 128]),
+        heads=st.sampled_from([1, 16, 17]),
+    )
 )
 @example(Case((0, 0)))
 @example(Case((5,), rope=16, dim=16))
-def test_an_indexers_key_is_normalised_rotated_and_written_to_its_place(interpreted, case):
-    assert interpreted(key_error, case) < TOLERANCE[case.dtype]
+def test_an_indexers_key_is_written_to_its_place_and_its_queries_are_rotated(interpreted, case):
+    keys, queries = interpreted(indexer_errors, case)
+    assert keys < TOLERANCE[case.dtype]
+    assert queries < TOLERANCE[case.dtype]
 
 
 @FEW
@@ -84,9 +93,10 @@ def test_a_selection_takes_as_many_pages_as_it_needs(interpreted, k):
         ("rotate_heads", {"rotary": torch.ones(2, 4)}, r"rotary has shape \(2, 4\); wanted \(2, 8\)"),
         ("rotate_heads", {"x": torch.zeros(2, 3, 15)}, r"x has shape \(2, 3, 15\)"),
         ("rotate_heads", {"x": torch.zeros(2, 16, 3).mT}, "x has stride 3"),
-        ("indexer_key", {"rotary": torch.ones(2, 13)}, r"rotary has shape \(2, 13\); wanted \(2, up to 12\)"),
-        ("indexer_key", {"x": torch.zeros(2, 25)}, r"x has shape \(2, 25\); wanted \(2, 24\)"),
-        ("indexer_key", {"keys": torch.zeros(2, 24, 9).mT}, "keys of shape .* wanted it contiguous"),
+        ("indexer_inputs", {"rotary": torch.ones(2, 13)}, r"rotary has shape \(2, 13\); wanted \(2, up to 12\)"),
+        ("indexer_inputs", {"x": torch.zeros(2, 25)}, r"x has shape \(2, 25\); wanted \(2, 24\)"),
+        ("indexer_inputs", {"queries": torch.zeros(2, 24, 5).mT}, "queries has shape .* heads adjacent"),
+        ("indexer_inputs", {"keys": torch.zeros(2, 24, 9).mT}, "keys of shape .* wanted it contiguous"),
         ("mla_gather", {"gathered": torch.zeros(2, 64, 32)}, r"gathered has shape .* wanted \(4, 64, 32\)"),
         ("mla_gather", {"indices": torch.zeros(2, 70)}, "indices is torch.float32"),
         (
