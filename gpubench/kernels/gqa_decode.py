@@ -66,8 +66,9 @@ def choose_splits(batch: int, kv_heads: int, capacity: int) -> int:
 
 
 def gqa_decode_scratch(batch: int, heads: int, kv_heads: int, capacity: int, dim: int) -> int:
-    """How many float32 the scratch of a launch on such tensors has; no more for a smaller capacity."""
-    return scratch_elements(batch, heads, dim, choose_splits(batch, kv_heads, capacity))
+    """How many float32 are enough for a launch on such tensors, or on those of fewer sequences or a smaller capacity."""
+    parts = min(_tiling().waves * sm_count() // kv_heads, batch * capacity // 128)  # of all sequences together
+    return parts * scratch_elements(1, heads, dim, 2) // 2
 
 
 def _tiling() -> Tiling:

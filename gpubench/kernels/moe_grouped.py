@@ -27,6 +27,7 @@ from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
 from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
+from gpubench.kernels.gpu import gpu_name
 from gpubench.kernels.moe_few import activate
 from gpubench.kernels.ops import as_op
 
@@ -43,11 +44,13 @@ class Tiling:
     num_stages: int
 
 
-# By bytes per element; each fits the 99 KiB of shared memory that every GPU since compute capability 8.0 has. Those for
-# two bytes are the fastest of seven and of eight on an NVIDIA H200, for 16 and 64 tokens at hidden 2048 and inner 512;
-# torch's grouped GEMM took 1.4 to 1.6 times as long (2026-11-21).
-_UP = {2: Tiling(64, 128, 4, 3), 4: Tiling(32, 64, 4, 2)}
-_DOWN = {2: Tiling(128, 128, 8, 3), 4: Tiling(32, 64, 4, 2)}
+# By bytes per element: what fits the 99 KiB of shared memory that every GPU since compute capability 8.0 has.
+_UP = {2: Tiling(64, 128, 4, 2), 4: Tiling(32, 64, 4, 2)}
+_DOWN = {2: Tiling(128, 128, 8, 2), 4: Tiling(32, 64, 4, 2)}
+
+# By GPU, for two bytes: the fastest of seven and of eight for 16 and 64 tokens at hidden 2048 and inner 512. Torch's
+# grouped GEMM took 1.4 to 1.6 times as long (2026-11-21).
+_MEASURED = {"NVIDIA H200": (Tiling(64, 128, 4, 3), Tiling(128, 128, 8, 3))}
 
 _TOKENS = 16
 """Columns of a product: tokens of one expert."""
@@ -228,7 +231,7 @@ def moe_grouped_up(
     check_adjacent(kernel, "x", x)
     check_operand(kernel, "gate_up", gate_up, (held, 2 * inner_dim, hidden), like=inner)
     check_contiguous(kernel, "gate_up", gate_up)
-    tiling = _UP[x.element_size()]
+    tiling = _choose_tiling(0, x)
     is_dependent = has_dependent_launch()
     _up_kernel[(held * triton.cdiv(inner_dim, tiling.rows),)](
         x,
@@ -267,7 +270,7 @@ def moe_grouped_down(inner: Tensor, counts: Tensor, lists: Tensor, down: Tensor,
     ):
         check_operand(kernel, name, tensor, shape, like=inner)
         check_contiguous(kernel, name, tensor)
-    tiling = _DOWN[inner.element_size()]
+    tiling = _choose_tiling(1, inner)
     is_dependent = has_dependent_launch()
     _down_kernel[(held * triton.cdiv(hidden, tiling.rows),)](
         inner,
@@ -327,6 +330,13 @@ def moe_grouped_add(
         num_warps=4,
         launch_pdl=is_dependent,
     )
+
+
+def _choose_tiling(which: int, x: Tensor) -> Tiling:
+    """The tiling of the first or second product, 0 or 1."""
+    if x.element_size() == 2 and gpu_name() in _MEASURED:
+        return _MEASURED[gpu_name()][which]
+    return (_UP, _DOWN)[which][x.element_size()]
 
 
 def _check(kernel: str, inner: Tensor, counts: Tensor, lists: Tensor) -> tuple[int, int, int]:
