@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
 from gpubench.graphs.piecewise.split import Operator, Piece
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
+from gpubench.models.dense import DenseCache, DenseModel
 from gpubench.models.presets import PRESETS
 from gpubench.workloads.decode_step import next_tokens
 
@@ -133,44 +134,45 @@ def test_pieces_compute_what_the_step_does_whatever_lies_in_the_padding(options)
         torch.testing.assert_close(state.memory, twin.memory)
 
 
-def test_a_dense_model_in_pieces_is_itself_over_256_steps_as_batches_change_its_cache_grows_and_moves():
+def first(cache: DenseCache, count: int) -> DenseCache:
+    """The cache of the first sequences."""
+    return replace(cache, keys=[k[:count] for k in cache.keys], values=[v[:count] for v in cache.values])
+
+
+def grown(model: DenseModel, cache: DenseCache, length: int) -> DenseCache:
+    """A longer cache elsewhere that begins with the same."""
+    larger = model.make_cache(ROWS, length)
+    for new, old in zip((*larger.keys, *larger.values), (*cache.keys, *cache.values), strict=True):
+        new[:, :, : cache.length] = old
+    return larger
+
+
+def test_a_dense_model_in_pieces_is_itself_over_256_steps_as_batches_change_and_its_cache_grows_and_moves():
     torch.manual_seed(0)
     chosen = random.Random(0)
-    model, batch, captures = PRESETS["tiny-dense"].build(torch.float32), 8, 0
-    cache = model.make_cache(batch, 64)
+    model, captures = PRESETS["tiny-dense"].build(torch.float32), 0
+    cache = model.make_cache(ROWS, 16)
     pieces = PiecewiseStep(lambda tokens, cache: next_tokens(model, cache, tokens), Options((1, 2, 4, 8)), FakeGraphs())
-
-    def capture(cache):
-        before = copy.deepcopy((cache.keys, cache.values))
-        pieces.warm_up(some(cache))
-        pieces.capture(some(cache))
-        for new, old in zip((cache.keys, cache.values), before, strict=True):
-            for tensor, value in zip(new, old, strict=True):
-                tensor.copy_(value)
-
-    for position in range(256):
-        is_full = position == cache.length
-        if is_full:  # a larger one, elsewhere
-            larger = model.make_cache(batch, 2 * cache.length)
-            for new, old in zip((*larger.keys, *larger.values), (*cache.keys, *cache.values), strict=True):
-                new[:, :, : cache.length] = old
-            cache = larger
-        count = chosen.randint(1, batch)
-        tokens = torch.randint(1024, (count,))
-        seen = cache.prefix(position + 1)
-        if is_full:
-            with pytest.raises(StaleGraphError):
-                pieces(tokens, seen)
+    for number in range(256):
+        tokens = torch.randint(1024, (chosen.randint(1, ROWS),))
+        if number % 64 == 0:
+            if number:
+                cache = grown(model, cache, 2 * cache.length)
+                with pytest.raises(StaleGraphError, match=r"were captured when \S+ was at 0x"):
+                    pieces(tokens, cache)
             pieces.reset()
-        if is_full or position == 0:
-            capture(seen)
+            before = copy.deepcopy(cache)
+            pieces.warm_up(some(cache))
+            pieces.capture(some(cache))
             captures += 1
-        twin = copy.deepcopy(seen)
-        eager = type(seen)([k[:count] for k in twin.keys], [v[:count] for v in twin.values], twin.rotary)
-        torch.testing.assert_close(pieces(tokens, seen), next_tokens(model, eager, tokens), rtol=1e-4, atol=1e-4)
-        for own, other in zip((*seen.keys, *seen.values), (*twin.keys, *twin.values), strict=True):
+            for new, old in zip((*cache.keys, *cache.values), (*before.keys, *before.values), strict=True):
+                new.copy_(old)
+        twin = copy.deepcopy(cache)
+        want = next_tokens(model, first(twin, len(tokens)), tokens)
+        torch.testing.assert_close(pieces(tokens, cache), want, rtol=1e-4, atol=1e-4)
+        for own, other in zip((*cache.keys, *cache.values), (*twin.keys, *twin.values), strict=True):
             torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
-    assert captures == 3
+    assert captures == 4
 
 
 def test_output_info_is_kept_for_each_operator_and_not_for_the_piece_before_several():
@@ -269,6 +271,14 @@ def test_a_replay_after_the_cache_moved_is_refused_and_names_graph_bucket_and_ad
     )
 
 
+def test_a_replay_after_the_caches_sizes_changed_is_refused():
+    state = State(torch.rand(2 * ROWS, WIDTH))
+    pieces = ready(Toy(), state)
+    state.memory = state.memory[:ROWS]
+    with pytest.raises(StaleGraphError, match=r"memory at 0x\w+ had the sizes \[16, 6\]; it has \[8, 6\] now"):
+        pieces(tokens_of(3), state)
+
+
 def test_a_reset_drops_graphs_and_all_that_was_learned_and_steps_go_on_after_another_capture():
     toy, state = Toy(), make_state()
     pieces = ready(toy, state)
@@ -314,6 +324,15 @@ def test_what_changes_the_cache_outside_of_an_operator_cannot_be_cut():
 
     table = torch.randn(32, WIDTH)
     with pytest.raises(Unsupported, match="add_ changes memory outside of an operator"):
+        ready(step, make_state())
+
+
+def test_a_step_that_cannot_be_traced_for_any_number_of_tokens_says_what_would_help():
+    def step(tokens, state):
+        return torch.ops.toy.read(table[tokens] + state.memory[:, :1], state.memory)
+
+    table = torch.randn(32, WIDTH)
+    with pytest.raises(Unsupported, match="what uses the cache must be in operators registered with torch"):
         ready(step, make_state())
 
 

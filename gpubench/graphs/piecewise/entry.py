@@ -174,8 +174,8 @@ class Entry:
     """What runs eagerly after all else."""
     values: dict[fx.Node, Any]
     """What the head and the step's caller get to see, for as many tokens as the bucket has."""
-    pointers: list[int]
-    """Where the state's tensors were."""
+    places: list[tuple[int, torch.Size]]
+    """Where the state's tensors were, and their sizes, which the trace may have taken for constants."""
     programs: dict[int, Program] = field(default_factory=dict)
 
     def program(self, num_tokens: int) -> Program:

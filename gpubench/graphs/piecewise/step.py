@@ -92,10 +92,10 @@ class PiecewiseStep:
         self.name = name
         self._graphs = graphs
         self._head = head if options.head == "outside" else None
-        self._plans: list[Plan] = []
         self._forget()
 
     def _forget(self) -> None:
+        self._plans: list[Plan] = []
         self._entries: dict[int, Entry] = {}
         self._learned: dict[int, dict[fx.Node, OutputInfo]] = {}
         self._buffers: list[Tensor] = []
@@ -204,7 +204,7 @@ class PiecewiseStep:
         values = self._known_values(plan, bucket, live)
         capture = BucketCapture(plan, bucket, self.options.out_buffers, self._graphs, self._pool)
         entry = capture.run(values, self._copies, self._learned[bucket])
-        entry.pointers = [value.data_ptr() for value in live[: len(plan.state)]]
+        entry.places = [(value.data_ptr(), value.shape) for value in live[: len(plan.state)]]
         return entry
 
     def _replay(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Any:
@@ -222,17 +222,18 @@ class PiecewiseStep:
         return program.outputs if entry.head is None else entry.run_head(program)
 
     def _refuse_stale(self, entry: Entry, live: Sequence[Tensor]) -> None:
-        """StaleGraphError if a tensor of the state isn't where it was when the bucket was captured."""
-        for pointer, value in zip(entry.pointers, live, strict=False):
-            if value.data_ptr() != pointer:
-                break
-        else:
+        """StaleGraphError if a tensor of the state isn't what it was when the bucket was captured."""
+        found = [(value.data_ptr(), value.shape) for value in live[: len(entry.places)]]
+        if found == entry.places:
             return
-        place, now = next((i, v.data_ptr()) for i, v in enumerate(live) if v.data_ptr() != entry.pointers[i])
-        path = list(entry.plan.state.values())[place].path
+        number = next(number for number, place in enumerate(entry.places) if found[number] != place)
+        path = [source.path for source in entry.plan.state.values()][number]
+        (was, old), (now, new) = entry.places[number], found[number]
+        moved = f"was at {was:#x}; it is at {now:#x} now"
+        resized = f"at {was:#x} had the sizes {list(old)}; it has {list(new)} now"
         raise StaleGraphError(
-            f"{self.name}: the graphs of bucket {entry.bucket} were captured when {path} was at "
-            f"{entry.pointers[place]:#x}; it is at {now:#x} now. Call reset, then warm_up and capture"
+            f"{self.name}: the graphs of bucket {entry.bucket} were captured when {path} "
+            f"{moved if was != now else resized}. Call reset, then warm_up and capture"
         )
 
 

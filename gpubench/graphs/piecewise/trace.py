@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
@@ -116,11 +117,19 @@ def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, 
 
 
 def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
-    """The graph of `step` for about `num_tokens` tokens, at least 2; nothing is run.
+    """The graph of `step` for `num_tokens` tokens and others like it; nothing is run.
 
     `per_token` are tensors like those the step will get, of any number of rows. Unsupported if the step can't be
     traced in one piece, or not for any number of tokens: what it does with the state must be in operators.
     """
+    # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
+    sizes = {size for _, value in state_tensors(state) for size in value.shape}
+    odd = next(number for number in itertools.count(max(num_tokens, 2)) if number not in sizes)
+    traced = _trace(step, per_token, state, odd)
+    return traced if traced.admits(num_tokens) else _trace(step, per_token, state, num_tokens)
+
+
+def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
     rows = [value.new_zeros(max(num_tokens, 2), *value.shape[1:]) for value in per_token]
     for value in rows:
         torch._dynamo.mark_dynamic(value, 0)
@@ -129,9 +138,13 @@ def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: 
     try:
         with torch.no_grad(), cut_at_seams():
             returned = compiled(*rows, state)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        reason = str(error).strip().split("\n")[0]
-        raise Unsupported(f"piecewise: the step can't be traced for any number of tokens: {reason}") from error
+    except (torch._dynamo.exc.TorchDynamoException, ConstraintViolationError) as error:
+        lines = str(error).strip().split("\n")
+        reason = next((line.strip() for line in lines if "Explanation:" in line), lines[0])
+        raise Unsupported(
+            "piecewise: the step can't be traced for any number of tokens; what uses the cache must be in operators "
+            f"registered with torch, as it is with attention: triton. Dynamo says: {reason[:300]}"
+        ) from error
     return catcher.traced(rows, state, returned)
 
 
