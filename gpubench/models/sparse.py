@@ -2,7 +2,7 @@
 
 The shape of MiniMax-M3. Per layer, for hidden states x [batch, hidden]:
 
-    x ← x + attend(RMSNorm(x))                          as in gpubench.models.sparse_attention
+    x ← attend(x)                                       as in gpubench.models.sparse_attention
     x ← x + experts(RMSNorm(x))                         as in gpubench.models.moe
 
 The first `dense_layers` layers attend to everything, and have one gated MLP instead of experts. Norms' weights are
@@ -21,6 +21,7 @@ from gpubench.errors import ArgumentError, Unsupported
 from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.layers import GatedMlp, random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
+from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
 from gpubench.models.shapes import SparseGqaShape, check_groups, check_rotary
 from gpubench.models.sparse_attention import DenseCache, PagedCache, Pages, SparseAttention
@@ -203,7 +204,6 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.norm_eps = config.norm_eps
         is_sparse = config.is_sparse(index)
-        self.mixing_norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.mixing = SparseAttention(config.sparse, config.hidden, config.norm_eps, dtype, attention, is_sparse)
         self.mlp_norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.mlp: MixtureOfExperts | GatedMlp = (
@@ -214,19 +214,13 @@ class SparseLayer(nn.Module):
 
     def forward(self, x: Tensor, own: DenseCache | PagedCache, cache: SparseCache) -> Tensor:
         """x [batch, hidden] → the same; `own` is this layer's part of `cache`."""
-        x = x + self.mixing(self._norm(x, self.mixing_norm), own, cache.pages, cache.rotary)
-        normed = self._norm(x, self.mlp_norm)
+        x = self.mixing(x, own, cache.pages, cache.rotary)
         if isinstance(self.mlp, MixtureOfExperts):
             with annotate("moe"):
-                found: Tensor = self.mlp(normed, cache.others)
-                return x + found
+                return self.mlp.add(x, self.mlp_norm, self.norm_eps, cache.others)
         with annotate("mlp"):
-            found = self.mlp(normed)
+            found: Tensor = self.mlp(F.rms_norm(x, self.mlp_norm.shape, self.mlp_norm, self.norm_eps))
             return x + found
-
-    def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
-        with annotate("norm"):
-            return F.rms_norm(x, scale.shape, scale, self.norm_eps)
 
 
 class SparseModel(nn.Module):
@@ -247,7 +241,8 @@ class SparseModel(nn.Module):
         for layer, own in zip(self.layers, cache.layers, strict=True):
             x = layer(x, own, cache)
         with annotate("head"):
-            return F.linear(F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps), self.head)
+            normed = Operand(x, "norm", self.norm, eps=self.config.norm_eps)
+            return project(normed, self.head, has_kernel=self.has_kernels)
 
     def make_cache(self, batch: int, length: int) -> SparseCache:
         c, like = self.config, self.embedding  # its dtype and device

@@ -2,10 +2,10 @@
 
 For hidden states x [batch, hidden]:
 
-    q, k, v, i_q, i_k = split(x · W_inᵀ);  all but v: RMSNorm over each head, then its first dims rotated
+    q, k, v, i_q, i_k = split(RMSNorm(x) · W_inᵀ);  all but v: RMSNorm over each head, then its first dims rotated
     score of block j = max over its tokens t of i_q · i_k,t      per index head, of which each KV head has one
     chosen = the last block, and those with the highest scores besides
-    y = (softmax over the tokens t of chosen blocks of (q · k_t / √dim) · v_t) · W_outᵀ
+    y = x + (softmax over the tokens t of chosen blocks of (q · k_t / √dim) · v_t) · W_outᵀ
 
 The new k, v and i_k stand at the cache's last position. A sequence of no more blocks than are chosen attends to all of
 them, its scores unread. A layer that isn't sparse has no i_q and i_k and attends to everything.
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import gpubench.models.attention  # noqa: F401 - registers an operator
 from gpubench.models.base import Attention
 from gpubench.models.layers import random_weight, rotate, weight
+from gpubench.models.projections import Operand, project
 from gpubench.models.shapes import SparseGqaShape
 from gpubench.ranges import annotate
 
@@ -84,7 +85,7 @@ class PagedCache:
 
 
 class SparseAttention(nn.Module):
-    """A layer's attention without the norm before it and the sum after it, in dense layers, too."""
+    """A layer's attention with the norm before it and the sum after it, in dense layers, too."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class SparseAttention(nn.Module):
         super().__init__()
         self.shape, self.norm_eps = shape, norm_eps
         width = shape.width + (shape.index_width if is_sparse else 0)
+        self.norm = weight(torch.ones(hidden, dtype=dtype))
         self.projection = random_weight(width, hidden, dtype=dtype)
         self.query_norm = weight(torch.ones(shape.dim, dtype=dtype))
         self.key_norm = weight(torch.ones(shape.dim, dtype=dtype))
@@ -107,6 +109,7 @@ class SparseAttention(nn.Module):
         self.out = random_weight(hidden, shape.heads * shape.dim, dtype=dtype)
         self.has_kernels = attention == "triton"
         if self.has_kernels:
+            import gpubench.kernels.linear_few
             import gpubench.kernels.sparse_gqa
             import gpubench.kernels.sparse_gqa_inputs
             import gpubench.kernels.sparse_gqa_scores
@@ -115,17 +118,18 @@ class SparseAttention(nn.Module):
     def forward(self, x: Tensor, own: DenseCache | PagedCache, pages: Pages, rotary: Tensor) -> Tensor:
         """x [batch, hidden] → the same; writes the last position of `own`; `rotary` is the table of all positions."""
         with annotate("attention"):
-            projected = F.linear(x, self.projection)
+            normed = Operand(x, "norm", self.norm, eps=self.norm_eps)
+            projected = project(normed, self.projection, has_kernel=self.has_kernels)
             if isinstance(own, DenseCache):
                 query, key, value = self._split(projected, rotary[-1])
                 attended = torch.ops.gpubench.cached_attention(query, key, value, own.keys, own.values)
-                return F.linear(attended, self.out)
+                return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
             place = self._place_with_kernel if self.has_kernels else self._place_in_torch
             query, index_query = place(projected, own, pages, rotary)
         attend = self._attend_with_kernels if self.has_kernels else self._attend_in_torch
         attended = attend(query, index_query, own, pages)
         with annotate("attention"):
-            return F.linear(attended, self.out)
+            return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
 
     def _split(self, projected: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [batch, heads, dim] each, placed at the position whose row is `rotary`."""

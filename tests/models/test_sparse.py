@@ -16,7 +16,7 @@ from gpubench.models.layers import activate
 from gpubench.models.moe import route
 from gpubench.models.presets import PRESETS, find_preset
 from gpubench.models.sparse_attention import DenseCache, SparseAttention
-from gpubench.worker.outputs import find_tensors
+from gpubench.tensors import find_tensors
 
 TINY = PRESETS["tiny-sparse"]
 SHAPE = TINY.sparse
@@ -118,7 +118,7 @@ def forward_whole(model, tokens):
     x = model.embedding.double()[tokens]
     for index, layer in enumerate(model.layers):
         is_sparse = index >= TINY.dense_layers
-        x = x + attend_whole(layer.mixing, norm(x, layer.mixing_norm), is_sparse)
+        x = x + attend_whole(layer.mixing, norm(x, layer.mixing.norm), is_sparse)
         fed = feed_whole(layer.mlp, norm(x, layer.mlp_norm).flatten(0, 1), is_sparse)
         x = x + fed.view_as(x)
     return norm(x, model.norm) @ model.head.double().T
@@ -276,8 +276,8 @@ def test_ranks_attention_adds_up_to_the_whole_and_each_has_its_part_of_the_cache
         part.load_state_dict(whole.state_dict() | slice_weights(whole, share, rank))
         heads = slice(rank * share.kv_heads, (rank + 1) * share.kv_heads)
         part_cache = replace(own, **{name: getattr(own, name)[:, heads].clone() for name in ("keys", "values")})
-        total += part(x, part_cache, cache.pages, rotary)
-    torch.testing.assert_close(total, whole(x, own, cache.pages, rotary), rtol=1e-4, atol=1e-4)
+        total += part(x, part_cache, cache.pages, rotary) - x
+    torch.testing.assert_close(x + total, whole(x, own, cache.pages, rotary), rtol=1e-4, atol=1e-4)
 
 
 def slice_weights(whole, share, rank):

@@ -67,7 +67,7 @@ def _describe_config(c: SparseConfig) -> MiniMaxM3VLTextConfig:
 
 def _name_weights(layer: SparseLayer) -> dict[str, Tensor]:
     return {
-        "input_layernorm.weight": layer.mixing_norm - 1,
+        "input_layernorm.weight": layer.mixing.norm - 1,
         **{f"self_attn.{name}": tensor for name, tensor in _name_attention(layer.mixing).items()},
         "post_attention_layernorm.weight": layer.mlp_norm - 1,
         **{f"mlp.{name}": tensor for name, tensor in _name_mlp(layer.mlp).items()},
