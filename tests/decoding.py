@@ -14,7 +14,7 @@ from gpubench.models.deepseek import DeepseekCache
 from gpubench.models.presets import PRESETS
 from gpubench.models.variant import Variant
 from gpubench.registry import Step
-from gpubench.worker.outputs import find_tensors
+from gpubench.tensors import find_tensors
 
 TINY = [name for name in PRESETS if name.startswith("tiny-")]
 

@@ -12,7 +12,7 @@ import pytest
 import gpubench
 
 ROOT = Path(__file__).parent.parent
-CHILD_ONLY = ("worker", "workloads", "graphs", "models", "kernels", "registry", "ranges")
+CHILD_ONLY = ("worker", "workloads", "graphs", "models", "kernels", "registry", "ranges", "sharing", "tensors")
 FORBIDDEN = {"torch", "triton", "nvtx", *(f"gpubench.{name}" for name in CHILD_ONLY)}
 INSTANT = [
     "gpubench",

@@ -11,10 +11,11 @@ from gpubench.errors import UsageError
 from gpubench.records import CheckResult, Outcome
 from gpubench.registry import Backend
 from gpubench.settings import CheckSettings
+from gpubench.tensors import find_tensors
 from gpubench.worker.churn import poison_free_memory, scatter
 from gpubench.worker.compare import compare
 from gpubench.worker.failure import CellStopped, is_out_of_memory, release
-from gpubench.worker.outputs import Poison, clone, find_nan, find_tensors, leaves, poison, view_bits
+from gpubench.worker.outputs import Poison, clone, find_nan, leaves, poison, view_bits
 from gpubench.worker.requirements import find_unmet
 from gpubench.worker.subject import Prepared, Subject, call_by_name
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -12,9 +11,7 @@ import torch
 __all__ = [
     "Poison",
     "clone",
-    "count_bytes",
     "find_nan",
-    "find_tensors",
     "is_poisonable",
     "leaves",
     "poison",
@@ -43,37 +40,6 @@ def clone(outputs: Any) -> Any:
     if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
         return [clone(value) for value in outputs]
     return outputs
-
-
-def find_tensors(value: Any) -> list[torch.Tensor]:
-    """Every tensor that inputs hold: in containers, in modules and in objects' attributes."""
-    found: list[torch.Tensor] = []
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, Mapping):
-            pending += item.values()
-        elif isinstance(item, list | tuple | set | frozenset):
-            pending += item
-        elif hasattr(item, "__dict__") and not isinstance(item, type | ModuleType | FunctionType):
-            pending += vars(item).values()  # a torch.nn.Module too: its parameters and children are in dicts there
-    return found
-
-
-def count_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """What they take, views of the same memory counted once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in tensors
-        if tensor.layout is torch.strided
-    }
-    return sum(storages.values())
 
 
 _NAN_BITS = {

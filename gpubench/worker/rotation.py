@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpubench.registry import Step
-from gpubench.worker.outputs import count_bytes, find_tensors
+from gpubench.tensors import count_bytes, find_tensors
 from gpubench.worker.subject import Prepared
 
 __all__ = ["Rotation", "rotate"]

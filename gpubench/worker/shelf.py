@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import torch
 
 from gpubench.errors import UsageError
+from gpubench.tensors import count_bytes, find_tensors
 from gpubench.worker.device import Device
-from gpubench.worker.outputs import count_bytes, find_tensors
 
 __all__ = ["WorkerShelf"]
 

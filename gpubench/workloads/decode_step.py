@@ -89,9 +89,10 @@ def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
 def _(decoder: DecodeModel, cache: Any, tokens: Tensor) -> Step:
     from gpubench.models.compiled import CompiledStep
 
-    compiled = gpubench.shared("compiled step", (), lambda: CompiledStep(next_tokens))
+    compiled = gpubench.shared("compiled step", (), lambda: CompiledStep(next_tokens, decoder))
+    compiled.expect(cache, tokens)
     # It compiles at its first call, not here: what is compiled under set-up's default device isn't used outside of it.
-    return lambda: compiled(decoder, cache, tokens)
+    return lambda: compiled(cache, tokens)
 
 
 @decode_step.backend("graph", requires=["cuda"])

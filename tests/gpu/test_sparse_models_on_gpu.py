@@ -9,7 +9,7 @@ from decoding import distance, vary_weights
 from gpubench.graphs.whole import capture_step
 from gpubench.models.presets import PRESETS, find_preset
 from gpubench.models.variant import Variant
-from gpubench.worker.outputs import find_tensors
+from gpubench.tensors import find_tensors
 from gpubench.workloads.decode_step import next_tokens
 
 pytestmark = [
@@ -85,7 +85,7 @@ def test_our_kernels_in_their_layer_compute_what_torch_does(name, dtype):
     own, rotary = cache.layers[index], cache.rotary
     spread = 50 * 1.05 ** torch.randperm(len(own.index_keys))[:, None]
     own.index_keys[:, 0], own.index_keys[:, 1] = spread, -spread  # one of them suits every query
-    ours, theirs = (each.layers[index].mixing(x, own, cache.pages, rotary) for each in (model, plain))
+    ours, theirs = (each.layers[index].mixing(x, own, cache.pages, rotary) - x for each in (model, plain))
     assert distance(ours, theirs) < {torch.float32: 1e-3, torch.bfloat16: 2e-2}[dtype]
 
 
