@@ -66,7 +66,7 @@ def choose_splits(batch: int, kv_heads: int, capacity: int) -> int:
 
 
 def gqa_decode_scratch(batch: int, heads: int, kv_heads: int, capacity: int, dim: int) -> int:
-    """How many float32 are enough for a launch on such tensors, or on those of fewer sequences or a smaller capacity."""
+    """How many float32 are enough for a launch on such tensors, also of fewer sequences or a smaller capacity."""
     parts = min(_tiling().waves * sm_count() // kv_heads, batch * capacity // 128)  # of all sequences together
     return parts * scratch_elements(1, heads, dim, 2) // 2
 

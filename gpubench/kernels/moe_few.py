@@ -2,7 +2,7 @@
 
     inner[r, j] = silu(gate) ⊙ up,   gate, up = split(W_e · x_r),   e = experts[r, j]
     out[r] = residual[r] + Σ over j of shares[r, j] · D_e · inner[r, j] + shared[r]
-    x_r = RMSNorm(x[r]) ⊙ scale
+    x_r = RMSNorm(x[r]) ⊙ scale, or x[r] without a scale
     shared[r] = σ(z_r) · D_shared · (silu(gate) ⊙ up),   gate, up = split(shared_gate_up[r])
 
 x, residual, out [rows, hidden]; scale [hidden]; W = gate_up [held, 2 · I, hidden], gate rows first; D = down [held,
@@ -63,6 +63,7 @@ def _up_kernel(
     HIDDEN: tl.constexpr,
     INNER: tl.constexpr,
     TOP_K: tl.constexpr,
+    HAS_NORM: tl.constexpr,
     IS_OAI: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -73,7 +74,8 @@ def _up_kernel(
     rows = tl.program_id(0) % TILES * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
     inside = columns < HIDDEN
-    scale = tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        scale = tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     wait(IS_DEPENDENT)
     release(IS_DEPENDENT)
     expert = tl.load(experts_ptr + pair).to(tl.int64)
@@ -84,7 +86,8 @@ def _up_kernel(
         gate = tl.load(gate_rows, mask=is_weight, other=0.0)
         up = tl.load(gate_rows + INNER * HIDDEN, mask=is_weight, other=0.0)
         x = tl.load(x_ptr + pair // TOP_K * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        x *= scale * tl.rsqrt(tl.sum(x * x, axis=0) / HIDDEN + eps)
+        if HAS_NORM:
+            x *= scale * tl.rsqrt(tl.sum(x * x, axis=0) / HIDDEN + eps)
         gate_sum = tl.sum(gate.to(tl.float32) * x[None, :], axis=1)
         up_sum = tl.sum(up.to(tl.float32) * x[None, :], axis=1)
         result = activate(gate_sum, up_sum, IS_OAI)
@@ -110,6 +113,7 @@ def _down_kernel(
     INNER: tl.constexpr,
     SHARED: tl.constexpr,
     HAS_GATE: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
     TOP_K: tl.constexpr,
     IS_OAI: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -150,14 +154,15 @@ def _down_kernel(
         if HAS_GATE:
             product *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
         result += product
-    result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * HIDDEN + rows, result.to(out_ptr.dtype.element_ty), mask=is_row)
 
 
 @as_op("moe_few_up", mutates=("inner",))
 def moe_few_up(
     x: Tensor,
-    scale: Tensor,
+    scale: Tensor | None,
     experts: Tensor,
     gate_up: Tensor,
     inner: Tensor,
@@ -182,18 +187,20 @@ def moe_few_up(
     check_adjacent(kernel, "x", x)
     check_index(kernel, "experts", experts, (rows, top_k), like=x)
     for name, tensor, shape in (
-        ("scale", scale, (hidden,)),
         ("gate_up", gate_up, (held, 2 * inner_dim, hidden)),
         ("inner", inner, (rows, top_k, inner_dim)),
     ):
         check_operand(kernel, name, tensor, shape, like=x)
         check_contiguous(kernel, name, tensor)
+    if scale is not None:
+        check_operand(kernel, "scale", scale, (hidden,), like=x)
+        check_contiguous(kernel, "scale", scale)
     columns = triton.next_power_of_2(hidden)
     tile = max(1, _UP_ELEMENTS // columns)
     is_dependent = has_dependent_launch()
     _up_kernel[(rows * top_k * triton.cdiv(inner_dim, tile),)](
         x,
-        scale,
+        x if scale is None else scale,
         experts,
         gate_up,
         inner,
@@ -203,6 +210,7 @@ def moe_few_up(
         HIDDEN=hidden,
         INNER=inner_dim,
         TOP_K=top_k,
+        HAS_NORM=scale is not None,
         IS_OAI=is_oai,
         ROWS=tile,
         COLUMNS=columns,
@@ -221,12 +229,12 @@ def moe_few_down(
     shared_gate_up: Tensor | None,
     shared_gate: Tensor | None,
     shared_down: Tensor | None,
-    residual: Tensor,
+    residual: Tensor | None,
     out: Tensor,
     *,
     is_oai: bool = False,
 ) -> None:
-    """Write the residual, the experts by their shares and the shared expert, all added up, into `out`.
+    """Write the residual, if any, the experts by their shares and the shared expert, all added up, into `out`.
 
     Without a shared expert all three of its tensors are None. Rows of shared_gate_up, shared_gate and residual may be
     strided. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
@@ -249,8 +257,9 @@ def moe_few_down(
     ):
         check_operand(kernel, name, tensor, shape, like=inner)
         check_contiguous(kernel, name, tensor)
-    check_operand(kernel, "residual", residual, (rows, hidden), like=inner)
-    check_adjacent(kernel, "residual", residual)
+    if residual is not None:
+        check_operand(kernel, "residual", residual, (rows, hidden), like=inner)
+        check_adjacent(kernel, "residual", residual)
     shared = _check_shared(out, shared_gate_up, shared_gate, shared_down)
     slots, columns = triton.next_power_of_2(top_k), triton.next_power_of_2(inner_dim)
     tile = max(1, _DOWN_ELEMENTS // (slots * columns))
@@ -263,16 +272,17 @@ def moe_few_down(
         inner if shared_gate_up is None else shared_gate_up,
         inner if shared_gate is None else shared_gate,
         inner if shared_down is None else shared_down,
-        residual,
+        inner if residual is None else residual,
         out,
         0 if shared_gate_up is None else shared_gate_up.stride(0),
         0 if shared_gate is None else shared_gate.stride(0),
-        residual.stride(0),
+        0 if residual is None else residual.stride(0),
         held,
         HIDDEN=hidden,
         INNER=inner_dim,
         SHARED=shared,
         HAS_GATE=shared_gate is not None,
+        HAS_RESIDUAL=residual is not None,
         TOP_K=top_k,
         IS_OAI=is_oai,
         SLOTS=slots,

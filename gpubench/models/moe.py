@@ -207,13 +207,18 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, others: Tensor | None = None) -> Tensor:
         """x [rows, hidden] → the same; `others` [rows of other ranks, hidden] are routed, too, and not returned."""
+        if self._are_few(x, others):
+            return self._add_few(None, Operand(x))
         return self._add(None, x, others)
 
     def add(self, x: Tensor, scale: Tensor, eps: float, others: Tensor | None = None) -> Tensor:
         """x + forward(RMSNorm(x) ⊙ scale, others), x [rows, hidden]: a layer's whole second half."""
-        if self.has_kernels and others is None and len(x) <= FEW_ROWS:
-            return self._add_few(x, scale, eps)
+        if self._are_few(x, others):
+            return self._add_few(x, Operand(x, "norm", scale, eps=eps))
         return self._add(x, F.rms_norm(x, scale.shape, scale, eps), others)
+
+    def _are_few(self, x: Tensor, others: Tensor | None) -> bool:
+        return self.has_kernels and others is None and len(x) <= FEW_ROWS
 
     def _add(self, residual: Tensor | None, x: Tensor, others: Tensor | None) -> Tensor:
         rows = x if others is None else torch.cat((x, others))
@@ -228,14 +233,14 @@ class MixtureOfExperts(nn.Module):
         routed = (outputs * shares[..., None]).sum(dim=1)[: len(x)]
         return routed if residual is None else residual + routed
 
-    def _add_few(self, x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        shape, rows, is_oai = self.shape, len(x), self.shape.activation == "swiglu_oai"
-        first = project(Operand(x, "norm", scale, eps=eps), self.into, has_kernel=True)
+    def _add_few(self, residual: Tensor | None, operand: Operand) -> Tensor:
+        shape, x, is_oai = self.shape, operand.x, self.shape.activation == "swiglu_oai"
+        first = project(operand, self.into, has_kernel=True)
         widths = [shape.experts, int(shape.has_gate), 2 * shape.shared_intermediate]
         logits, gate, shared = torch.split(first, widths, dim=-1)
         experts, shares = self._route(logits)
-        inner = x.new_empty(rows, shape.top_k, shape.intermediate)
-        torch.ops.gpubench.moe_few_up(x, scale, experts, self.gate_up, inner, is_oai=is_oai, eps=eps)
+        inner = x.new_empty(len(x), shape.top_k, shape.intermediate)
+        torch.ops.gpubench.moe_few_up(x, operand.scale, experts, self.gate_up, inner, is_oai=is_oai, eps=operand.eps)
         out = torch.empty_like(x)
         has_shared = shape.shared_intermediate > 0
         torch.ops.gpubench.moe_few_down(
@@ -246,7 +251,7 @@ class MixtureOfExperts(nn.Module):
             shared if has_shared else None,
             gate if shape.has_gate else None,
             self.shared_down if has_shared else None,
-            x,
+            residual,
             out,
             is_oai=is_oai,
         )
