@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpubench.kernels.ops import as_seam
 from gpubench.models.base import Attention
 from gpubench.models.layers import random_weight, random_weights, weight
 from gpubench.models.projections import Operand, project
@@ -96,6 +97,7 @@ class GatedDelta(nn.Module):
         return project(gated, self.out, x, has_kernel=self.has_kernel)
 
 
+@as_seam("gated_delta_step_in_torch", mutates=("conv_state", "state", "out"))
 def step_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     mixed: Tensor,
     conv_state: Tensor,

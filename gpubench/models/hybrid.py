@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpubench.errors import Unsupported
+from gpubench.models.attention import cached_attention
 from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
@@ -169,7 +171,11 @@ class HybridConfig:
         return 2 * batch * (products + self.vocabulary * self.hidden + attention + recurrence)
 
     def build(self, dtype: torch.dtype, attention: Attention = "torch") -> HybridModel:
-        """`attention: triton` takes the recurrence's step as our kernel; full attention is torch's either way."""
+        """`attention: triton` takes our kernels for the recurrence, full attention, experts and few-row products."""
+        if attention == "flashinfer":
+            raise Unsupported(
+                "attention: flashinfer: hybrids have torch's operators and our kernels; use torch or triton"
+            )
         if attention == "triton":
             check_triton()
         return HybridModel(self, dtype, attention)
@@ -271,12 +277,9 @@ class GatedAttention(nn.Module):
         heads = projected.view(batch, -1, c.head_dim)
         query, _, key, value = torch.split(heads, [c.heads, c.heads, c.kv_heads, c.kv_heads], dim=1)
         rotary = cache.rotary[-1]
-        own.keys[:, :, -1].copy_(rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary))
-        own.values[:, :, -1].copy_(value)
         query = rotate(F.rms_norm(query, (c.head_dim,), self.query_norm, c.norm_eps), rotary)
-        # The query heads that share a key head become the rows of one attention over it: the cache is read once.
-        query = query.view(batch, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
-        return F.scaled_dot_product_attention(query, own.keys, own.values).reshape(batch, -1)
+        key = rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary)
+        return cached_attention(query, key, value, own.keys, own.values)
 
 
 class HybridLayer(nn.Module):
