@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpubench.errors import ArgumentError, Unsupported
+from gpubench.errors import ArgumentError
 from gpubench.registry import get_workload
 
 SMALL = {"concurrency": 3, "isl": 16, "dtype": "float32"}
@@ -48,12 +48,6 @@ def test_a_reset_puts_back_what_a_step_changed(set_up, workload):
     assert "logits" in workload.compare_function(ready.step(), first, "tiny-hybrid")
     workload.reset_function(ready.inputs["cache"])
     assert torch.equal(ready.step()["logits"], first["logits"])
-
-
-@pytest.mark.parametrize("model", ["tiny-dense", "tiny-hybrid"])
-def test_attention_that_cannot_be_had_here_is_unsupported(workload, model):
-    with pytest.raises(Unsupported, match="attention: "):
-        workload.make(model=model, attention="triton", **SMALL)
 
 
 def test_the_comparison_finds_wrong_logits_a_nan_and_a_wrong_choice(set_up, workload):

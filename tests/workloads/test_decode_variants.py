@@ -49,6 +49,13 @@ def test_eight_ranks_divide_what_they_share_and_nothing_else(model, parallel):
     assert work == pytest.approx(1 / 8 if parallel == "TEP" else 1, rel=0.4)
 
 
+@pytest.mark.parametrize("model", FAMILIES)
+def test_attention_that_a_family_does_not_have_or_that_is_not_installed_skips_the_cell(workload, model):
+    for attention in ("triton", "flashinfer"):
+        with pytest.raises(Unsupported, match="attention: "):
+            workload.make(model=model, attention=attention, **SMALL)
+
+
 def test_a_rank_of_several_has_no_twin_in_transformers(set_up):
     pytest.importorskip("transformers", minversion="5.0")
     with pytest.raises(Unsupported, match="a rank's share"):
