@@ -12,19 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.kernels.ops import as_seam
 from gpubench.models.base import Attention
+from gpubench.models.gated_delta_formulas import prepare
 from gpubench.models.layers import random_weight, random_weights, weight
 from gpubench.models.projections import Operand, project
 from gpubench.models.shapes import GatedDeltaShape
 
 __all__ = ["GatedDelta", "GatedDeltaCache", "make_cache", "step_in_torch"]
-
-_NORM_EPS = 1e-6
-"""Of the unit keys and queries."""
 
 
 @dataclass(frozen=True)
@@ -110,25 +107,21 @@ def step_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     state: Tensor,
     out: Tensor,
 ) -> None:
-    """What gpubench.kernels.gated_delta_step does, with torch's operators, all computed in float32."""
+    """What gpubench.kernels.gated_delta_step does, with torch's operators, all computed in float32.
+
+    The recurrence is that of `advance`, in place and with both products of one look at the state.
+    """
     batch, heads, dim_k, dim_v = state.shape
-    taps = conv_weight.shape[1]
-    rows = torch.arange(batch, device=mixed.device)[:, None]
-    newest_first = (positions[:, None] - torch.arange(taps, device=mixed.device)) % taps
-    conv_state.index_put_((rows[:, 0], newest_first[:, 0]), mixed)
-    inputs = conv_state[rows, newest_first].float()
-    convolved = F.silu((inputs * conv_weight.float().flip(1).T).sum(dim=1))
-    keys, values = torch.split(convolved, [mixed.shape[1] - heads * dim_v, heads * dim_v], dim=-1)
+    token = {"mixed": mixed.float(), "conv_weight": conv_weight.float(), "positions": positions}
+    rates = {"a": a, "b": b, "a_log": a_log, "dt_bias": dt_bias}
+    q, k, v, g, beta, ring = prepare({**token, **rates}, conv_state.float(), state)
+    conv_state.copy_(ring)
 
-    both = keys.view(batch, 2, -1, dim_k)
-    both = both * (both.square().sum(dim=-1, keepdim=True) + _NORM_EPS).rsqrt()
-    both = both.repeat_interleave(heads // both.shape[2], dim=2).transpose(1, 2).reshape(batch * heads, 2, dim_k)
-    decay = (-a_log.exp() * F.softplus(a.float() + dt_bias)).exp()
-
+    both = torch.stack((q, k), dim=2).repeat_interleave(heads // q.shape[1], dim=1).view(batch * heads, 2, dim_k)
     flat = state.view(batch * heads, dim_k, dim_v)
-    flat.mul_(decay.view(-1, 1, 1))
+    flat.mul_(g.exp().view(-1, 1, 1))
     queried, recalled = torch.bmm(both, flat).unbind(1)
-    fresh = b.float().sigmoid().view(-1, 1) * (values.reshape(-1, dim_v) - recalled)
+    fresh = beta.view(-1, 1) * (v.reshape(-1, dim_v) - recalled)
     query, key = both.unbind(1)
     flat.baddbmm_(key[:, :, None], fresh[:, None])
     attended = (queried + (query * key).sum(dim=-1, keepdim=True) * fresh) * dim_k**-0.5

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import gpubench
 from gpubench.errors import Unsupported
+from gpubench.models.gated_delta_formulas import advance, prepare
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
-from gpubench.workloads.gated_delta_formulas import advance, project
 from gpubench.workloads.gated_delta_inputs import (
     RECURRENCE,
     Model,
@@ -65,7 +65,7 @@ def _advance_all(scope: Scope, given: Mapping[str, Tensor], kind: torch.dtype) -
     if scope == "core":
         out, state = advance(**{name: given[name] for name in RECURRENCE}, state=state)
         return {"out": out, "state": state}
-    q, k, v, g, beta, conv_state = project(given, given["conv_state"], state)
+    q, k, v, g, beta, conv_state = prepare(given, given["conv_state"], state)
     out, state = advance(q, k, v, g, beta, state)
     return {"out": out, "state": state, "conv_state": conv_state}
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import gpubench
 from gpubench.errors import Unsupported
+from gpubench.models.gated_delta_formulas import chunked, scan
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
-from gpubench.workloads.gated_delta_formulas import chunked, scan
 from gpubench.workloads.gated_delta_inputs import RECURRENCE, Model, compare_norms, local_shape, make_recurrence
 from gpubench.workloads.launch import Launch, launched
 from gpubench.workloads.sizes import check_sizes

@@ -15,9 +15,9 @@ from gpubench.kernels import gated_delta_prefill as prefill_module
 from gpubench.kernels.gated_delta_decode import gated_delta_decode
 from gpubench.kernels.gated_delta_prefill import gated_delta_prefill, scratch_shapes
 from gpubench.kernels.gated_delta_step import gated_delta_step
+from gpubench.models.gated_delta_formulas import advance, prepare, scan
 from gpubench.registry import get_workload
 from gpubench.workloads import load_builtin
-from gpubench.workloads.gated_delta_formulas import advance, project, scan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -121,7 +121,7 @@ def test_the_fused_step_agrees_with_fp64_over_many_tokens(batch, dtype):
         token["positions"].fill_(position)
         gated_delta_step(**token, conv_state=ring, state=state, out=out)
         wide = {name: value.double() if value.is_floating_point() else value for name, value in token.items()}
-        *parts, exact_ring = project(wide, exact_ring, exact)
+        *parts, exact_ring = prepare(wide, exact_ring, exact)
         reference, exact = advance(*parts, exact)
     assert relative_error(out, reference) < OUTPUT[dtype]
     assert relative_error(state, exact) < 1e-5

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpubench.workloads.gated_delta_formulas import advance, scan
+from gpubench.models.gated_delta_formulas import advance, scan
 
 BORDER = 7.0
 

@@ -15,9 +15,9 @@ from hybrid_reference import CONFIG, decode, empty_cache, make_model, tokens
 
 from gpubench.errors import Unsupported
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache, make_cache
+from gpubench.models.gated_delta_formulas import advance, prepare
 from gpubench.models.hybrid import KeyValueCache
 from gpubench.models.presets import PRESETS, find_preset
-from gpubench.workloads.gated_delta_formulas import advance, project
 
 TINY = PRESETS["tiny-hybrid"]
 RECORDED = Path(__file__).parents[1] / "data/models/hybrid.json"
@@ -66,7 +66,7 @@ def test_a_layers_states_follow_the_recurrence_over_hundreds_of_tokens():
         x = x / (x.square().mean(-1, keepdim=True) + CONFIG.norm_eps).sqrt() * scale.double()
         mixed, gate = (x @ layer.projection.double().T).split([shape.channels, shape.value_heads * shape.v], dim=-1)
         a, b = x @ layer.rates.double().mT
-        *token, conv = project({**given, "mixed": mixed, "positions": positions, "a": a, "b": b}, conv, state)
+        *token, conv = prepare({**given, "mixed": mixed, "positions": positions, "a": a, "b": b}, conv, state)
         out, state = advance(*token, state)
         normed = out / (out.square().mean(-1, keepdim=True) + CONFIG.norm_eps).sqrt() * layer.norm.double()
         gated = normed * torch.nn.functional.silu(gate.view_as(out))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubench.errors import ArgumentError, Unsupported
+from gpubench.models.gated_delta_formulas import chunked, pack, scan, unpack
 from gpubench.registry import get_workload
-from gpubench.workloads.gated_delta_formulas import chunked, pack, scan, unpack
 
 DECODE = {"batch": 3, "key_heads": 2, "value_heads": 4, "dtype": "float32"}
 PREFILL = {"tokens": 70, "sequences": 2, "key_heads": 1, "value_heads": 2, "dtype": "float32"}

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gpubench.kernels.gated_delta_arguments import CHUNK, GATE_FLOOR
 
-__all__ = ["advance", "chunked", "pack", "project", "scan", "unpack"]
+__all__ = ["advance", "chunked", "pack", "prepare", "scan", "unpack"]
 
 _NORM_EPS = 1e-6
 
@@ -33,7 +33,7 @@ def advance(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Ten
     return (state * q).sum(dim=2) * q.shape[2] ** -0.5, state
 
 
-def project(token: Mapping[str, Tensor], conv_state: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+def prepare(token: Mapping[str, Tensor], conv_state: Tensor, state: Tensor) -> tuple[Tensor, ...]:
     """What a layer does before the recurrence of one token: q, k, v, g, beta, and what conv_state then holds.
 
     `token` has mixed, conv_weight, positions, a, b, a_log and dt_bias, as in gpubench.kernels.gated_delta_step.
