@@ -99,6 +99,18 @@ METRICS: Mapping[str, Metric] = {
             formula="the time that the step's bytes take at the GPU's copy bandwidth, or its FLOP at its matmul rate, "
             "whichever is longer, / step time (under a profiler: / busy); both rates were measured in the same run",
         ),
+        _seconds(
+            "start_time", "start time", "tracing, warming up and capturing a step in pieces, all buckets together"
+        ),
+        _seconds("release_time", "release time", "resetting all graphs that were captured with a small cache"),
+        _seconds("recapture_time", "recapture time", "releasing graphs, warming up and capturing them again"),
+        *(
+            Metric(f"graphs_{part}", f"graphs' memory, {part}", "B", higher_is_better=False, formula=formula)
+            for part, formula in [
+                ("estimated", "what the device had less of after the captures with a small cache"),
+                ("kept", "what of that it still had less of when they had been released"),
+            ]
+        ),
         _seconds("capture_time", "capture time", "the captures of one bucket of token counts, without warming up"),
         *(
             Metric(f"memory_{part}", f"memory, {part}", "B", higher_is_better=False, formula=f"by bucket: {formula}")

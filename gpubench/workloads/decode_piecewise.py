@@ -6,7 +6,7 @@ recurrence run eagerly between them. Its options are axes; what its captures cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor
@@ -14,14 +14,17 @@ from torch import Tensor
 import gpubench
 from gpubench.graphs.piecewise.buckets import choose_buckets
 from gpubench.graphs.piecewise.cuda import CudaGraphs
-from gpubench.graphs.piecewise.step import BucketCost, Options, PiecewiseStep
+from gpubench.graphs.piecewise.start import Start, start_at_once, start_in_two_phases
+from gpubench.graphs.piecewise.step import Arguments, Options, PiecewiseStep
 from gpubench.graphs.switch import are_graphs_off
 from gpubench.models.base import Cache, DecodeModel
 from gpubench.registry import OwnMeasurement, Step
 from gpubench.workloads.decode_step import next_tokens
 
-__all__ = ["BoundPieces", "measure_buckets"]
+__all__ = ["BoundPieces", "measure_start"]
 
+SMALL_LENGTH = 128
+"""Of the cache that the first of two phases captures with."""
 MEMORY = ("device", "reserved", "allocated", "pool", "driver")
 
 
@@ -42,10 +45,17 @@ class BoundPieces:
         return self._pieces.eager(self._tokens, self._cache)
 
 
-def measure_buckets(costs: Sequence[BucketCost]) -> list[OwnMeasurement]:
-    """`capture_time` and the parts of memory, one of each for every bucket."""
-    found = []
-    for cost in costs:
+def measure_start(start: Start) -> list[OwnMeasurement]:
+    """What a start took, and by bucket `capture_time` and the parts of memory."""
+    found = [OwnMeasurement("start_time", "s", start.start_time)]
+    if start.recapture_time:
+        found += [
+            OwnMeasurement("release_time", "s", start.release_time),
+            OwnMeasurement("recapture_time", "s", start.recapture_time),
+            OwnMeasurement("graphs_estimated", "B", float(start.estimated)),
+            OwnMeasurement("graphs_kept", "B", float(start.kept)),
+        ]
+    for cost in start.costs:
         name = f"bucket {cost.bucket}"
         found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
         found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
@@ -64,6 +74,7 @@ def _(  # noqa: PLR0913 - options are axes
     out_buffers: Literal["owned", "per_call"] = "owned",
     pool: Literal["shared", "private"] = "shared",
     head: Literal["inside", "outside"] = "inside",
+    start: Literal["at_once", "two_phases"] = "at_once",
 ) -> Step:
     options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head)
     step: Callable[..., Any] = lambda tokens, cache: next_tokens(decoder, cache, tokens)  # noqa: E731
@@ -71,10 +82,20 @@ def _(  # noqa: PLR0913 - options are axes
         return lambda: step(tokens, cache)
     pieces = PiecewiseStep(step, options, CudaGraphs(), head=getattr(decoder, "head", None), name="decode_step")
 
-    def arguments_for(bucket: int) -> tuple[Tensor, Any]:
-        return (tokens, cache) if bucket >= len(tokens) else (tokens[:bucket], decoder.make_cache(bucket, isl))
+    def arguments(length: int) -> Arguments:
+        """Of the cell's own step, and with caches of their own of the smaller buckets'."""
 
-    pieces.warm_up(arguments_for)
-    costs = pieces.capture(arguments_for)
+        def of(bucket: int) -> tuple[Tensor, Any]:
+            rows = min(bucket, len(tokens))
+            own = rows == len(tokens) and length == isl
+            return (tokens, cache) if own else (tokens[:rows], decoder.make_cache(rows, length))
+
+        return of
+
+    begun = (
+        start_at_once(pieces, lambda: arguments(isl))
+        if start == "at_once"
+        else start_in_two_phases(pieces, lambda: arguments(min(isl, SMALL_LENGTH)), lambda: arguments(isl))
+    )
     cache.restore()
-    return BoundPieces(pieces, tokens, cache, measure_buckets(costs))
+    return BoundPieces(pieces, tokens, cache, measure_start(begun))

@@ -100,9 +100,14 @@ def on_address(value: Tensor) -> Tensor:
 class FakeGraph:
     """A tape."""
 
+    pool: Arena | None
+    """None once it is reset."""
     tape: list[Callable[[], None]] = field(default_factory=list)
     num_kernels: int = 0
-    was_reset: bool = False
+
+    @property
+    def was_reset(self) -> bool:
+        return self.pool is None
 
     @property
     def is_empty(self) -> bool:
@@ -114,7 +119,7 @@ class FakeGraph:
             entry()
 
     def reset(self) -> None:
-        self.was_reset = True
+        self.pool = None
 
 
 class _Recording(TorchDispatchMode):
@@ -209,7 +214,7 @@ class FakeGraphs:
         return run()
 
     def capture(self, run: Callable[[], T], pool: Arena) -> tuple[FakeGraph, T]:
-        graph = FakeGraph()
+        graph = FakeGraph(pool)
         self.captured.append(graph)
         graph.tape += [lambda start=start, end=end: poison(start, end) for start, end in pool.free]
         pool.tape = graph.tape
@@ -223,6 +228,9 @@ class FakeGraphs:
     def borrow(self, value: Tensor, owner: object) -> Tensor:
         return on_address(value)
 
+    def device_bytes(self) -> int:
+        return sum(arena.reserved for arena in self.pools if any(g.pool is arena for g in self.captured))
+
     def memory(self, pool: Arena) -> MemoryInUse:
-        reserved = sum(arena.reserved for arena in self.pools)
+        reserved = self.device_bytes()
         return MemoryInUse(reserved, reserved, sum(arena.live for arena in self.pools), pool.reserved)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
 from gpubench.graphs.piecewise.split import Operator, Piece
+from gpubench.graphs.piecewise.start import start_in_two_phases
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
 from gpubench.models.dense import DenseCache, DenseModel
 from gpubench.models.presets import PRESETS
@@ -384,3 +385,24 @@ def test_a_step_larger_than_any_bucket_is_refused_with_the_numbers():
     pieces = ready(Toy(), state, buckets=(2, 4))
     with pytest.raises(ArgumentError, match=r"a step of 5 tokens: buckets \[2, 4\] hold 1 to 4"):
         pieces(tokens_of(5), state)
+
+
+def test_a_start_in_two_phases_captures_with_a_small_cache_releases_all_and_captures_with_the_final_one():
+    toy, graphs = Toy(), FakeGraphs()
+    pieces = PiecewiseStep(toy, Options((2, 4, 8)), graphs)
+    small, final = State(torch.rand(ROWS, WIDTH)), make_state()
+    released = []
+
+    def make_final():
+        released.append([graph.was_reset for graph in graphs.captured])
+        return some(final)
+
+    start = start_in_two_phases(pieces, lambda: some(small), make_final)
+    assert released == [[True] * (len(graphs.captured) // 2)]
+    assert start.estimated == sum(cost.device for cost in start.costs) > 0
+    assert start.kept == 0
+    assert 0 < start.release_time < start.recapture_time < start.start_time
+    with pytest.raises(StaleGraphError):
+        pieces(tokens_of(3), small)
+    twin, tokens = copy.deepcopy(final), tokens_of(3)
+    torch.testing.assert_close(pieces(tokens, final), toy(tokens, twin))

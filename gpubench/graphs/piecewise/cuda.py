@@ -85,11 +85,14 @@ class CudaGraphs:
         flat: Tensor = torch.as_tensor(memory, device=value.device)
         return flat.view(value.dtype).as_strided(value.shape, value.stride())
 
-    def memory(self, pool: Any) -> MemoryInUse:
+    def device_bytes(self) -> int:
         free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def memory(self, pool: Any) -> MemoryInUse:
         segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
         return MemoryInUse(
-            total - free,
+            self.device_bytes(),
             torch.cuda.memory_reserved(),
             torch.cuda.memory_allocated(),
             sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) == tuple(pool)),

@@ -35,7 +35,7 @@ class MemoryInUse:
     """Bytes of a device that are taken at one moment."""
 
     device: int
-    """By everybody: all there is, less what the driver calls free."""
+    """By everybody."""
     reserved: int
     """By torch's allocator, of the driver."""
     allocated: int
@@ -69,6 +69,10 @@ class Graphs(Protocol):
 
     def borrow(self, value: Tensor, owner: object) -> Tensor:
         """The same memory as another tensor, which doesn't keep it from being given to others but keeps `owner`."""
+        ...
+
+    def device_bytes(self) -> int:
+        """What is taken of the device by everybody: all there is, less what the driver calls free."""
         ...
 
     def memory(self, pool: Any) -> MemoryInUse:

@@ -152,6 +152,11 @@ class PiecewiseStep:
         self._forget()
         self._graphs.settle()
 
+    def device_bytes(self) -> int:
+        """What is taken of the device by everybody, once all is at rest."""
+        self._graphs.settle()
+        return self._graphs.device_bytes()
+
     def _plan(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Plan:
         """The step cut for a bucket; buckets share it, unless the step's Python takes another way for one of them."""
         for plan in self._plans:

@@ -1,0 +1,61 @@
+"""A start in two phases, as serving engines have it: graphs first, to see what they leave for the cache.
+
+How large the cache may be depends on what the graphs take, and they are captured with a cache. So they are captured
+with a small one, released, and captured again when the final cache has its place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpubench.graphs.piecewise.step import Arguments, BucketCost, PiecewiseStep
+
+__all__ = ["Start", "start_at_once", "start_in_two_phases"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a start took: seconds, and bytes of the device."""
+
+    costs: list[BucketCost]
+    """Of the captures that are used."""
+    start_time: float
+    """All of it: tracing, warming up, capturing."""
+    recapture_time: float = 0.0
+    """The part after the first captures: releasing them, warming up and capturing again."""
+    release_time: float = 0.0
+    """Of that, releasing."""
+    estimated: int = 0
+    """What the first captures took …"""
+    kept: int = 0
+    """… and of that, what didn't come back when they were released."""
+
+
+def start_at_once(pieces: PiecewiseStep, final: Callable[[], Arguments]) -> Start:
+    """Warm up and capture."""
+    began = time.perf_counter()
+    arguments = final()
+    pieces.warm_up(arguments)
+    costs = pieces.capture(arguments)
+    return Start(costs, time.perf_counter() - began)
+
+
+def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], final: Callable[[], Arguments]) -> Start:
+    """Capture with a small cache, release the captures and the cache, and capture with the final one.
+
+    Both make the arguments for warming up and capturing; the small one's are dropped before the final one's are made.
+    """
+    began = time.perf_counter()
+    arguments = small()
+    pieces.warm_up(arguments)
+    before = pieces.device_bytes()
+    estimated = sum([cost.device for cost in pieces.capture(arguments)])
+    captured = time.perf_counter()
+    del arguments
+    pieces.reset()
+    released, kept = time.perf_counter(), pieces.device_bytes() - before
+    costs = start_at_once(pieces, final).costs
+    ended = time.perf_counter()
+    return Start(costs, ended - began, ended - captured, released - captured, estimated, kept)
