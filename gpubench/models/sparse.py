@@ -173,6 +173,8 @@ class SparseCache:
 
     layers: list[DenseCache | PagedCache]
     pages: Pages
+    block: int
+    """Tokens of a page."""
     rotary: Tensor
     """cos and sin of every position's angles: [length, 2, rotary_dims / 2], fp32."""
     others: Tensor | None
@@ -193,7 +195,7 @@ class SparseCache:
             else layer
             for layer in self.layers
         ]
-        pages = Pages.over(self.pages.table, length, self.pages.block, self.pages.splits)
+        pages = self.pages.prefix(length, self.block)
         return replace(self, layers=layers, pages=pages, rotary=self.rotary[:length])
 
 
@@ -246,17 +248,26 @@ class SparseModel(nn.Module):
 
     def make_cache(self, batch: int, length: int) -> SparseCache:
         c, like = self.config, self.embedding  # its dtype and device
-        table = self._table(batch, length)
+        pages = self._make_pages(batch, length)
         return SparseCache(
-            [self._layer_cache(index, batch, length, table.numel()) for index in range(c.layers)],
-            Pages.over(table, length, c.sparse.block, self._splits(batch)),
+            [self._layer_cache(index, batch, length, pages.table.numel()) for index in range(c.layers)],
+            pages,
+            c.sparse.block,
             rotary_table(length, c.rotary_dims, c.rotary_base, like.device),
             stand_ins(batch, c.expert_ranks, c.hidden, like),
         )
 
-    def _table(self, batch: int, length: int) -> Tensor:
-        blocks = -(-length // self.config.sparse.block)
-        return torch.arange(batch * blocks, dtype=torch.int32, device=self.embedding.device).view(batch, blocks)
+    def _make_pages(self, batch: int, length: int) -> Pages:
+        s, device = self.config.sparse, self.embedding.device
+        blocks, splits = -(-length // s.block), 0
+        if self.has_kernels:
+            from gpubench.kernels.sparse_gqa import choose_splits
+
+            splits = choose_splits(batch, s.kv_heads, s.blocks)
+        table = torch.arange(batch * blocks, dtype=torch.int32, device=device).view(batch, blocks)
+        lengths = torch.full((batch,), length, dtype=torch.int32, device=device)
+        partial = torch.empty(batch, s.heads, splits, s.dim, dtype=torch.float32, device=device)
+        return Pages(table, lengths, table[:, -1].long(), partial, partial.new_empty(batch, s.heads, splits))
 
     def _layer_cache(self, index: int, batch: int, length: int, pages: int) -> DenseCache | PagedCache:
         s, like = self.config.sparse, self.embedding
@@ -266,10 +277,3 @@ class SparseModel(nn.Module):
         shape = (pages, s.kv_heads, s.block, s.dim)
         index_keys = like.new_empty(pages, s.block, s.index_dim).normal_()
         return PagedCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_(), index_keys)
-
-    def _splits(self, batch: int) -> int:
-        if not self.has_kernels:
-            return 1
-        from gpubench.kernels.sparse_gqa import choose_splits
-
-        return choose_splits(batch, self.config.sparse.kv_heads, self.config.sparse.blocks)

@@ -13,7 +13,7 @@ them, its scores unread. A layer that isn't sparse has no i_q and i_k and attend
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,10 @@ __all__ = ["DenseCache", "PagedCache", "Pages", "SparseAttention"]
 
 @dataclass(frozen=True)
 class Pages:
-    """Which blocks of the caches belong to which sequence: the same in all layers. A sequence's lie side by side."""
+    """Which blocks of the caches belong to which sequence, the same in all layers, and what attention works in.
+
+    A sequence's blocks lie side by side.
+    """
 
     table: Tensor
     """[batch, blocks], int32: each sequence's blocks, in order."""
@@ -39,24 +42,14 @@ class Pages:
     """[batch], int32: tokens, the new one included."""
     last: Tensor
     """[batch], int64: the block that the new token stands in."""
-    length: int
-    """The same for all."""
-    block: int
-    """Tokens."""
-    splits: int
-    """How many programs of our kernel share the tokens of a KV head."""
+    partial: Tensor
+    sums: Tensor
+    """Scratch of our kernel, as in gpubench.kernels.sparse_gqa; without elements for torch."""
 
-    @property
-    def slot(self) -> int:
-        """Where in its block the new token stands."""
-        return (self.length - 1) % self.block
-
-    @classmethod
-    def over(cls, table: Tensor, length: int, block: int, splits: int) -> Pages:
-        """The first `length` tokens of the sequences whose blocks `table` has."""
-        table = table[:, : -(-length // block)]
-        lengths = torch.full((table.shape[0],), length, dtype=torch.int32, device=table.device)
-        return cls(table, lengths, table[:, -1].long(), length, block, splits)
+    def prefix(self, length: int, block: int) -> Pages:
+        """The first `length` tokens."""
+        table = self.table[:, : -(-length // block)]
+        return replace(self, table=table, lengths=torch.full_like(self.lengths, length), last=table[:, -1].long())
 
 
 @dataclass(frozen=True)
@@ -77,11 +70,11 @@ class PagedCache:
     index_keys: Tensor
     """[batch · blocks, block, index_dim], one for all index heads."""
 
-    def write(self, key: Tensor, value: Tensor, index_key: Tensor, pages: Pages) -> None:
-        """The new token's, [batch, heads, dim] each."""
-        self.keys[:, :, pages.slot].index_copy_(0, pages.last, key)
-        self.values[:, :, pages.slot].index_copy_(0, pages.last, value)
-        self.index_keys[:, pages.slot].index_copy_(0, pages.last, index_key[:, 0])
+    def write(self, key: Tensor, value: Tensor, index_key: Tensor, last: Tensor, slot: int) -> None:
+        """The new token's, [batch, heads, dim] each, into that slot of the sequences' last blocks."""
+        self.keys[:, :, slot].index_copy_(0, last, key)
+        self.values[:, :, slot].index_copy_(0, last, value)
+        self.index_keys[:, slot].index_copy_(0, last, index_key[:, 0])
 
 
 class SparseAttention(nn.Module):
@@ -127,7 +120,7 @@ class SparseAttention(nn.Module):
             place = self._place_with_kernel if self.has_kernels else self._place_in_torch
             query, index_query = place(projected, own, pages, rotary)
         attend = self._attend_with_kernels if self.has_kernels else self._attend_in_torch
-        attended = attend(query, index_query, own, pages)
+        attended = attend(query, index_query, own, pages, rotary.shape[0])
         with annotate("attention"):
             return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
 
@@ -150,7 +143,8 @@ class SparseAttention(nn.Module):
         query, key, value = self._split(projected, rotary[-1])
         heads = projected[:, shape.width :].view(len(projected), -1, shape.index_dim)
         index_query, index_key = torch.split(heads, [shape.index_heads, 1], dim=1)
-        own.write(key, value, self._place(index_key, self.index_key_norm, rotary[-1]), pages)
+        index_key = self._place(index_key, self.index_key_norm, rotary[-1])
+        own.write(key, value, index_key, pages.last, (rotary.shape[0] - 1) % shape.block)
         return query, self._place(index_query, self.index_query_norm, rotary[-1])
 
     def _place_with_kernel(
@@ -177,7 +171,7 @@ class SparseAttention(nn.Module):
         )
         return query, index_query
 
-    def _attend_with_kernels(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages) -> Tensor:
+    def _attend_with_kernels(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages, _: int) -> Tensor:
         shape, ops = self.shape, torch.ops.gpubench
         batch, heads, dim = query.shape
         with annotate("indexer"):
@@ -188,16 +182,16 @@ class SparseAttention(nn.Module):
             ops.sparse_gqa_select(scores, pages.lengths, blocks, shape.block)
         with annotate("attention"):
             out = torch.empty_like(query)
-            partial = query.new_empty(batch, heads, pages.splits, dim, dtype=torch.float32)
-            sums = query.new_empty(batch, heads, pages.splits, dtype=torch.float32)
             where = blocks, pages.table, pages.lengths
-            ops.sparse_gqa_attend(query, own.keys, own.values, *where, out, partial, sums)
+            ops.sparse_gqa_attend(query, own.keys, own.values, *where, out, pages.partial, pages.sums)
             return out.view(batch, heads * dim)
 
-    def _attend_in_torch(self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages) -> Tensor:
+    def _attend_in_torch(
+        self, query: Tensor, index_query: Tensor, own: PagedCache, pages: Pages, length: int
+    ) -> Tensor:
         shape = self.shape
         with annotate("indexer"):
-            scores = _score_in_torch(index_query, own.index_keys, pages, shape.blocks)
+            scores = _score_in_torch(index_query, own.index_keys, pages.table, shape.blocks)
         with annotate("topk"):
             blocks = scores.topk(min(shape.blocks, scores.shape[-1])).indices
         with annotate("attention"):
@@ -207,18 +201,18 @@ class SparseAttention(nn.Module):
             # The query heads that share a key head become the rows of one attention over it: it is gathered once.
             grouped = query.view(query.shape[0], shape.kv_heads, -1, shape.dim)
             mask = None
-            if pages.length % shape.block:  # what lies in the last block beyond the length isn't seen
+            if length % shape.block:  # what lies in the last block beyond the length isn't seen
                 tokens = blocks[..., None] * shape.block + torch.arange(shape.block, device=query.device)
-                mask = (tokens < pages.length).flatten(2)[:, :, None].expand(-1, -1, grouped.shape[2], -1)
+                mask = (tokens < length).flatten(2)[:, :, None].expand(-1, -1, grouped.shape[2], -1)
             return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).flatten(1)
 
 
-def _score_in_torch(index_query: Tensor, index_keys: Tensor, pages: Pages, kept: int) -> Tensor:
+def _score_in_torch(index_query: Tensor, index_keys: Tensor, table: Tensor, kept: int) -> Tensor:
     """Of every block, [batch, index_heads, blocks]: infinity for the last one, and for all where all are kept."""
-    batch, count = pages.table.shape
+    batch, count = table.shape
     if count <= kept:
         return index_query.new_full((batch, index_query.shape[1], count), torch.inf)
     by_sequence = index_keys.view(batch, -1, *index_keys.shape[1:])  # not a copy: its blocks lie side by side
     products = index_query @ by_sequence[:, :count].flatten(1, 2).mT
-    scores = products.view(batch, -1, count, pages.block).amax(dim=-1)
+    scores = products.view(batch, -1, count, index_keys.shape[1]).amax(dim=-1)
     return scores.masked_fill(torch.arange(count, device=scores.device) == count - 1, torch.inf)
