@@ -77,7 +77,8 @@ class _Part:
             return [self.take(entry) for entry in value]
         if not is_dataclass(value) or isinstance(value, type):
             return value
-        part = replace(self, table=value.pages.table) if hasattr(value, "pages") else self
+        pages = getattr(value, "pages", None)
+        part = self if pages is None else replace(self, table=pages.table)
         return replace(
             value, **{field.name: part.take(getattr(value, field.name), field.name) for field in fields(value)}
         )
