@@ -11,7 +11,7 @@ x [rows, K]; W = weight [N, K]; residual, if any, and out [rows, N]; gate [rows,
 All float32, float16 or bfloat16, computed in float32.
 
 A program has some of the weight's rows, whole, in its registers, and takes x row by row. It asks for its weights before
-it waits for the kernel that writes x.
+it waits for the kernel that writes x. For more rows, whose product a library does better, prepare_rows writes f(x).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_l
 from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
 from gpubench.kernels.ops import as_op
 
-__all__ = ["MAX_COLUMNS", "MAX_ROWS", "Before", "linear_few"]
+__all__ = ["MAX_COLUMNS", "MAX_ROWS", "Before", "linear_few", "prepare_rows"]
 
 Before = Literal["nothing", "norm", "gated_norm", "sigmoid_gate"]
 
@@ -111,6 +111,40 @@ def _linear_kernel(
         tl.store(out_ptr + row * out_stride + outputs, result.to(out_ptr.dtype.element_ty), mask=is_output)
 
 
+@triton.jit
+def _prepare_kernel(
+    x_ptr,
+    scale_ptr,
+    gate_ptr,
+    out_ptr,
+    x_stride,
+    gate_stride,
+    out_stride,
+    eps,
+    K: tl.constexpr,
+    BEFORE: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, COLUMNS)
+    inside = columns < K
+    scale = columns
+    if HAS_SCALE:
+        scale = tl.load(scale_ptr + columns % GROUP, mask=inside, other=0.0).to(tl.float32)
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
+    x = tl.load(x_ptr + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    gate = x
+    if HAS_GATE:
+        gate = tl.load(gate_ptr + row * gate_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    x = _prepare(x, scale, gate, eps, K, BEFORE, GROUP)
+    tl.store(out_ptr + row * out_stride + columns, x.to(out_ptr.dtype.element_ty), mask=inside)
+
+
 @as_op("linear_few", mutates=("out",))
 def linear_few(
     x: Tensor,
@@ -128,8 +162,8 @@ def linear_few(
     `before` says what of `scale` and `gate` is wanted. Rows of all but the weight may be strided. Neither allocates nor
     synchronises. ArgumentError names an argument that doesn't fit.
     """
-    _check(x, weight, out, residual)
-    _check_before(x, scale, gate, before)
+    _check_weight(x, weight, out, residual)
+    _check_before("linear_few", x, scale, gate, before)
     rows, k = x.shape
     columns = triton.next_power_of_2(k)
     tile = max(1, min(_MAX_TILE, _ELEMENTS // columns))
@@ -162,29 +196,70 @@ def linear_few(
     )
 
 
-def _check(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None) -> None:
-    """Raise ArgumentError unless the operands fit one another."""
-    kernel = "linear_few"
-    check_launchable(kernel, "x", x)
-    if x.dim() != 2 or not 1 <= x.shape[0] <= MAX_ROWS or not 1 <= x.shape[1] <= MAX_COLUMNS:
-        raise ArgumentError(
-            f"{kernel}: x has shape {tuple(x.shape)}; wanted (1 to {MAX_ROWS} rows, 1 to {MAX_COLUMNS} columns)"
-        )
+@as_op("prepare_rows", mutates=("out",))
+def prepare_rows(
+    x: Tensor, out: Tensor, scale: Tensor | None = None, gate: Tensor | None = None, *, before: str, eps: float = 1e-6
+) -> None:
+    """Write f(x), what linear_few would multiply, into `out`, for any number of rows.
+
+    All rows may be strided. Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
+    """
+    kernel = "prepare_rows"
+    _check_x(kernel, x)
+    _check_before(kernel, x, scale, gate, before)
+    check_operand(kernel, "out", out, tuple(x.shape), like=x)
+    check_adjacent(kernel, "out", out)
     rows, k = x.shape
+    columns = triton.next_power_of_2(k)
+    is_dependent = has_dependent_launch()
+    _prepare_kernel[(rows,)](
+        x,
+        x if scale is None else scale,
+        x if gate is None else gate,
+        out,
+        x.stride(0),
+        0 if gate is None else gate.stride(0),
+        out.stride(0),
+        eps,
+        K=k,
+        BEFORE=before,
+        GROUP=k if scale is None else scale.shape[0],
+        HAS_SCALE=scale is not None,
+        HAS_GATE=gate is not None,
+        COLUMNS=columns,
+        IS_DEPENDENT=is_dependent,
+        num_warps=4 if columns <= 4096 else 8,
+        launch_pdl=is_dependent,
+    )
+
+
+def _check_x(kernel: str, x: Tensor) -> None:
+    """Raise ArgumentError unless x has rows that a program can hold."""
+    check_launchable(kernel, "x", x)
+    if x.dim() != 2 or x.shape[0] < 1 or not 1 <= x.shape[1] <= MAX_COLUMNS:
+        raise ArgumentError(f"{kernel}: x has shape {tuple(x.shape)}; wanted (rows, 1 to {MAX_COLUMNS})")
+    check_adjacent(kernel, "x", x)
+
+
+def _check_weight(x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None) -> None:
+    """Raise ArgumentError unless the operands of linear_few fit one another."""
+    kernel = "linear_few"
+    _check_x(kernel, x)
+    rows, k = x.shape
+    if rows > MAX_ROWS:
+        raise ArgumentError(f"{kernel}: x has {rows} rows; wanted {MAX_ROWS} at most")
     width = weight.shape[0] if weight.dim() else 0
     check_operand(kernel, "weight", weight, (width, k), like=x)
     check_contiguous(kernel, "weight", weight)
     check_operand(kernel, "out", out, (rows, width), like=x)
-    for name, tensor in (("x", x), ("out", out), ("residual", residual)):
-        if tensor is not None:
-            check_adjacent(kernel, name, tensor)
+    check_adjacent(kernel, "out", out)
     if residual is not None:
         check_operand(kernel, "residual", residual, (rows, width), like=x)
+        check_adjacent(kernel, "residual", residual)
 
 
-def _check_before(x: Tensor, scale: Tensor | None, gate: Tensor | None, before: str) -> None:
+def _check_before(kernel: str, x: Tensor, scale: Tensor | None, gate: Tensor | None, before: str) -> None:
     """Raise ArgumentError unless `scale` and `gate` are there where, and only where, `before` has a use for them."""
-    kernel = "linear_few"
     if before not in _WANTED:
         raise ArgumentError(f"{kernel}: before is {before!r}; known: {', '.join(_WANTED)}")
     for name, tensor in (("scale", scale), ("gate", gate)):

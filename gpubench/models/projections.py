@@ -33,14 +33,17 @@ class Operand(NamedTuple):
 
 def project(operand: Operand, weight: Tensor, residual: Tensor | None = None, *, has_kernel: bool) -> Tensor:
     """operand · weightᵀ + residual, [rows, N]; `has_kernel` if gpubench.kernels.linear_few can be launched."""
-    x = operand.x
+    x, before, scale, gate, eps = operand
     if has_kernel and len(x) <= FEW_ROWS:
         out = x.new_empty(len(x), len(weight))
-        torch.ops.gpubench.linear_few(
-            x, weight, out, operand.scale, operand.gate, residual, before=operand.before, eps=operand.eps
-        )
+        torch.ops.gpubench.linear_few(x, weight, out, scale, gate, residual, before=before, eps=eps)
         return out
-    out = F.linear(_prepare(operand), weight)
+    if not has_kernel:
+        x = _prepare(operand)
+    elif before != "nothing":
+        x = torch.empty_like(x)
+        torch.ops.gpubench.prepare_rows(operand.x, x, scale, gate, before=before, eps=eps)
+    out = F.linear(x, weight)
     return out if residual is None else residual + out
 
 
@@ -52,7 +55,7 @@ def _prepare(operand: Operand) -> Tensor:
         assert gate is not None, "sigmoid_gate has a gate"
         return x * gate.sigmoid()
     assert scale is not None, "norms have a scale"
-    normed = F.rms_norm(x.unflatten(-1, (-1, len(scale))), scale.shape, scale, eps).flatten(-2)
+    normed = F.rms_norm(x.reshape(len(x), -1, len(scale)), scale.shape, scale, eps).flatten(-2)
     if before == "norm":
         return normed
     assert gate is not None, "gated_norm has a gate"

@@ -210,7 +210,7 @@ BEFORE = {
 
 
 def layer_error(case):
-    from gpubench.kernels.linear_few import linear_few
+    from gpubench.kernels.linear_few import linear_few, prepare_rows
 
     torch.manual_seed(0)
     wide = torch.randn(case.rows, 2 * case.inputs + 5).to(case.dtype)  # rows may be strided
@@ -223,8 +223,11 @@ def layer_error(case):
     has_gate = case.before in {"gated_norm", "sigmoid_gate"}
     linear_few(x, weight, out, scale, gate if has_gate else None, residual, before=case.before, eps=1e-6)
     doubled = (None if tensor is None else tensor.double() for tensor in (x, scale, gate))
-    want = BEFORE[case.before](*doubled) @ weight.double().T
-    return distance(out, want if residual is None else want + residual)
+    prepared = BEFORE[case.before](*doubled)
+    want = prepared @ weight.double().T
+    alone = torch.full_like(wide, float("nan"))[:, : case.inputs]
+    prepare_rows(x, alone, scale, gate if has_gate else None, before=case.before, eps=1e-6)
+    return max(distance(alone, prepared), distance(out, want if residual is None else want + residual))
 
 
 @dataclass(frozen=True)
