@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from dataclasses import replace
 
@@ -32,6 +33,8 @@ def on_gpu():
     with torch.device("cuda:0"):
         torch.manual_seed(0)
         yield
+    gc.collect()  # a captured step holds its model, tens of gigabytes of it, in a cycle
+    torch.cuda.empty_cache()
 
 
 @pytest.fixture
