@@ -1,16 +1,17 @@
-"""What tests of decode steps share: every tiny model there is, its steps over a growing past, parts of its batch."""
+"""What tests of decode steps share: every tiny model there is, its steps over a growing past, and what they leave."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpubench.models.base import ModelConfig
+from gpubench.models.base import DecodeModel, ModelConfig
 from gpubench.models.deepseek import DeepseekCache
+from gpubench.models.gated_delta import GatedDeltaCache
 from gpubench.models.presets import PRESETS
 from gpubench.models.variant import Variant
 from gpubench.registry import Step
@@ -61,47 +62,22 @@ def follow(step: Step, inputs: Mapping[str, Any], steps: int, given: Tensor | No
     return Told(torch.stack(chosen), torch.stack(logits))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some sequences of a batch, and the pages of theirs, which have other numbers where they are alone."""
-
-    rows: list[int]
-    batch: int
-    table: Tensor | None = None
-    """Of the whole batch's pages."""
-
-    def take(self, value: Any, name: str = "") -> Any:
-        if isinstance(value, Tensor):
-            return self._take_tensor(value, name)
-        if isinstance(value, list):
-            return [self.take(entry) for entry in value]
-        if not is_dataclass(value) or isinstance(value, type):
-            return value
-        pages = getattr(value, "pages", None)
-        part = self if pages is None else replace(self, table=pages.table)
-        return replace(
-            value, **{field.name: part.take(getattr(value, field.name), field.name) for field in fields(value)}
-        )
-
-    def _take_tensor(self, value: Tensor, name: str) -> Tensor:
-        if self.table is not None and name in ("table", "last"):
-            pages = torch.arange(len(self.rows) * self.table.shape[1]).view(len(self.rows), -1)
-            return (pages if name == "table" else pages[:, -1]).to(value)
-        if self.table is not None and value.dim() and value.shape[0] == self.table.numel():
-            return value[self.table[self.rows].flatten().long()]
-        return value[self.rows] if value.dim() and value.shape[0] == self.batch else value.clone()
-
-
-def take(cache: Any, rows: list[int], batch: int) -> Any:
-    """A cache of its own for some sequences of one of `batch`, a number that no other first dimension has."""
-    return _Part(rows, batch).take(cache)
-
-
 def remembered(cache: Any) -> list[Tensor]:
     """What a cache holds of the past, without what an indexer works in."""
     if isinstance(cache, DeepseekCache):
         return [*cache.entries, *(index.keys for index in cache.indexes)]
     return find_tensors(cache)
+
+
+def decode(model: DecodeModel, given: Tensor) -> Tensor:
+    """Logits [steps, batch, vocabulary] of sequences `given` [steps, batch] that are read token by token."""
+    steps, batch = given.shape
+    cache = model.make_cache(batch, steps)
+    for layer in getattr(cache, "layers", []):
+        if isinstance(layer, GatedDeltaCache):  # as if nothing had been read yet
+            layer.state.zero_()
+            layer.conv.zero_()
+    return torch.stack([model(tokens, cache.prefix(step + 1)) for step, tokens in enumerate(given)])
 
 
 def run(model: Callable[[Tensor, Any], Tensor], cache: Any, given: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoding import TINY, Told, distance, find_tiny, follow, remembered, run, take, vary_weights
+from decoding import TINY, Told, decode, distance, find_tiny, follow, remembered, vary_weights
 from torch._dynamo.utils import counters
 
 from gpubench.workloads.decode_step import next_tokens
@@ -75,21 +75,14 @@ def test_traced_whole_each_model_chooses_eagers_tokens_over_256_steps_and_leaves
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_sequence_gets_the_same_logits_alone_and_in_any_company(name):
-    model, cache = make(name, batch=11, length=77)
-    given = torch.randint(model.config.vocabulary, (4, 11))
-    for rows in ([5], [5, 0, 7], [3, 9, 1, 8, 5, 2, 10, 4]):
-        few = run(model, take(cache, rows, 11), given[:, rows])
-        all_of_them = run(model, deepcopy(cache), given)[:, rows]
-        assert distance(few, all_of_them) < 1e-5
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_rows_that_pad_a_batch_change_nothing_even_if_they_are_nan(name):
-    model, cache = make(name, batch=11, length=77)
+def test_a_sequence_gets_the_same_logits_alone_in_any_company_and_beside_rows_of_nan(name):
+    model, _ = make(name, batch=1, length=1)
     model.embedding[0] = torch.nan
-    given = torch.randint(1, model.config.vocabulary, (4, 11))
+    given = torch.randint(1, model.config.vocabulary, (80, 9))
+    company = decode(model, given)
+    for rows in ([5], [5, 0, 7], [3, 8, 1, 4, 5, 2, 6, 0]):
+        assert distance(decode(model, given[:, rows]), company[:, rows]) < 1e-4
     given[:, 3:] = 0
-    padded = run(model, deepcopy(cache), given)
+    padded = decode(model, given)
     assert padded[:, 3:].isnan().all()
-    assert distance(padded[:, :3], run(model, take(cache, [0, 1, 2], 11), given[:, :3])) < 1e-5
+    assert distance(padded[:, :3], company[:, :3]) < 1e-4
