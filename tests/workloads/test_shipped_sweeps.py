@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,16 +35,22 @@ def test_every_sweep_names_what_exists_and_excludes_what_it_has(catalogue, path,
     assert grid.warnings == ()
 
 
-def test_pareto_leaves_out_just_what_141_gigabytes_cannot_hold(catalogue):
-    sweep = load_sweep(ROOT / "configs" / "pareto.yaml")
-    grid = expand(sweep, catalogue)
-    kept = {(cell.axes["concurrency"], cell.axes["isl"]) for cell in grid.cells}
-    everything = set(itertools.product(sweep.spec.axes["concurrency"], sweep.spec.axes["isl"]))
+@pytest.mark.parametrize("name", ["configs/pareto.yaml", "sweeps/pareto_indexer_variants.yaml"])
+def test_a_pareto_sweep_leaves_out_just_what_141_gigabytes_cannot_hold(catalogue, name):
+    sweep = load_sweep(ROOT / name)
+    everything = replace(sweep, spec=sweep.spec.model_copy(update={"exclude": []}))
     fits = get_workload("decode_step").fits_function
-    too_big = {
-        (concurrency, isl)
-        for concurrency, isl in everything
-        if fits(concurrency=concurrency, isl=isl, layers=None, device_bytes=141e9, **sweep.spec.params)
+    can_fit = {
+        cell.key: cell.cell_id
+        for cell in expand(everything, catalogue).cells
+        if fits(**cell.arguments, device_bytes=141e9) is None
     }
-    assert everything - kept == too_big
+    assert {cell.key: cell.cell_id for cell in expand(sweep, catalogue).cells} == can_fit
+
+
+def test_pareto_has_the_three_modes_of_a_step_and_its_variants_are_called_after_what_varies(catalogue):
+    grid = expand(load_sweep(ROOT / "configs" / "pareto.yaml"), catalogue)
     assert {cell.backend for cell in grid.cells} == {"eager", "compiled", "graph"}
+    assert 60 <= len(grid.cells) <= 80
+    variants = expand(load_sweep(ROOT / "sweeps" / "pareto_indexer_variants.yaml"), catalogue)
+    assert "cell_013_C008_ISL008192_TEP_GVRF" in {cell.cell_id for cell in variants.cells}
