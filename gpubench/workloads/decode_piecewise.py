@@ -75,12 +75,15 @@ def _(  # noqa: PLR0913 - options are axes
     pool: Literal["shared", "private"] = "shared",
     head: Literal["inside", "outside"] = "inside",
     start: Literal["at_once", "two_phases"] = "at_once",
+    streams: Literal[1, 2] = 1,
 ) -> Step:
-    options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head)
+    options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head, streams)
     step: Callable[..., Any] = lambda tokens, cache: next_tokens(decoder, cache, tokens)  # noqa: E731
     if are_graphs_off():
         return lambda: step(tokens, cache)
-    pieces = PiecewiseStep(step, options, CudaGraphs(), head=getattr(decoder, "head", None), name="decode_step")
+    beside = _shared_experts(decoder) if streams == 2 else []
+    head_weight = getattr(decoder, "head", None)
+    pieces = PiecewiseStep(step, options, CudaGraphs(), head=head_weight, beside=beside, name="decode_step")
 
     def arguments(length: int) -> Arguments:
         """Of the cell's own step, and with caches of their own of the smaller buckets'."""
@@ -99,3 +102,11 @@ def _(  # noqa: PLR0913 - options are axes
     )
     cache.restore()
     return BoundPieces(pieces, tokens, cache, measure_start(begun))
+
+
+def _shared_experts(decoder: Any) -> list[Tensor]:
+    """The weights of experts that all tokens go through: what can run beside the routed ones."""
+    found = [value for name, value in decoder.named_parameters() if "shared" in name]
+    if not found:
+        raise gpubench.Unsupported("streams: 2 is for shared experts beside routed ones, and this model has none")
+    return found

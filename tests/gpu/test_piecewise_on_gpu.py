@@ -12,6 +12,7 @@ import torch
 
 from gpubench.errors import StaleGraphError
 from gpubench.graphs.piecewise.cuda import CudaGraphs
+from gpubench.graphs.piecewise.split import Piece
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
 from gpubench.models.presets import find_preset
 from gpubench.workloads.decode_step import next_tokens
@@ -137,6 +138,25 @@ def test_over_256_steps_batches_change_the_cache_grows_and_moves_and_the_graphs_
         )
         for own, other in zip((*cache.keys, *cache.values), (*twin.keys, *twin.values), strict=True):
             torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-3)
+
+
+def test_shared_experts_on_a_second_stream_compute_the_same():
+    model = find_preset("qwen3.5-35b-a3b", 4).build(torch.bfloat16)
+    cache = model.make_cache(32, 64)
+    shared = [value for name, value in model.named_parameters() if "shared" in name]
+    step = lambda tokens, cache: next_tokens(model, cache, tokens)  # noqa: E731
+    pieces = PiecewiseStep(step, Options((32,), streams=2), CudaGraphs(), beside=shared)
+    pieces.warm_up(arguments(model, 32, cache))
+    pieces.capture(arguments(model, 32, cache))
+    plan = pieces._plans[0]
+    forks = [part for part in plan.parts if isinstance(part, Piece) and hasattr(part.module, "fork")]
+    assert len(forks) == 4
+    tokens = torch.randint(1024, (32,))
+    for _ in range(3):
+        cache.restore()
+        want = next_tokens(model, cache, tokens)["logits"]
+        cache.restore()
+        assert distance(pieces(tokens, cache)["logits"], want) < 0.05
 
 
 def costs_of(model, cache, **options):

@@ -8,7 +8,7 @@ computed eagerly at every step, and copied to where the pieces find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
+from gpubench.graphs.piecewise.branches import Streams, find_branches
 from gpubench.graphs.piecewise.rows import Rows, rows_of
 from gpubench.graphs.piecewise.trace import Constant, Input, State, Traced
 
@@ -107,8 +108,9 @@ class Plan:
         return rows_of(node.meta.get("example_value"), self.traced.num_tokens)
 
 
-def split(traced: Traced, head: Tensor | None = None) -> Plan:
-    """Cut a traced step. If the weight `head` is given, what comes from its first use on is left uncaptured.
+def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] = ()) -> Plan:
+    """Cut a traced step. If the weight `head` is given, what comes from its first use on is left uncaptured. What reads
+    the weights `beside` runs on a second stream beside the others.
 
     Unsupported, naming the node, if something but an operator uses the state: a piece can't.
     """
@@ -125,12 +127,13 @@ def split(traced: Traced, head: Tensor | None = None) -> Plan:
     copied = {node for part in parts if isinstance(part, _Run) for node in part.inputs if node in cutter.of_state}
     for node in copied:
         _refuse_large(node)
+    forking = {node for weight in beside for node in _uses(inputs, weight)}
     return Plan(
         traced,
         inputs,
         _make_piece(_Run("prelude", prelude), {node: 0 for node in prelude if node in readers}),
         tuple(node for node in nodes if node in copied),
-        tuple(_make_piece(part, readers) if isinstance(part, _Run) else part for part in parts),
+        tuple(_make_piece(part, readers, forking) if isinstance(part, _Run) else part for part in parts),
         outputs,
         readers,
     )
@@ -242,10 +245,15 @@ class _Cutter:
 def _heads(inputs: dict[fx.Node, Input], head: Tensor | None) -> set[fx.Node]:
     if head is None:
         return set()
-    found = {node for node, source in inputs.items() if isinstance(source, Constant) and source.value is head}
+    found = _uses(inputs, head)
     if not found:
         raise Unsupported("head: outside: the step doesn't use the model's head")
     return found
+
+
+def _uses(inputs: dict[fx.Node, Input], weight: Tensor) -> set[fx.Node]:
+    """The placeholders of a weight."""
+    return {node for node, source in inputs.items() if isinstance(source, Constant) and source.value is weight}
 
 
 def _schema(node: fx.Node) -> torch.FunctionSchema | None:
@@ -295,13 +303,39 @@ def _last_readers(parts: Sequence[_Run | Operator], outputs: Iterable[fx.Node]) 
     return readers | dict.fromkeys(outputs, len(parts))
 
 
-def _make_piece(run: _Run, readers: dict[fx.Node, int]) -> Piece:
-    """The run as a module: what it reads as its parameters, what somebody else reads as its results."""
+def _make_piece(run: _Run, readers: dict[fx.Node, int], forking: Collection[fx.Node] = frozenset()) -> Piece:
+    """The run as a module: what it reads as its parameters, what somebody else reads as its results.
+
+    What follows from the weights `forking` alone is a branch on a second stream.
+    """
     own = set(run.nodes)
     outputs = tuple(node for node in run.nodes if node in readers and any(user not in own for user in node.users))
+    branches = find_branches(run.nodes, forking)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in run.inputs}
+
+    def copy(nodes: Iterable[fx.Node]) -> None:
+        for node in nodes:
+            copies[node] = graph.node_copy(node, lambda value: copies[value])
+
+    def call(name: str, alive: Iterable[fx.Node]) -> None:
+        graph.call_module(name, tuple(copies[node] for node in alive))
+
+    by_start = {branch.nodes[0]: branch for branch in branches}
+    by_join = {branch.join: branch for branch in branches if branch.join is not None}
+    of_branches = {node for branch in branches for node in branch.nodes}
     for node in run.nodes:
-        copies[node] = graph.node_copy(node, lambda value: copies[value])
+        if node in by_join:
+            call("join", (*by_join[node].reads, *by_join[node].nodes))
+        if node in by_start:
+            call("fork", by_start[node].reads)
+            copy(by_start[node].nodes)
+            call("resume", ())
+        elif node not in of_branches:
+            copy([node])
+    for branch in branches:
+        if branch.join is None:
+            call("join", (*branch.reads, *branch.nodes))
     graph.output(tuple(copies[node] for node in outputs))
-    return Piece(run.name, fx.GraphModule({}, graph), run.inputs, outputs, run.is_captured)
+    modules = Streams().modules() if branches else {}
+    return Piece(run.name, fx.GraphModule(modules, graph), run.inputs, outputs, run.is_captured)

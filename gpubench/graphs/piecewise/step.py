@@ -49,6 +49,8 @@ class Options:
     head: Literal["inside", "outside"] = "inside"
     """The product with the head's weight: captured, for as many tokens as the bucket has, or eager, for those there
     are."""
+    streams: Literal[1, 2] = 1
+    """With 2, pieces fork where the step reads certain weights, and what follows from these runs on a second stream."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,17 @@ class PiecewiseStep:
         graphs: Graphs,
         *,
         head: Tensor | None = None,
+        beside: Sequence[Tensor] = (),
         name: str = "step",
     ) -> None:
-        """`head` is the weight with which `head: outside` begins."""
+        """`head` is the weight with which `head: outside` begins, `beside` are those that `streams: 2` is for."""
         self.eager = step
         """The step as it was given."""
         self.options = options
         self.name = name
         self._graphs = graphs
         self._head = head if options.head == "outside" else None
+        self._beside = beside if options.streams == 2 else ()
         self._forget()
 
     def _forget(self) -> None:
@@ -162,7 +166,7 @@ class PiecewiseStep:
         for plan in self._plans:
             if plan.traced.admits(bucket):
                 return plan
-        self._plans.append(split(trace_step(self.eager, per_token, state, bucket), self._head))
+        self._plans.append(split(trace_step(self.eager, per_token, state, bucket), self._head, self._beside))
         return self._plans[-1]
 
     def _known_values(self, plan: Plan, bucket: int, live: Sequence[Any]) -> Values:
