@@ -409,24 +409,25 @@ def test_a_start_in_two_phases_captures_with_a_small_cache_releases_all_and_capt
 
 
 def test_a_piece_forks_to_a_second_stream_and_joins_before_what_needs_it():
-    shared, routed = torch.randn(WIDTH, WIDTH), torch.randn(WIDTH, WIDTH)
+    shared, gate, routed = torch.randn(WIDTH, WIDTH), torch.randn(WIDTH, 1), torch.randn(WIDTH, WIDTH)
 
     def step(tokens, state):
         x = torch.ops.toy.read(table[tokens], state.memory)
-        beside = torch.sigmoid(x @ shared) * 2
+        beside = x + torch.relu(x @ shared) * torch.sigmoid(x @ gate)
         return torch.tanh(x @ routed) + beside
 
     table, state = torch.randn(32, WIDTH), make_state()
-    pieces = PiecewiseStep(step, Options((4, 8), streams=2), FakeGraphs(), beside=[shared])
+    pieces = PiecewiseStep(step, Options((4, 8), streams=2), FakeGraphs(), beside=[shared, gate])
     pieces.warm_up(some(state))
     pieces.capture(some(state))
     tokens = tokens_of(3)
     torch.testing.assert_close(pieces(tokens, state), step(tokens, state))
     graph = pieces._plans[0].parts[-1].module.graph
     body = [getattr(node.target, "__name__", node.target) for node in graph.nodes if node.op.startswith("call")]
-    assert body == ["fork", "matmul", "sigmoid", "mul", "resume", "matmul", "tanh", "join", "add"]
+    branch = ["fork", "matmul", "relu", "matmul", "sigmoid", "mul", "add", "resume"]
+    assert body == [*branch, "matmul", "tanh", "join", "add"]
     join = next(node for node in graph.nodes if node.target == "join")
-    assert len(join.args) == 5, "what the branch reads and makes lives until then"
+    assert len(join.args) == 3 + 6, "what the branch reads and makes lives until then"
 
 
 def test_a_branch_beside_which_nothing_runs_is_none():

@@ -35,38 +35,34 @@ class Branch:
 def find_branches(nodes: Sequence[fx.Node], weights: Collection[fx.Node]) -> list[Branch]:
     """The branches of a piece's `nodes` that begin where one reads one of these weights.
 
-    A branch takes in whatever reads it and nothing that the piece makes after the fork; it has ended once another node
-    reads it. A branch beside which nothing runs is none.
+    A branch takes in what reads it or another of them, and nothing that needs what the piece makes beside it; it has
+    ended once such a node reads it. A branch beside which nothing runs is none.
     """
     found: list[Branch] = []
-    rest = list(nodes)
+    rest, forking = list(nodes), set(weights)
     while True:
-        start = next(
-            (place for place, node in enumerate(rest) if set(weights).intersection(node.all_input_nodes)), None
-        )
+        start = next((place for place, node in enumerate(rest) if forking.intersection(node.all_input_nodes)), None)
         if start is None:
             return found
-        branch, end = _follow(rest, start)
+        branch, end = _follow(rest[start:], forking)
         if branch is not None:
             found.append(branch)
-        rest = rest[end:]
+        rest = rest[start + end :]
 
 
-def _follow(nodes: Sequence[fx.Node], start: int) -> tuple[Branch | None, int]:
-    """The branch that begins at a place, and the place from which another may begin."""
-    later = set(nodes[start:])
+def _follow(nodes: Sequence[fx.Node], forking: Collection[fx.Node]) -> tuple[Branch | None, int]:
+    """The branch that begins with the first of these nodes, and the place from which another may begin."""
+    made_after = set(nodes)
     own: dict[fx.Node, None] = {}
-    has_company = False
-    for place, node in enumerate(nodes[start:], start):
+    for place, node in enumerate(nodes):
         read = node.all_input_nodes
         is_fed = any(value in own for value in read)
-        if (node is nodes[start] or is_fed) and all(value in own or value not in later for value in read):
+        is_meant = is_fed or any(value in forking for value in read)
+        if is_meant and all(value in own or value not in made_after for value in read):
             own[node] = None
         elif is_fed:
-            return (Branch(tuple(own), node) if has_company else None), place
-        else:
-            has_company = True
-    return (Branch(tuple(own), None) if has_company else None), len(nodes)
+            return (Branch(tuple(own), node) if place > len(own) else None), place
+    return (Branch(tuple(own), None) if len(nodes) > len(own) else None), len(nodes)
 
 
 class Streams:
