@@ -27,8 +27,8 @@ class CompiledStep:
     Dynamo's limit allows.
     """
 
-    def __init__(self, step: Any, decoder: DecodeModel) -> None:
-        self._run: Any = torch.compile(step, fullgraph=True)
+    def __init__(self, step: Any, decoder: DecodeModel, backend: str = "inductor") -> None:
+        self._run: Any = torch.compile(step, fullgraph=True, backend=backend)
         self._decoder = decoder
         small, large = (find_tensors(decoder.make_cache(*sizes)) for sizes in _PROBES)
         self._dims = [_differing(*pair) for pair in zip(small, large, strict=True)]
