@@ -259,15 +259,18 @@ class SparseModel(nn.Module):
 
     def _make_pages(self, batch: int, length: int) -> Pages:
         s, device = self.config.sparse, self.embedding.device
-        blocks, splits = -(-length // s.block), 0
+        blocks, splits, elements = -(-length // s.block), 0, 0
         if self.has_kernels:
+            from gpubench.kernels.gqa_decode import gqa_decode_scratch
             from gpubench.kernels.sparse_gqa import choose_splits
 
             splits = choose_splits(batch, s.kv_heads, s.blocks)
+            elements = gqa_decode_scratch(batch, s.heads, s.kv_heads, length, s.dim)
         table = torch.arange(batch * blocks, dtype=torch.int32, device=device).view(batch, blocks)
         lengths = torch.full((batch,), length, dtype=torch.int32, device=device)
-        partial = torch.empty(batch, s.heads, splits, s.dim, dtype=torch.float32, device=device)
-        return Pages(table, lengths, table[:, -1].long(), partial, partial.new_empty(batch, s.heads, splits))
+        sums = torch.empty(batch, s.heads, splits, dtype=torch.float32, device=device)
+        partial, scratch = sums.new_empty(*sums.shape, s.dim), sums.new_empty(elements)
+        return Pages(table, lengths, lengths - 1, table[:, -1].long(), partial, sums, scratch)
 
     def _layer_cache(self, index: int, batch: int, length: int, pages: int) -> DenseCache | PagedCache:
         s, like = self.config.sparse, self.embedding

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import gpubench.models.attention  # noqa: F401 - registers an operator
+from gpubench.models.attention import cached_attention
 from gpubench.models.base import Attention
 from gpubench.models.layers import random_weight, rotate, weight
 from gpubench.models.projections import Operand, project
@@ -40,16 +40,21 @@ class Pages:
     """[batch, blocks], int32: each sequence's blocks, in order."""
     lengths: Tensor
     """[batch], int32: tokens, the new one included."""
+    positions: Tensor
+    """[batch], int32: of the new token."""
     last: Tensor
     """[batch], int64: the block that the new token stands in."""
     partial: Tensor
     sums: Tensor
-    """Scratch of our kernel, as in gpubench.kernels.sparse_gqa; without elements for torch."""
+    """Scratch of our kernel, as in gpubench.kernels.sparse_gqa; without elements for torch, as is the other."""
+    scratch: Tensor
+    """Of gpubench.kernels.gqa_decode, which dense layers attend with: float32."""
 
     def prefix(self, length: int, block: int) -> Pages:
         """The first `length` tokens."""
         table = self.table[:, : -(-length // block)]
-        return replace(self, table=table, lengths=torch.full_like(self.lengths, length), last=table[:, -1].long())
+        lengths = torch.full_like(self.lengths, length)
+        return replace(self, table=table, lengths=lengths, positions=lengths - 1, last=table[:, -1].long())
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class SparseAttention(nn.Module):
         self.out = random_weight(hidden, shape.heads * shape.dim, dtype=dtype)
         self.has_kernels = attention == "triton"
         if self.has_kernels:
+            import gpubench.kernels.gqa_decode
+            import gpubench.kernels.gqa_inputs
             import gpubench.kernels.linear_few
             import gpubench.kernels.sparse_gqa
             import gpubench.kernels.sparse_gqa_inputs
@@ -114,8 +121,7 @@ class SparseAttention(nn.Module):
             normed = Operand(x, "norm", self.norm, eps=self.norm_eps)
             projected = project(normed, self.projection, has_kernel=self.has_kernels)
             if isinstance(own, DenseCache):
-                query, key, value = self._split(projected, rotary[-1])
-                attended = torch.ops.gpubench.cached_attention(query, key, value, own.keys, own.values)
+                attended = self._attend_to_all(projected, own, pages, rotary)
                 return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
             place = self._place_with_kernel if self.has_kernels else self._place_in_torch
             query, index_query = place(projected, own, pages, rotary)
@@ -123,6 +129,19 @@ class SparseAttention(nn.Module):
         attended = attend(query, index_query, own, pages, rotary.shape[0])
         with annotate("attention"):
             return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
+
+    def _attend_to_all(self, projected: Tensor, own: DenseCache, pages: Pages, rotary: Tensor) -> Tensor:
+        """A dense layer's attention; writes the new token's key and value."""
+        if not self.has_kernels:
+            query, key, value = self._split(projected, rotary[-1])
+            return cached_attention(query, key, value, own.keys, own.values)
+        shape, ops = self.shape, torch.ops.gpubench
+        query = projected.new_empty(len(projected), shape.heads, shape.dim)
+        norms, cache = (self.query_norm, self.key_norm), (own.keys, own.values)
+        ops.gqa_inputs(projected, *norms, rotary, pages.positions, query, *cache, eps=self.norm_eps)
+        out = torch.empty_like(query)
+        ops.gqa_decode(query, *cache, pages.lengths, out, pages.scratch, softmax_scale=shape.dim**-0.5)
+        return out.flatten(1)
 
     def _split(self, projected: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [batch, heads, dim] each, placed at the position whose row is `rotary`."""
