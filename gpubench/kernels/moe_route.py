@@ -8,7 +8,8 @@ logits z [rows, E], float32, float16 or bfloat16; bias [E], float32, or None; ex
 [rows, top_k]. As gpubench.models.moe has it, but that softmax's order is taken of z itself, so that what underflows
 doesn't tie.
 
-A program has a row. Each round takes the largest of keys that hold the wanted value above the index: one reduction.
+A program has a row. Each round takes the largest of keys that hold the wanted value above the index: one reduction, and
+where the order is that of 16-bit logits themselves, an instruction.
 """
 
 from __future__ import annotations
@@ -39,11 +40,17 @@ def _best_two(wanted):
 
 
 @triton.jit
-def _key(value, index):
-    """Integers in the order of (value, −index); a zero's sign doesn't count."""
-    bits = tl.where(value == 0, 0.0, value).to(tl.int32, bitcast=True)
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
+def _key(value, index, IS_NARROW: tl.constexpr):
+    """Integers in the order of (value, −index); a zero's sign doesn't count. Narrow ones are of values of 16 bits."""
+    value = tl.where(value == 0, 0.0, value)
+    if IS_NARROW:
+        bits = value.to(tl.int16, bitcast=True).to(tl.int32)
+        key = (tl.where(bits < 0, bits ^ 0x7FFF, bits) << 16) | (0xFFFF - index)
+    else:
+        bits = value.to(tl.int32, bitcast=True)
+        key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) << 32
+        key |= (0x7FFFFFFF - index).to(tl.int64)
+    return key
 
 
 @triton.jit
@@ -56,6 +63,7 @@ def _route_kernel(
     scale,
     IS_SIGMOID: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    IS_NARROW: tl.constexpr,
     GROUPS: tl.constexpr,
     TOP_GROUPS: tl.constexpr,
     SIZE: tl.constexpr,
@@ -67,35 +75,37 @@ def _route_kernel(
 ):
     release(IS_DEPENDENT)
     wait(IS_DEPENDENT)
-    LEAST: tl.constexpr = -(1 << 63)
+    LEAST: tl.constexpr = -(1 << 31) if IS_NARROW else -(1 << 63)
+    INDEX: tl.constexpr = 0xFFFF if IS_NARROW else 0x7FFFFFFF  # its bits in a key
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_GROUPS)
     member = tl.arange(0, BLOCK_SIZE)
     index = group[:, None] * SIZE + member[None, :]
     inside = (group < GROUPS)[:, None] & (member < SIZE)[None, :]
     own = logits_ptr + row * logits_stride
-    wanted = tl.load(own + index, mask=inside, other=float("-inf")).to(tl.float32)
+    logit = tl.load(own + index, mask=inside, other=float("-inf"))
+    wanted = logit.to(tl.float32)
     top = tl.max(tl.max(wanted, axis=1), axis=0)
     if IS_SIGMOID:
         wanted = tl.sigmoid(wanted)
     if HAS_BIAS:
         wanted += tl.load(bias_ptr + index, mask=inside, other=0.0)
-    keys = tl.where(inside, _key(wanted, index), LEAST)
+    keys = tl.where(inside, _key(logit if IS_NARROW else wanted, index, IS_NARROW), LEAST)
     if TOP_GROUPS < GROUPS:
         best = _best_two(tl.where(inside, wanted, float("-inf")))
-        group_keys = tl.where(group < GROUPS, _key(best, group), LEAST)
+        group_keys = tl.where(group < GROUPS, _key(best, group, False), -(1 << 63))
         is_open = group < 0
         for _ in tl.static_range(TOP_GROUPS):
-            largest = tl.max(group_keys, axis=0)
-            is_open |= group_keys == largest
-            group_keys = tl.where(group_keys == largest, LEAST, group_keys)
+            best_key = tl.max(group_keys, axis=0)
+            is_open |= group_keys == best_key
+            group_keys = tl.where(group_keys == best_key, -(1 << 63), group_keys)
         keys = tl.where(is_open[:, None], keys, LEAST)
 
     slot = tl.arange(0, BLOCK_K)
     chosen = tl.zeros((BLOCK_K,), tl.int32)
     for turn in tl.static_range(TOP_K):
         largest = tl.max(tl.max(keys, axis=1), axis=0)
-        found = 0x7FFFFFFF - (largest & 0xFFFFFFFF).to(tl.int32)
+        found = INDEX - (largest & INDEX).to(tl.int32)
         chosen = tl.where(slot == turn, found, chosen)
         keys = tl.where(keys == largest, LEAST, keys)
     is_slot = slot < TOP_K
@@ -151,6 +161,7 @@ def moe_route(
         scale,
         IS_SIGMOID=is_sigmoid,
         HAS_BIAS=bias is not None,
+        IS_NARROW=logits.element_size() == 2 and not is_sigmoid and bias is None,
         GROUPS=groups,
         TOP_GROUPS=top_groups,
         SIZE=size,

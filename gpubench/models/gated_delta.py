@@ -86,7 +86,8 @@ class GatedDelta(nn.Module):
         shape, batch = self.shape, x.shape[0]
         heads, width = shape.value_heads, shape.value_heads * shape.v
         projected = project(Operand(x, "norm", scale, eps=self.norm_eps), self.into, has_kernel=self.has_kernel)
-        mixed, gate, a, b = torch.split(projected, [shape.channels, width, heads, heads], dim=-1)
+        widths = [shape.channels, width, heads, heads]
+        mixed, gate, a, b = torch.split(projected[:, : sum(widths)], widths, dim=-1)
         out = x.new_empty(batch, heads, shape.v)
         step = torch.ops.gpubench.gated_delta_step if self.has_kernel else step_in_torch
         step(mixed, cache.conv, self.conv, positions, a, b, self.a_log, self.dt_bias, cache.state, out)

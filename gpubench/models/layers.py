@@ -28,11 +28,14 @@ def random_weight(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 def random_weights(*shapes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, list[nn.Parameter]]:
     """Weights of one number of inputs, their last dimension, in one piece of memory: as one matrix, and each.
 
-    So layers with the same input are one product, and still have names of their own.
+    So layers with the same input are one product, and still have names of their own. The matrix ends in rows of zeros
+    that make its outputs a multiple of 8: libraries are slow at others.
     """
     sizes = [math.prod(shape[:-1]) for shape in shapes]
-    joint = torch.empty(sum(sizes), shapes[0][-1], dtype=dtype)
-    parts = [part.view(shape) for part, shape in zip(joint.split(sizes), shapes, strict=True)]
+    total = sum(sizes)
+    joint = torch.empty(-(-total // 8) * 8, shapes[0][-1], dtype=dtype)
+    joint[total:] = 0
+    parts = [part.view(shape) for part, shape in zip(joint[:total].split(sizes), shapes, strict=True)]
     return joint, [weight(part.normal_(0.0, part.shape[-1] ** -0.5)) for part in parts]
 
 

@@ -42,10 +42,13 @@ from torch import Tensor, nn
 from gpubench.errors import ArgumentError
 from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import Activation, activate, random_weight, random_weights, weight
-from gpubench.models.projections import FEW_ROWS, Operand, project
+from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
+
+FEW_ROWS = 8
+"""Up to so many, experts that several tokens share are few enough to be read for each (NVIDIA H200, 2026-11-21)."""
 
 TOKENS = 16
 """Of an expert, that gpubench.kernels.moe_grouped takes at a time."""
@@ -186,17 +189,16 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.shape = shape
         held, shared = shape.held_experts, shape.shared_intermediate
+        of_shared = [(2 * shared, hidden)] if shared else []
         gates = [(1, hidden)] if shape.has_gate else []
-        self.into, (self.router, *of_shared) = random_weights(
-            (shape.experts, hidden), *gates, *([(2 * shared, hidden)] if shared else []), dtype=dtype
-        )
+        self.into, (self.router, *others) = random_weights((shape.experts, hidden), *of_shared, *gates, dtype=dtype)
         self.bias = weight(torch.empty(shape.experts).normal_(0.0, 0.1)) if shape.has_bias else None
         self.gate_up = random_weight(held, 2 * shape.intermediate, hidden, dtype=dtype)
         self.down = random_weight(held, hidden, shape.intermediate, dtype=dtype)
         if shared:
-            self.shared_gate_up = of_shared[-1]
+            self.shared_gate_up = others[0]
             self.shared_down = random_weight(hidden, shared, dtype=dtype)
-            self.shared_gate = of_shared[0] if gates else None
+            self.shared_gate = others[1] if gates else None
         self.run_chosen = self.run_grouped if _has_grouped_gemm(self.router) else self.run_gathered
         self.has_kernels = implementation != "torch"
         if self.has_kernels:
@@ -236,8 +238,8 @@ class MixtureOfExperts(nn.Module):
     def _add_few(self, residual: Tensor | None, operand: Operand) -> Tensor:
         shape, x, is_oai = self.shape, operand.x, self.shape.activation == "swiglu_oai"
         first = project(operand, self.into, has_kernel=True)
-        widths = [shape.experts, int(shape.has_gate), 2 * shape.shared_intermediate]
-        logits, gate, shared = torch.split(first, widths, dim=-1)
+        end = shape.experts + 2 * shape.shared_intermediate
+        logits, shared, gate = first[:, : shape.experts], first[:, shape.experts : end], first[:, end : end + 1]
         experts, shares = self._route(logits)
         inner = x.new_empty(len(x), shape.top_k, shape.intermediate)
         torch.ops.gpubench.moe_few_up(x, operand.scale, experts, self.gate_up, inner, is_oai=is_oai, eps=operand.eps)
