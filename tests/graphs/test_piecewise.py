@@ -360,6 +360,14 @@ def test_what_pieces_read_of_the_state_follows_it_from_step_to_step():
         torch.testing.assert_close(pieces(tokens, state), step(tokens, state))
 
 
+def test_what_every_layer_takes_from_the_state_is_computed_and_copied_once():
+    model = PRESETS["tiny-dense"].build(torch.float32)
+    pieces = PiecewiseStep(lambda tokens, cache: next_tokens(model, cache, tokens), Options((4,)), FakeGraphs())
+    pieces.warm_up(some(model.make_cache(ROWS, 16)))
+    (plan,) = pieces._plans
+    assert len(plan.copied) == 2, "cosines and sines"
+
+
 def test_a_branch_on_the_number_of_tokens_is_traced_for_both_sides():
     def step(tokens, state):
         x = torch.ops.toy.read(table[tokens], state.memory)

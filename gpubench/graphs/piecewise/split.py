@@ -119,7 +119,7 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
     inputs = dict(zip(placeholders, traced.inputs, strict=True))
     cutter = _Cutter(inputs, traced.num_tokens)
     body = [node for node in nodes if node.op not in ("placeholder", "output")]
-    prelude = [node for node in body if cutter.is_prelude(node)]
+    prelude = _merge_equal([node for node in body if cutter.is_prelude(node)])
     parts = cutter.cut([node for node in body if node not in cutter.of_state], _heads(inputs, head))
     results: Any = traced.graph.output_node().args[0]
     outputs: tuple[fx.Node, ...] = tuple(results[place] for place in traced.outputs)
@@ -240,6 +240,16 @@ class _Cutter:
         while node not in self._paths:
             node = next(value for value in node.all_input_nodes if value in self.of_state)
         return str(self._paths[node])
+
+
+def _merge_equal(prelude: Sequence[fx.Node]) -> list[fx.Node]:
+    """The prelude without what it computes twice: every layer takes the same row of the rotary table."""
+    kept: dict[tuple[Any, ...], fx.Node] = {}
+    for node in prelude:
+        first = kept.setdefault((node.op, node.target, repr(node.args), repr(node.kwargs)), node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+    return list(kept.values())
 
 
 def _heads(inputs: dict[fx.Node, Input], head: Tensor | None) -> set[fx.Node]:
