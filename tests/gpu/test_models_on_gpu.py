@@ -46,11 +46,13 @@ def distance(out, ref):
     return ((out.double() - ref.double()).norm() / ref.double().norm()).item()
 
 
+# Our kernels have a way of their own for one sequence and for two.
+@pytest.mark.parametrize("sequences", [1, 3])
 @pytest.mark.parametrize("attention", ["torch", "triton"])
-def test_every_logit_is_what_transformers_computes(attention):
-    recorded = json.loads(RECORDED.read_text())["logits"]
-    found = decode(make_model(attention), tokens())  # all of it is made on the default device
-    torch.testing.assert_close(found, torch.tensor(recorded), rtol=1e-3, atol=1e-3)
+def test_every_logit_is_what_transformers_computes(attention, sequences):
+    recorded = torch.tensor(json.loads(RECORDED.read_text())["logits"])[:sequences]
+    found = decode(make_model(attention), tokens()[:sequences])  # all of it is made on the default device
+    torch.testing.assert_close(found, recorded, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["tiny-hybrid", "qwen3.5-35b-a3b", "qwen3-next-80b-a3b"])
@@ -77,23 +79,24 @@ def test_grouped_experts_compute_what_gathered_ones_do_and_do_not_synchronise(na
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["torch", "triton"])
+@pytest.mark.parametrize("batch", [1, 4, 20])
 @pytest.mark.parametrize(("preset", "layers"), [("tiny-hybrid", None), ("qwen3.5-35b-a3b", 4)])
 def test_a_captured_step_equals_the_eager_one_while_states_advance_and_after_a_restore(
-    preset, layers, attention, dtype
+    preset, layers, batch, attention, dtype
 ):
     config = find_preset(preset, layers)
     model = config.build(dtype, attention)
-    cache = model.make_cache(batch=4, length=128)
-    given = torch.randint(config.vocabulary, (4,))
+    cache = model.make_cache(batch, length=128)
+    given = torch.randint(config.vocabulary, (batch,))
     eager = [next_tokens(model, cache, given)["logits"] for _ in range(5)]
     left = [state.clone() for state in states(cache)]
     captured = capture_step(lambda tokens: next_tokens(model, cache, tokens), given)
     for _ in range(2):
         cache.restore()
         for want in eager:
-            torch.testing.assert_close(captured(given)["logits"], want)
+            assert torch.equal(captured(given)["logits"], want)
         for own, other in zip(states(cache), left, strict=True):
-            torch.testing.assert_close(own, other)
+            assert torch.equal(own, other)
     assert distance(eager[1], eager[0]) > 1e-3
 
 
