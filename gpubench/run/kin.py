@@ -51,8 +51,8 @@ def _rank(task: Task, kin: str, others: Collection[str]) -> int:
 def is_full(given: int, limit: int | None, *, has_kin: bool) -> bool:
     """Whether a worker that may take `limit` tasks has taken enough.
 
-    It may take half as many again of one kin: what they share would have to be built once more for the rest of them.
+    It may take as many again to end with a kin: what they share would have to be built once more for the rest of them.
     """
     if limit is None:
         return False
-    return given >= (limit + limit // 2 if has_kin else limit)
+    return given >= (2 * limit if has_kin and limit > 1 else limit)

@@ -63,7 +63,7 @@ class WorkerSettings:
     launcher: Launcher
     timeout: TimeoutSettings
     tasks_per_worker: int | None = None
-    """1 under `isolation: cell`; None for as many as it lives through. Of kin it may take half as many again."""
+    """1 under `isolation: cell`; None for as many as it lives through. It may take as many again to end with a kin."""
     first_number: int = 0
     measure_ceilings: bool = True
     known_ceilings: set[str] = field(default_factory=set)

@@ -79,7 +79,7 @@ def test_no_worker_runs_a_later_trial_ahead_of_an_earlier_one() -> None:
 
 @pytest.mark.parametrize(
     ("given_", "limit", "has_kin", "full"),
-    [(9, None, True, False), (9, 10, False, False), (10, 10, False, True), (10, 10, True, False), (15, 10, True, True)],
+    [(9, None, True, False), (9, 10, False, False), (10, 10, False, True), (19, 10, True, False), (20, 10, True, True)],
 )
 def test_a_worker_may_take_a_few_more_of_one_kin(given_: int, limit: int | None, has_kin: bool, full: bool) -> None:
     assert is_full(given_, limit, has_kin=has_kin) is full
