@@ -130,13 +130,13 @@ class LatentAttention(nn.Module):
         """Project x [batch, hidden], and write the new token's entry; `rotary` is its position's row."""
         mla, batch = self.mla, len(x.x)
         projected = project(x, self.from_hidden, has_kernel=self.has_kernels)
-        own, index_key = torch.tensor_split(projected, [len(self.down)], dim=-1)
+        own, index_key = _part(projected, self.down, self.for_indexer[1])
         low = own.new_empty(batch, self.q_lora)
         prepare = torch.ops.gpubench.mla_prepare if self.has_kernels else prepare_in_torch
         norms = self.query_norm, self.latent_norm
         prepare(own, *norms, rotary, entries, pages.table, pages.lengths, low, self.norm_eps)
         queries = project(Operand(low), self.from_low, has_kernel=self.has_kernels)
-        query, index_queries = torch.tensor_split(queries, [len(self.query_up)], dim=-1)
+        query, index_queries = _part(queries, self.query_up, self.for_indexer[0])
         nope, rope = torch.split(query.view(batch, mla.heads, -1), [mla.nope, mla.rope], dim=-1)
         if self.has_kernels:
             torch.ops.gpubench.rotate_heads(rope, rotary)
@@ -161,6 +161,11 @@ class LatentAttention(nn.Module):
             attend(*given, *where, *into, softmax_scale=scale)
         values = torch.bmm(latent.transpose(0, 1), self.value_up.mT).transpose(0, 1)
         return project(Operand(values.reshape(batch, -1)), self.out, x, has_kernel=self.has_kernels)
+
+
+def _part(product: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of two weights that are one matrix, which may have more rows than they."""
+    return product[:, : len(first)], product[:, len(first) : len(first) + len(second)]
 
 
 def softmax_scale(mla: MlaShape) -> float:

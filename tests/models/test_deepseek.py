@@ -97,6 +97,15 @@ def test_a_sequence_is_decoded_alike_alone_and_among_others(config):
     torch.testing.assert_close(model(given, cache)[1:2], model(given[1:2], alone), rtol=1e-4, atol=1e-4)
 
 
+def test_any_widths_will_do():
+    index = replace(SPARSE.indexer, heads=7, dim=33)
+    config = replace(SPARSE, layers=2, q_lora=61, mla=replace(SPARSE.mla, heads=3, nope=27, v=29), indexer=index)
+    given = torch.randint(config.vocabulary, (2, 20), generator=torch.Generator().manual_seed(1))
+    model, cache, _ = make(config, *given.shape)
+    found = decode(model, cache, given).double()
+    torch.testing.assert_close(found, reference.decode(model, given), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("length", [1, 15, 16])
 def test_up_to_k_tokens_an_indexer_changes_nothing(length):
     sparse, cache, given = make(SPARSE, batch=3, length=length)
