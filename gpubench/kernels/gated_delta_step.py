@@ -28,9 +28,10 @@ from gpubench.kernels.arguments import (
     check_launchable,
     check_operand,
 )
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import KEY_DIMS, check_block_v, check_float32, check_state
 from gpubench.kernels.gated_delta_decode import STATE_DTYPES, WARPS, advance, choose_block_v, load_state
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["gated_delta_step"]
@@ -116,6 +117,9 @@ def _step_kernel(
     tl.store(out_ptr + sequence * (heads * V) + values, out.to(out_ptr.dtype.element_ty))
 
 
+_LAUNCH = Launcher(_step_kernel, is_dependent=True)
+
+
 @as_op("gated_delta_step", mutates=("conv_state", "state", "out"))
 def gated_delta_step(
     mixed: Tensor,
@@ -165,32 +169,19 @@ def gated_delta_step(
     if block_v is None:
         block_v = choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
-    is_dependent = has_dependent_launch()
-    _step_kernel[(dim_v // block_v * batch * heads,)](
-        mixed,
-        conv_state,
-        conv_weight,
-        positions,
-        a,
-        b,
-        a_log,
-        dt_bias,
-        state,
-        out,
-        mixed.stride(0),
-        a.stride(0),
-        b.stride(0),
-        heads,
-        dim_k**-0.5,
-        SHARE=heads // key_heads,
-        K=dim_k,
-        V=dim_v,
-        TAPS=taps,
-        BLOCK_V=block_v,
-        IS_STATE_FIRST=batch * heads <= _STATE_FIRST,
-        IS_DEPENDENT=is_dependent,
+    _LAUNCH(
+        (dim_v // block_v * batch * heads, 1, 1),
+        (mixed, conv_state, conv_weight, positions, a, b, a_log, dt_bias, state, out),
+        (mixed.stride(0), a.stride(0), b.stride(0), heads, dim_k**-0.5),
+        {
+            "SHARE": heads // key_heads,
+            "K": dim_k,
+            "V": dim_v,
+            "TAPS": taps,
+            "BLOCK_V": block_v,
+            "IS_STATE_FIRST": batch * heads <= _STATE_FIRST,
+        },
         num_warps=WARPS[block_v],
-        launch_pdl=is_dependent,
     )
 
 

@@ -28,8 +28,9 @@ from gpubench.kernels.arguments import (
     check_operand,
     check_scratch,
 )
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gpu import gpu_name, sm_count
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
 
@@ -38,6 +39,7 @@ __all__ = ["choose_splits", "gqa_decode", "gqa_decode_scratch"]
 DIMS = (16, 32, 64, 128, 256)
 MAX_GROUP = 64
 LOG2_E = 1.4426950408889634
+"""Weights are powers of two."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ def _decode_kernel(
         tl.store(scratch_ptr + lse_offset + places, highest + tl.log2(norm), mask=is_member)
 
 
+_LAUNCH = Launcher(_decode_kernel, is_dependent=True)
+
+
 @as_op("gqa_decode", mutates=("out", "scratch"))
 def gqa_decode(
     q: Tensor,
@@ -183,29 +188,26 @@ def gqa_decode(
         raise ArgumentError(f"{kernel}: splits is {splits}; wanted 1 or more")
     check_scratch(kernel, "scratch", scratch, scratch_elements(batch, heads, dim, splits), like=q)
     tiling = _tiling()
-    is_dependent = has_dependent_launch()
     group = heads // kv_heads
-    _decode_kernel[(splits, kv_heads, batch)](
-        q,
-        keys,
-        values,
-        lengths,
-        out,
-        scratch,
-        batch * splits * heads * dim,
-        *q.stride()[:2],
-        *keys.stride()[:3],
-        *values.stride()[:3],
-        capacity,
-        softmax_scale * LOG2_E,  # weights are powers of two
-        GROUP=group,
-        DIM=dim,
-        SPLITS=splits,
-        TILE_GROUP=max(16, triton.next_power_of_2(group)),
-        TOKENS=min(128, max(16, tiling.tile_bytes // (dim * q.element_size()))),
-        STAGES=tiling.num_stages,
-        IS_DEPENDENT=is_dependent,
-        launch_pdl=is_dependent,
+    _LAUNCH(
+        (splits, kv_heads, batch),
+        (q, keys, values, lengths, out, scratch),
+        (
+            batch * splits * heads * dim,
+            *q.stride()[:2],
+            *keys.stride()[:3],
+            *values.stride()[:3],
+            capacity,
+            softmax_scale * LOG2_E,
+        ),
+        {
+            "GROUP": group,
+            "DIM": dim,
+            "SPLITS": splits,
+            "TILE_GROUP": max(16, triton.next_power_of_2(group)),
+            "TOKENS": min(128, max(16, tiling.tile_bytes // (dim * q.element_size()))),
+            "STAGES": tiling.num_stages,
+        },
         num_warps=tiling.num_warps,
     )
     if splits > 1:

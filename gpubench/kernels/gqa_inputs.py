@@ -26,7 +26,8 @@ from gpubench.kernels.arguments import (
     check_launchable,
     check_operand,
 )
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["gqa_inputs"]
@@ -103,6 +104,9 @@ def _inputs_kernel(
             tl.store(target + dims, rotated.to(keys_ptr.dtype.element_ty), mask=inside)
 
 
+_LAUNCH = Launcher(_inputs_kernel, is_dependent=True)
+
+
 @as_op("gqa_inputs", mutates=("query", "keys", "values"))
 def gqa_inputs(
     projected: Tensor,
@@ -124,31 +128,30 @@ def gqa_inputs(
     heads, kv_heads, dim, half = _check(projected, (query_norm, key_norm), rotary, positions, (query, keys, values))
     batch = query.shape[0]
     block = triton.next_power_of_2(dim)
-    is_dependent = has_dependent_launch()
-    _inputs_kernel[(heads + 2 * kv_heads, batch)](
-        projected,
-        projected if query_norm is None else query_norm,
-        projected if key_norm is None else key_norm,
-        rotary,
-        positions,
-        query,
-        keys,
-        values,
-        projected.stride(0),
-        *query.stride()[:2],
-        *keys.stride()[:3],
-        *values.stride()[:3],
-        heads,
-        kv_heads,
-        projected.shape[1] // dim - 2 * kv_heads,
-        min(rotary.shape[0], keys.shape[2]),
-        eps,
-        DIM=dim,
-        HALF=half,
-        HAS_NORMS=query_norm is not None,
-        BLOCK=block,
-        IS_DEPENDENT=is_dependent,
-        launch_pdl=is_dependent,
+    _LAUNCH(
+        (heads + 2 * kv_heads, batch, 1),
+        (
+            projected,
+            projected if query_norm is None else query_norm,
+            projected if key_norm is None else key_norm,
+            rotary,
+            positions,
+            query,
+            keys,
+            values,
+        ),
+        (
+            projected.stride(0),
+            *query.stride()[:2],
+            *keys.stride()[:3],
+            *values.stride()[:3],
+            heads,
+            kv_heads,
+            projected.shape[1] // dim - 2 * kv_heads,
+            min(rotary.shape[0], keys.shape[2]),
+            eps,
+        ),
+        {"DIM": dim, "HALF": half, "HAS_NORMS": query_norm is not None, "BLOCK": block},
         num_warps=1 if block <= 256 else 4,
     )
 

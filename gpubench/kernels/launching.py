@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gpubench.kernels.dependent_launch import has_dependent_launch
 from gpubench.kernels.interpreter import is_interpreted
 
 __all__ = ["Launcher"]
@@ -20,10 +21,13 @@ _ALIGNMENT = 16
 
 
 class Launcher:
-    """A Triton kernel whose parameters are tensors (or their descriptors), then numbers, then constants."""
+    """A Triton kernel whose parameters are tensors (or their descriptors), then numbers, then constants.
 
-    def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
+    One that `is_dependent` keeps the rules of gpubench.kernels.dependent_launch; its last constant is IS_DEPENDENT.
+    """
+
+    def __init__(self, kernel: Any, *, is_dependent: bool = False) -> None:
+        self._kernel, self._is_dependent = kernel, is_dependent
         self._compiled: dict[tuple[Any, ...], Any] = {}
 
     def __call__(
@@ -31,13 +35,17 @@ class Launcher:
         grid: tuple[int, int, int],
         tensors: Sequence[Any],
         numbers: Sequence[int | float],
-        constants: Mapping[str, int],
+        constants: Mapping[str, int | str],
         *,
         num_warps: int,
     ) -> None:
         """Launch on the current device and stream. `constants` are named in the kernel's order."""
+        is_dependent = self._is_dependent and has_dependent_launch()
+        options = {"num_warps": num_warps, "launch_pdl": is_dependent}
+        if self._is_dependent:
+            constants = {**constants, "IS_DEPENDENT": is_dependent}
         if is_interpreted():
-            self._kernel[grid](*tensors, *numbers, **constants, num_warps=num_warps)
+            self._kernel[grid](*tensors, *numbers, **constants, **options)
             return
         # All that a compilation depends on: of a number its value, of a tensor its dtype, and whether it is aligned.
         key = (
@@ -49,7 +57,7 @@ class Launcher:
         )
         compiled = self._compiled.get(key)
         if compiled is None:
-            self._compiled[key] = self._kernel[grid](*tensors, *numbers, **constants, num_warps=num_warps)
+            self._compiled[key] = self._kernel[grid](*tensors, *numbers, **constants, **options)
         else:
             compiled[grid](*tensors, *numbers, *constants.values())
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_launchable, check_operand
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["MAX_COLUMNS", "MAX_ROWS", "Before", "linear_few", "prepare_rows"]
@@ -145,6 +146,9 @@ def _prepare_kernel(
     tl.store(out_ptr + row * out_stride + columns, x.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+_LINEAR = Launcher(_linear_kernel, is_dependent=True)
+
+
 @as_op("linear_few", mutates=("out",))
 def linear_few(
     x: Tensor,
@@ -167,33 +171,40 @@ def linear_few(
     rows, k = x.shape
     columns = triton.next_power_of_2(k)
     tile = max(1, min(_MAX_TILE, _ELEMENTS // columns))
-    is_dependent = has_dependent_launch()
-    _linear_kernel[(triton.cdiv(weight.shape[0], tile),)](
-        x,
-        x if scale is None else scale,
-        x if gate is None else gate,
-        weight,
-        x if residual is None else residual,
-        out,
-        x.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-        out.stride(0),
-        rows,
-        weight.shape[0],
-        eps,
-        K=k,
-        BEFORE=before,
-        GROUP=k if scale is None else scale.shape[0],
-        HAS_SCALE=scale is not None,
-        HAS_GATE=gate is not None,
-        HAS_RESIDUAL=residual is not None,
-        TILE=tile,
-        COLUMNS=columns,
-        IS_DEPENDENT=is_dependent,
+    _LINEAR(
+        (triton.cdiv(weight.shape[0], tile), 1, 1),
+        (
+            x,
+            x if scale is None else scale,
+            x if gate is None else gate,
+            weight,
+            x if residual is None else residual,
+            out,
+        ),
+        (
+            x.stride(0),
+            0 if gate is None else gate.stride(0),
+            0 if residual is None else residual.stride(0),
+            out.stride(0),
+            rows,
+            weight.shape[0],
+            eps,
+        ),
+        {
+            "K": k,
+            "BEFORE": before,
+            "GROUP": k if scale is None else scale.shape[0],
+            "HAS_SCALE": scale is not None,
+            "HAS_GATE": gate is not None,
+            "HAS_RESIDUAL": residual is not None,
+            "TILE": tile,
+            "COLUMNS": columns,
+        },
         num_warps=4,
-        launch_pdl=is_dependent,
     )
+
+
+_PREPARE = Launcher(_prepare_kernel, is_dependent=True)
 
 
 @as_op("prepare_rows", mutates=("out",))
@@ -211,25 +222,19 @@ def prepare_rows(
     check_adjacent(kernel, "out", out)
     rows, k = x.shape
     columns = triton.next_power_of_2(k)
-    is_dependent = has_dependent_launch()
-    _prepare_kernel[(rows,)](
-        x,
-        x if scale is None else scale,
-        x if gate is None else gate,
-        out,
-        x.stride(0),
-        0 if gate is None else gate.stride(0),
-        out.stride(0),
-        eps,
-        K=k,
-        BEFORE=before,
-        GROUP=k if scale is None else scale.shape[0],
-        HAS_SCALE=scale is not None,
-        HAS_GATE=gate is not None,
-        COLUMNS=columns,
-        IS_DEPENDENT=is_dependent,
+    _PREPARE(
+        (rows, 1, 1),
+        (x, x if scale is None else scale, x if gate is None else gate, out),
+        (x.stride(0), 0 if gate is None else gate.stride(0), out.stride(0), eps),
+        {
+            "K": k,
+            "BEFORE": before,
+            "GROUP": k if scale is None else scale.shape[0],
+            "HAS_SCALE": scale is not None,
+            "HAS_GATE": gate is not None,
+            "COLUMNS": columns,
+        },
         num_warps=4 if columns <= 4096 else 8,
-        launch_pdl=is_dependent,
     )
 
 

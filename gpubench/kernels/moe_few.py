@@ -25,8 +25,9 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["activate", "moe_few_down", "moe_few_up"]
@@ -159,6 +160,9 @@ def _down_kernel(
     tl.store(out_ptr + token * HIDDEN + rows, result.to(out_ptr.dtype.element_ty), mask=is_row)
 
 
+_UP = Launcher(_up_kernel, is_dependent=True)
+
+
 @as_op("moe_few_up", mutates=("inner",))
 def moe_few_up(
     x: Tensor,
@@ -197,27 +201,24 @@ def moe_few_up(
         check_contiguous(kernel, "scale", scale)
     columns = triton.next_power_of_2(hidden)
     tile = max(1, _UP_ELEMENTS // columns)
-    is_dependent = has_dependent_launch()
-    _up_kernel[(rows * top_k * triton.cdiv(inner_dim, tile),)](
-        x,
-        x if scale is None else scale,
-        experts,
-        gate_up,
-        inner,
-        x.stride(0),
-        held,
-        eps,
-        HIDDEN=hidden,
-        INNER=inner_dim,
-        TOP_K=top_k,
-        HAS_NORM=scale is not None,
-        IS_OAI=is_oai,
-        ROWS=tile,
-        COLUMNS=columns,
-        IS_DEPENDENT=is_dependent,
+    _UP(
+        (rows * top_k * triton.cdiv(inner_dim, tile), 1, 1),
+        (x, x if scale is None else scale, experts, gate_up, inner),
+        (x.stride(0), held, eps),
+        {
+            "HIDDEN": hidden,
+            "INNER": inner_dim,
+            "TOP_K": top_k,
+            "HAS_NORM": scale is not None,
+            "IS_OAI": is_oai,
+            "ROWS": tile,
+            "COLUMNS": columns,
+        },
         num_warps=_NUM_WARPS,
-        launch_pdl=is_dependent,
     )
+
+
+_DOWN = Launcher(_down_kernel, is_dependent=True)
 
 
 @as_op("moe_few_down", mutates=("out",))
@@ -263,35 +264,39 @@ def moe_few_down(
     shared = _check_shared(out, shared_gate_up, shared_gate, shared_down)
     slots, columns = triton.next_power_of_2(top_k), triton.next_power_of_2(inner_dim)
     tile = max(1, _DOWN_ELEMENTS // (slots * columns))
-    is_dependent = has_dependent_launch()
-    _down_kernel[(triton.cdiv(hidden, tile), rows)](
-        inner,
-        experts,
-        shares,
-        down,
-        inner if shared_gate_up is None else shared_gate_up,
-        inner if shared_gate is None else shared_gate,
-        inner if shared_down is None else shared_down,
-        inner if residual is None else residual,
-        out,
-        0 if shared_gate_up is None else shared_gate_up.stride(0),
-        0 if shared_gate is None else shared_gate.stride(0),
-        0 if residual is None else residual.stride(0),
-        held,
-        HIDDEN=hidden,
-        INNER=inner_dim,
-        SHARED=shared,
-        HAS_GATE=shared_gate is not None,
-        HAS_RESIDUAL=residual is not None,
-        TOP_K=top_k,
-        IS_OAI=is_oai,
-        SLOTS=slots,
-        ROWS=tile,
-        COLUMNS=columns,
-        SHARED_COLUMNS=triton.next_power_of_2(max(1, shared)),
-        IS_DEPENDENT=is_dependent,
+    _DOWN(
+        (triton.cdiv(hidden, tile), rows, 1),
+        (
+            inner,
+            experts,
+            shares,
+            down,
+            inner if shared_gate_up is None else shared_gate_up,
+            inner if shared_gate is None else shared_gate,
+            inner if shared_down is None else shared_down,
+            inner if residual is None else residual,
+            out,
+        ),
+        (
+            0 if shared_gate_up is None else shared_gate_up.stride(0),
+            0 if shared_gate is None else shared_gate.stride(0),
+            0 if residual is None else residual.stride(0),
+            held,
+        ),
+        {
+            "HIDDEN": hidden,
+            "INNER": inner_dim,
+            "SHARED": shared,
+            "HAS_GATE": shared_gate is not None,
+            "HAS_RESIDUAL": residual is not None,
+            "TOP_K": top_k,
+            "IS_OAI": is_oai,
+            "SLOTS": slots,
+            "ROWS": tile,
+            "COLUMNS": columns,
+            "SHARED_COLUMNS": triton.next_power_of_2(max(1, shared)),
+        },
         num_warps=_NUM_WARPS,
-        launch_pdl=is_dependent,
     )
 
 

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
 from gpubench.kernels.gpu import gpu_name
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.moe_few import activate
 from gpubench.kernels.ops import as_op
 
@@ -194,6 +195,9 @@ def _add_kernel(
     tl.store(out_ptr + token * HIDDEN + columns, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+_LAUNCH_GROUP = Launcher(_group_kernel, is_dependent=True)
+
+
 @as_op("moe_group", mutates=("counts", "lists"))
 def moe_group(experts: Tensor, counts: Tensor, lists: Tensor) -> None:
     """Write which pairs each held expert has. Neither allocates nor synchronises."""
@@ -201,17 +205,16 @@ def moe_group(experts: Tensor, counts: Tensor, lists: Tensor) -> None:
     check_contiguous(kernel, "experts", experts)
     check_index(kernel, "counts", counts, (held,), like=experts)
     check_index(kernel, "lists", lists, (held, pairs), like=experts)
-    is_dependent = has_dependent_launch()
-    _group_kernel[(held,)](
-        experts,
-        counts,
-        lists,
-        pairs,
-        PAIRS=min(_CHUNK, triton.next_power_of_2(pairs)),
-        IS_DEPENDENT=is_dependent,
+    _LAUNCH_GROUP(
+        (held, 1, 1),
+        (experts, counts, lists),
+        (pairs,),
+        {"PAIRS": min(_CHUNK, triton.next_power_of_2(pairs))},
         num_warps=1 if pairs <= 256 else 4,
-        launch_pdl=is_dependent,
     )
+
+
+_LAUNCH_UP = Launcher(_up_kernel, is_dependent=True)
 
 
 @as_op("moe_grouped_up", mutates=("inner",))
@@ -232,27 +235,25 @@ def moe_grouped_up(
     check_operand(kernel, "gate_up", gate_up, (held, 2 * inner_dim, hidden), like=inner)
     check_contiguous(kernel, "gate_up", gate_up)
     tiling = _choose_tiling(0, x)
-    is_dependent = has_dependent_launch()
-    _up_kernel[(held * triton.cdiv(inner_dim, tiling.rows),)](
-        x,
-        counts,
-        lists,
-        gate_up,
-        inner,
-        x.stride(0),
-        pairs,
-        HIDDEN=hidden,
-        INNER=inner_dim,
-        TOP_K=pairs // rows,
-        IS_OAI=is_oai,
-        TOKENS=_TOKENS,
-        ROWS=tiling.rows,
-        COLUMNS=tiling.columns,
-        STAGES=tiling.num_stages,
-        IS_DEPENDENT=is_dependent,
+    _LAUNCH_UP(
+        (held * triton.cdiv(inner_dim, tiling.rows), 1, 1),
+        (x, counts, lists, gate_up, inner),
+        (x.stride(0), pairs),
+        {
+            "HIDDEN": hidden,
+            "INNER": inner_dim,
+            "TOP_K": pairs // rows,
+            "IS_OAI": is_oai,
+            "TOKENS": _TOKENS,
+            "ROWS": tiling.rows,
+            "COLUMNS": tiling.columns,
+            "STAGES": tiling.num_stages,
+        },
         num_warps=tiling.num_warps,
-        launch_pdl=is_dependent,
     )
+
+
+_LAUNCH_DOWN = Launcher(_down_kernel, is_dependent=True)
 
 
 @as_op("moe_grouped_down", mutates=("outputs",))
@@ -271,24 +272,23 @@ def moe_grouped_down(inner: Tensor, counts: Tensor, lists: Tensor, down: Tensor,
         check_operand(kernel, name, tensor, shape, like=inner)
         check_contiguous(kernel, name, tensor)
     tiling = _choose_tiling(1, inner)
-    is_dependent = has_dependent_launch()
-    _down_kernel[(held * triton.cdiv(hidden, tiling.rows),)](
-        inner,
-        counts,
-        lists,
-        down,
-        outputs,
-        pairs,
-        HIDDEN=hidden,
-        INNER=inner_dim,
-        TOKENS=_TOKENS,
-        ROWS=tiling.rows,
-        COLUMNS=tiling.columns,
-        STAGES=tiling.num_stages,
-        IS_DEPENDENT=is_dependent,
+    _LAUNCH_DOWN(
+        (held * triton.cdiv(hidden, tiling.rows), 1, 1),
+        (inner, counts, lists, down, outputs),
+        (pairs,),
+        {
+            "HIDDEN": hidden,
+            "INNER": inner_dim,
+            "TOKENS": _TOKENS,
+            "ROWS": tiling.rows,
+            "COLUMNS": tiling.columns,
+            "STAGES": tiling.num_stages,
+        },
         num_warps=tiling.num_warps,
-        launch_pdl=is_dependent,
     )
+
+
+_LAUNCH_ADD = Launcher(_add_kernel, is_dependent=True)
 
 
 @as_op("moe_grouped_add", mutates=("out",))
@@ -313,22 +313,12 @@ def moe_grouped_add(
     for name, tensor in (("outputs", outputs), ("out", out)):
         check_contiguous(kernel, name, tensor)
     block = min(1024, triton.next_power_of_2(hidden))
-    is_dependent = has_dependent_launch()
-    _add_kernel[(triton.cdiv(hidden, block), rows)](
-        outputs,
-        experts,
-        shares,
-        outputs if residual is None else residual,
-        out,
-        0 if residual is None else residual.stride(0),
-        held,
-        HIDDEN=hidden,
-        TOP_K=top_k,
-        HAS_RESIDUAL=residual is not None,
-        BLOCK=block,
-        IS_DEPENDENT=is_dependent,
+    _LAUNCH_ADD(
+        (triton.cdiv(hidden, block), rows, 1),
+        (outputs, experts, shares, outputs if residual is None else residual, out),
+        (0 if residual is None else residual.stride(0), held),
+        {"HIDDEN": hidden, "TOP_K": top_k, "HAS_RESIDUAL": residual is not None, "BLOCK": block},
         num_warps=4,
-        launch_pdl=is_dependent,
     )
 
 

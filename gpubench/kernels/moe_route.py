@@ -20,8 +20,9 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_index, check_launchable
-from gpubench.kernels.dependent_launch import has_dependent_launch, release, wait
+from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["MAX_EXPERTS", "moe_route"]
@@ -117,6 +118,9 @@ def _route_kernel(
     tl.store(shares_ptr + row * TOP_K + slot, share, mask=is_slot)
 
 
+_LAUNCH = Launcher(_route_kernel, is_dependent=True)
+
+
 @as_op("moe_route", mutates=("experts", "shares"))
 def moe_route(
     logits: Tensor,
@@ -150,26 +154,22 @@ def moe_route(
         )
     check_index(kernel, "experts", experts, (rows, top_k), like=logits)
     check_float32(kernel, "shares", shares, (rows, top_k), like=logits)
-    is_dependent = has_dependent_launch()
     block_groups, block_size = triton.next_power_of_2(groups), triton.next_power_of_2(size)
-    _route_kernel[(rows,)](
-        logits,
-        logits if bias is None else bias,
-        experts,
-        shares,
-        logits.stride(0),
-        scale,
-        IS_SIGMOID=is_sigmoid,
-        HAS_BIAS=bias is not None,
-        IS_NARROW=logits.element_size() == 2 and not is_sigmoid and bias is None,
-        GROUPS=groups,
-        TOP_GROUPS=top_groups,
-        SIZE=size,
-        TOP_K=top_k,
-        BLOCK_GROUPS=block_groups,
-        BLOCK_SIZE=block_size,
-        BLOCK_K=triton.next_power_of_2(top_k),
-        IS_DEPENDENT=is_dependent,
-        launch_pdl=is_dependent,
+    _LAUNCH(
+        (rows, 1, 1),
+        (logits, logits if bias is None else bias, experts, shares),
+        (logits.stride(0), scale),
+        {
+            "IS_SIGMOID": is_sigmoid,
+            "HAS_BIAS": bias is not None,
+            "IS_NARROW": logits.element_size() == 2 and not is_sigmoid and bias is None,
+            "GROUPS": groups,
+            "TOP_GROUPS": top_groups,
+            "SIZE": size,
+            "TOP_K": top_k,
+            "BLOCK_GROUPS": block_groups,
+            "BLOCK_SIZE": block_size,
+            "BLOCK_K": triton.next_power_of_2(top_k),
+        },
         num_warps=max(1, min(8, block_groups * block_size // 512)),
     )
