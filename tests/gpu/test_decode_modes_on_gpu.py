@@ -89,3 +89,49 @@ def test_a_sequence_gets_the_same_logits_alone_in_any_company_and_beside_rows_of
     padded = decode(model, given)
     assert padded[:, 3:].isnan().all()
     assert differ(name, padded[:, :3], company[:, :3]) is None
+
+
+@pytest.mark.filterwarnings("ignore")  # a foreign library's
+@pytest.mark.parametrize("attention", ["torch", "triton"])
+@pytest.mark.parametrize("name", TINY)
+def test_every_logit_is_what_transformers_computes_here(name, attention):
+    pytest.importorskip("transformers", minversion="5.23")
+    from gpubench.models.peers.build import build_peer
+
+    torch.manual_seed(0)
+    with GPU:
+        try:
+            model = find_tiny(name).build(torch.float32, attention)
+        except Unsupported as reason:
+            pytest.skip(str(reason))
+        vary_weights(model)
+        given = torch.randint(model.config.vocabulary, (80, 3))
+        peer = build_peer(model, GPU)
+    assert distance(decode(model, given), decode(peer, given)) < 1e-3
+
+
+WIDE = {  # as many layers as it takes to have one of each kind, and as many experts as the rest of memory may hold
+    "llama-3.1-8b": {"layers": 2},
+    "qwen3.5-35b-a3b": {"layers": 4},
+    "deepseek-v3": {"layers": 2, "shape": {"dense_layers": 1, "moe": {"experts": 64}}},
+    "deepseek-v3.2": {"layers": 2, "shape": {"dense_layers": 1, "moe": {"experts": 64}}},
+    "minimax-m3": {"layers": 2, "shape": {"dense_layers": 1, "moe": {"experts": 32}}},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # a foreign library's
+@pytest.mark.parametrize("name", WIDE)
+def test_layers_of_real_width_compute_what_transformers_does(name):
+    pytest.importorskip("transformers", minversion="5.23")
+    arguments = {"concurrency": 4, "isl": 4096, "dtype": "bfloat16", **WIDE[name]}
+    workload = get_workload("decode_step")
+    torch.manual_seed(0)
+    with GPU:
+        inputs = workload.make(model=name, **arguments)
+        steps = {mode: workload.backends[mode].setup(**inputs) for mode in ("transformers", "eager", "graph")}
+    outputs = {}
+    for mode, step in steps.items():
+        inputs["cache"].restore()
+        outputs[mode] = {key: value.clone() for key, value in step().items()}
+    for mode in ("eager", "graph"):
+        assert workload.compare_function(outputs[mode], outputs["transformers"], name) is None

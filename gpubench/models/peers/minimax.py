@@ -62,6 +62,8 @@ def _describe_config(c: SparseConfig) -> MiniMaxM3VLTextConfig:
             "partial_rotary_factor": c.rotary_dims / s.dim,
         },
         tie_word_embeddings=False,
+        bos_token_id=None,  # its own are beyond a small vocabulary
+        eos_token_id=None,
     )
 
 
