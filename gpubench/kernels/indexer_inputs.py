@@ -24,6 +24,7 @@ from gpubench.kernels.arguments import (
     check_operand,
     check_scratch,
 )
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["indexer_inputs"]
@@ -98,6 +99,9 @@ def _inputs_kernel(
         tl.store(query + half_size, (second * cos + first * sin).to(queries.dtype.element_ty), mask=inside)
 
 
+_LAUNCH = Launcher(_inputs_kernel)
+
+
 @as_op("indexer_inputs", mutates=("queries", "keys"))
 def indexer_inputs(
     x: Tensor,
@@ -133,22 +137,10 @@ def indexer_inputs(
         )
     check_scratch(kernel, "rotary", rotary, rotary.numel(), like=keys)
     check_index(kernel, "lengths", lengths, (batch,), like=keys)
-    _inputs_kernel[(batch, 1 + triton.cdiv(heads, _HEADS))](
-        x,
-        scale,
-        shift,
-        rotary,
-        queries,
-        keys,
-        lengths,
-        x.stride(0),
-        queries.stride(0),
-        keys.stride(0),
-        heads,
-        dim,
-        rotary.shape[1],
-        eps,
-        DIM=triton.next_power_of_2(dim),
-        HEADS=_HEADS,
+    _LAUNCH(
+        (batch, 1 + triton.cdiv(heads, _HEADS), 1),
+        (x, scale, shift, rotary, queries, keys, lengths),
+        (x.stride(0), queries.stride(0), keys.stride(0), heads, dim, rotary.shape[1], eps),
+        {"DIM": triton.next_power_of_2(dim), "HEADS": _HEADS},
         num_warps=1,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
 
 __all__ = ["indexer_score"]
@@ -61,6 +62,9 @@ def _indexer_score_kernel(
     tl.store(out + token, tl.where(token < length, score, float("-inf")), mask=token < width)
 
 
+_LAUNCH = Launcher(_indexer_score_kernel)
+
+
 @as_op("indexer_score", mutates=("out",))
 def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out: Tensor) -> None:
     """Write the scores. Neither allocates nor synchronises; ArgumentError names an argument that doesn't fit."""
@@ -87,21 +91,14 @@ def indexer_score(q: Tensor, weights: Tensor, keys: Tensor, lengths: Tensor, out
         raise ArgumentError(f"{kernel}: out is {out.dtype} on {out.device}; wanted float32 on {q.device}")
     check_adjacent(kernel, "out", out)
     block = _KEYS[q.element_size()]
-    _indexer_score_kernel[(triton.cdiv(out.shape[1], block), sequences)](
-        q,
-        weights,
-        keys,
-        lengths,
-        out,
-        q.stride(0),
-        weights.stride(0),
-        keys.stride(0),
-        out.stride(0),
-        out.shape[1],
-        heads,
-        dim,
-        HEADS=max(triton.next_power_of_2(heads), 16),
-        DIM=max(triton.next_power_of_2(dim), 16),
-        KEYS=block,
+    _LAUNCH(
+        (triton.cdiv(out.shape[1], block), sequences, 1),
+        (q, weights, keys, lengths, out),
+        (q.stride(0), weights.stride(0), keys.stride(0), out.stride(0), out.shape[1], heads, dim),
+        {
+            "HEADS": max(triton.next_power_of_2(heads), 16),
+            "DIM": max(triton.next_power_of_2(dim), 16),
+            "KEYS": block,
+        },
         num_warps=4,
     )

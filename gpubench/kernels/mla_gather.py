@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_cache import PAGE, check_table
 from gpubench.kernels.ops import as_op
 
@@ -52,6 +53,9 @@ def _gather_kernel(
     tl.store(target[:, None] + place[None, :], entry, mask=inside)
 
 
+_LAUNCH = Launcher(_gather_kernel)
+
+
 @as_op("mla_gather", mutates=("gathered",))
 def mla_gather(cache: Tensor, block_table: Tensor, lengths: Tensor, indices: Tensor, gathered: Tensor) -> None:
     """Copy the selected entries. Neither allocates nor synchronises; ArgumentError names what doesn't fit."""
@@ -68,18 +72,10 @@ def mla_gather(cache: Tensor, block_table: Tensor, lengths: Tensor, indices: Ten
     check_table(kernel, block_table, lengths, batch, cache)
     for name, tensor in (("cache", cache), ("gathered", gathered)):
         check_contiguous(kernel, name, tensor)
-    _gather_kernel[(triton.cdiv(k, _BLOCK), batch)](
-        cache,
-        block_table,
-        lengths,
-        indices,
-        gathered,
-        block_table.stride(0),
-        k,
-        pages * PAGE,
-        width,
-        BLOCK=_BLOCK,
-        WIDTH=triton.next_power_of_2(width),
-        PAGE=PAGE,
+    _LAUNCH(
+        (triton.cdiv(k, _BLOCK), batch, 1),
+        (cache, block_table, lengths, indices, gathered),
+        (block_table.stride(0), k, pages * PAGE, width),
+        {"BLOCK": _BLOCK, "WIDTH": triton.next_power_of_2(width), "PAGE": PAGE},
         num_warps=4,
     )

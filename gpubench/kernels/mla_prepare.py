@@ -24,6 +24,7 @@ from gpubench.kernels.arguments import (
     check_operand,
     check_scratch,
 )
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.ops import as_op
 
@@ -95,6 +96,9 @@ def _rotate_kernel(x, rotary, stride_b, stride_h, heads, half_size, HEADS: tl.co
     tl.store(x + half_size, (second * cos + first * sin).to(x.dtype.element_ty), mask=inside)
 
 
+_PREPARE, _ROTATE = Launcher(_prepare_kernel), Launcher(_rotate_kernel)
+
+
 @as_op("mla_prepare", mutates=("cache", "query"))
 def mla_prepare(
     projected: Tensor,
@@ -126,23 +130,11 @@ def mla_prepare(
     check_contiguous(kernel, "query", query)
     check_scratch(kernel, "rotary", rotary, rope, like=cache)
     check_table(kernel, block_table, lengths, batch, cache)
-    _prepare_kernel[(batch, 2)](
-        projected,
-        query_norm,
-        latent_norm,
-        rotary,
-        cache,
-        block_table,
-        lengths,
-        query,
-        projected.stride(0),
-        block_table.stride(0),
-        q_lora,
-        eps,
-        Q=triton.next_power_of_2(q_lora),
-        R=kv_lora,
-        P=rope,
-        PAGE=PAGE,
+    _PREPARE(
+        (batch, 2, 1),
+        (projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query),
+        (projected.stride(0), block_table.stride(0), q_lora, eps),
+        {"Q": triton.next_power_of_2(q_lora), "R": kv_lora, "P": rope, "PAGE": PAGE},
         num_warps=4,
     )
 
@@ -159,14 +151,10 @@ def rotate_heads(x: Tensor, rotary: Tensor) -> None:
     if rotary.shape != (2, size // 2):
         raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted {(2, size // 2)}")
     check_scratch(kernel, "rotary", rotary, size, like=x)
-    _rotate_kernel[(batch, triton.cdiv(heads, _HEADS))](
-        x,
-        rotary,
-        x.stride(0),
-        x.stride(1),
-        heads,
-        size // 2,
-        HEADS=_HEADS,
-        HALF=triton.next_power_of_2(size // 2),
+    _ROTATE(
+        (batch, triton.cdiv(heads, _HEADS), 1),
+        (x, rotary),
+        (x.stride(0), x.stride(1), heads, size // 2),
+        {"HEADS": _HEADS, "HALF": triton.next_power_of_2(size // 2)},
         num_warps=1,
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_index, check_operand, check_scratch
 from gpubench.kernels.gpu import sm_count
+from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -132,6 +133,9 @@ def _attend_kernel(
     tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+_LAUNCH = Launcher(_attend_kernel)
+
+
 @functools.cache
 def _choose_splits(programs: int, k: int, itemsize: int, sms: int) -> int:
     """Into how many parts a selection is split: as many as find room side by side, of two tiles at least."""
@@ -174,30 +178,29 @@ def mla_sparse_decode(
     """
     tiling, splits = _check(q_latent, q_rope, cache, block_table, lengths, indices, out, scratch)
     batch, heads, kv_lora = q_latent.shape
-    _attend_kernel[(batch * splits * -(-heads // tiling.block_h),)](
-        q_latent,
-        q_rope,
-        cache,
-        block_table,
-        lengths,
-        indices,
-        out if splits == 1 else scratch,
-        batch * splits * heads * kv_lora,
-        q_latent.stride(0),
-        q_latent.stride(1),
-        q_rope.stride(0),
-        q_rope.stride(1),
-        block_table.stride(0),
-        heads,
-        indices.shape[1],
-        softmax_scale * _LOG2_E,
-        R=kv_lora,
-        P=q_rope.shape[2],
-        PAGE=PAGE,
-        SPLITS=splits,
-        BLOCK_H=tiling.block_h,
-        BLOCK_N=tiling.block_n,
-        NUM_STAGES=tiling.num_stages,
+    _LAUNCH(
+        (batch * splits * -(-heads // tiling.block_h), 1, 1),
+        (q_latent, q_rope, cache, block_table, lengths, indices, out if splits == 1 else scratch),
+        (
+            batch * splits * heads * kv_lora,
+            q_latent.stride(0),
+            q_latent.stride(1),
+            q_rope.stride(0),
+            q_rope.stride(1),
+            block_table.stride(0),
+            heads,
+            indices.shape[1],
+            softmax_scale * _LOG2_E,
+        ),
+        {
+            "R": kv_lora,
+            "P": q_rope.shape[2],
+            "PAGE": PAGE,
+            "SPLITS": splits,
+            "BLOCK_H": tiling.block_h,
+            "BLOCK_N": tiling.block_n,
+            "NUM_STAGES": tiling.num_stages,
+        },
         num_warps=tiling.num_warps,
     )
     if splits > 1:
