@@ -40,7 +40,8 @@ from gpubench.ranges import annotate
 __all__ = ["DeepseekCache", "DeepseekConfig", "DeepseekModel"]
 
 _HEADS_IN_PLACE = 16
-"""Up to so many, our kernel reads selected entries where they lie; more make it pay to gather them first."""
+"""Up to so many, one tile, our kernel reads selected entries where they lie. For more it would read them once a tile,
+and they are gathered first, for the kernel that is faster with many heads."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,16 @@ class DeepseekConfig:
         return self.parameters * itemsize + self.routed_layers * self.moe.float32_parameters * (4 - itemsize)
 
     def cache_bytes(self, batch: int, length: int, itemsize: int) -> int:
-        """With what attention and indexer work in, layer after layer: at most so much."""
-        width = (self.mla.kv_lora + self.mla.rope) * itemsize
-        copied, scores = count_pages(length) * PAGE * width, length * self.mla.heads * (8 + itemsize)
-        layer = count_pages(length) * PAGE * width
-        if self.indexer is not None:
-            layer += length * self.indexer.dim * itemsize
-        whole = batch * (self.layers * layer + copied + scores)
-        return whole + (selection_bytes(self.indexer.k, self.layers, batch, length, width) if self.indexer else 0)
+        """With what attention and indexer work in, layer after layer, which is most where they are torch's: a copy of a
+        layer's entries, and scores three times over."""
+        entry = (self.mla.kv_lora + self.mla.rope) * itemsize
+        entries = count_pages(length) * PAGE * entry
+        works_in = entries + length * self.mla.heads * (2 * 4 + itemsize)
+        if self.indexer is None:
+            return batch * (self.layers * entries + works_in)
+        keys = length * self.indexer.dim * itemsize
+        selected = selection_bytes(self.indexer.k, self.layers, batch, length, entry)
+        return batch * (self.layers * (entries + keys) + works_in) + selected
 
     def activation_bytes(self, batch: int, itemsize: int) -> int:
         widest = max(self.vocabulary, 3 * self.intermediate, self.mla.heads * (self.mla.nope + self.mla.kv_lora))

@@ -55,7 +55,7 @@ class Selection:
     selected: Tensor
     """[layers, batch, k], int32. It changes."""
     start: Tensor
-    """What `selected` is restored to: tokens at random."""
+    """What `selected` is restored to: tokens at random, until something better is written into it."""
     lengths: Tensor
     """[batch], int32: tokens, the new one included."""
     scores: Tensor

@@ -97,8 +97,8 @@ class LatentShape:
 class LatentAttention(nn.Module):
     """The layer with the norm before it and the sum after it; what an indexer does comes in between.
 
-    An indexer's projections have the same inputs as this layer's. They are made in the same products, and their weights
-    are `index_query` and `index_key`, which the indexer has as its own.
+    An indexer's projections have the same inputs as this layer's and are made in the same products. So their weights,
+    those of its queries and of its key, are drawn here: `for_indexer`, which the indexer has for its own.
     """
 
     def __init__(self, shape: LatentShape, dtype: torch.dtype, attention: Attention) -> None:

@@ -300,27 +300,33 @@ def test_our_kernels_decode_the_same_and_select_the_same():
 
 def decode_with_all() -> None:
     """Steps around k tokens, and some beyond, by torch and by our kernels: the same logits, caches and selections."""
-    given = torch.randint(TINY.vocabulary, (2, 5), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(64, (4, 2), generator=torch.Generator().manual_seed(1))
     many_heads = replace(SPARSE, mla=replace(SPARSE.mla, heads=17))  # for which selected entries are gathered
-    for config, gvr in ((TINY, False), (SPARSE, False), (SPARSE, True), (many_heads, True)):
-        small = replace(config, layers=2)
+    cases = (
+        (TINY, False, 1, (70,)),
+        (SPARSE, False, 1, (16, 70)),
+        (SPARSE, True, 2, (7, 17, 66, 70)),
+        (many_heads, True, 1, (70,)),
+    )
+    for config, gvr, layers, lengths in cases:
+        small = replace(config, layers=layers, vocabulary=64)
         plain, cache, _ = make(small, 2, 70)
         ours = replace(small, gvr=gvr).build(torch.float32, "triton")
         ours.load_state_dict(plain.state_dict())
         own = ours.make_cache(2, 70)
-        for index in range(small.layers):
-            own.entries[index][own.pages.table.long()] = cache.entries[index][cache.pages.table.long()]
+        where, there = own.pages.table.long(), cache.pages.table.long()
+        for mine, other in zip(own.entries, cache.entries, strict=True):
+            mine[where] = other[there]
         for mine, other in zip(own.indexes, cache.indexes, strict=True):
             mine.keys.copy_(other.keys)
-        for step, tokens in zip((7, 16, 17, 66, 70), given.T.contiguous(), strict=True):
-            want, found = plain(tokens, cache.prefix(step)), ours(tokens, own.prefix(step))
+        for length, given in zip(lengths, tokens, strict=False):
+            want, found = plain(given, cache.prefix(length)), ours(given, own.prefix(length))
             torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
             if config.indexer:
                 sets = [side.selection.selected.sort(-1).values for side in (cache, own)]
-                assert torch.equal(*sets), (gvr, step)
-        for index in range(small.layers):
-            mine, other = own.entries[index][own.pages.table.long()], cache.entries[index][cache.pages.table.long()]
-            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+                assert torch.equal(*sets), (gvr, length)
+        for mine, other in zip(own.entries, cache.entries, strict=True):
+            torch.testing.assert_close(mine[where], other[there], rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":
