@@ -25,7 +25,7 @@ def set_up(name, backend, **arguments):
     torch.manual_seed(0)
     with GPU:
         try:
-            inputs = workload.make(model=name, shape=SHAPES.get(name), **arguments)
+            inputs = workload.make(**{"model": name, "shape": SHAPES.get(name), **arguments})
         except Unsupported as reason:
             pytest.skip(str(reason))
         return workload.backends[backend].setup(**inputs), inputs
@@ -57,7 +57,8 @@ def test_a_captured_graph_gives_eagers_bits_over_256_steps_and_leaves_its_cache(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("name", TINY)
 def test_compiled_chooses_eagers_tokens_over_256_steps_and_leaves_its_cache(name):
-    arguments = {"concurrency": 3, "isl": STEPS + 1, "dtype": "float32"}
+    one_of_each_kind = {"attention_every": 2} if name == "tiny-hybrid" else SHAPES.get(name)
+    arguments = {"concurrency": 3, "isl": STEPS + 1, "dtype": "float32", "layers": 2, "shape": one_of_each_kind}
     eager, inputs = set_up(name, "eager", **arguments)
     wanted = follow(eager, inputs, STEPS)
     compiled, own = set_up(name, "compiled", **arguments)
