@@ -52,9 +52,12 @@ def _read(x: Tensor, memory: Tensor) -> Tensor:
     return x + memory[: len(x)]
 
 
-def _fill(x: Tensor, memory: Tensor, out: Tensor) -> None:
+def _fill(x: Tensor, memory: Tensor, out: Tensor, *, scale: float = 1.0) -> None:
     SEEN.append(("fill", len(x)))
-    out.copy_(x * memory[: len(x)])
+    out.copy_(x * memory[: len(x)] * scale)
+
+
+def _fill_fake(x: Tensor, memory: Tensor, out: Tensor, *, scale: float = 1.0) -> None: ...
 
 
 def _lie(x: Tensor, memory: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ def operators() -> Iterator[None]:
             ("grow", "(Tensor x, Tensor(a!) memory) -> Tensor", _grow, _grow_fake),
             ("read", "(Tensor x, Tensor memory) -> Tensor", _read, _read_fake),
             ("lie", "(Tensor x, Tensor memory) -> Tensor", _lie, _read_fake),
-            ("fill", "(Tensor x, Tensor memory, Tensor(a!) out) -> ()", _fill, lambda *_: None),
+            ("fill", "(Tensor x, Tensor memory, Tensor(a!) out, *, float scale=1.0) -> ()", _fill, _fill_fake),
         ):
             library.define(f"{name}{schema}")
             library.impl(name, function, "CPU")
@@ -89,7 +92,7 @@ class Toy:
         grown = torch.ops.toy.grow(torch.ops.toy.read(x, state.memory), state.memory)
         mixed = grown[:, :WIDTH] + grown.sum(dim=0)[WIDTH:]  # over all rows: what is in the padding would show
         out = mixed.new_empty(mixed.shape)
-        torch.ops.toy.fill(mixed, state.memory, out)
+        torch.ops.toy.fill(mixed, state.memory, out, scale=0.5)
         return {"y": (out + out.sum(dim=0)) @ self.head}
 
 

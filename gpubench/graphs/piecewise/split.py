@@ -8,7 +8,7 @@ computed eagerly at every step, and copied to where the pieces find it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,8 @@ class Operator:
 
     name: str
     node: fx.Node
-    target: Any
+    target: Callable[..., Any]
+    """Takes all arguments by position, those too that the schema wants by name."""
     arguments: tuple[Any, ...]
     """In the schema's order: nodes of the step's graph, and plain values."""
     outputs: tuple[int, ...]
@@ -222,7 +223,7 @@ class _Cutter:
         if example is not None and not isinstance(example, Tensor):
             raise Unsupported(f"piecewise: {short} returns {type(example).__name__}; wanted one tensor or none")
         rows = rows_of(example, self._num_tokens)
-        return Operator(f"{short} {number}", node, _overload(node), arguments, outputs, updated, rows)
+        return Operator(f"{short} {number}", node, _by_position(_overload(node)), arguments, outputs, updated, rows)
 
     def _refuse_write(self, node: fx.Node) -> None:
         """Unsupported for what changes the state outside of an operator."""
@@ -277,6 +278,19 @@ def _schema(node: fx.Node) -> torch.FunctionSchema | None:
 def _overload(node: fx.Node) -> torch._ops.OpOverload:
     target = node.target
     return target.default if isinstance(target, torch._ops.OpOverloadPacket) else target  # type: ignore[return-value]
+
+
+def _by_position(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    """An operator that takes all of its arguments in the schema's order."""
+    names = [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
+    if not names:
+        return overload
+    by_place = len(overload._schema.arguments) - len(names)
+
+    def call(*arguments: Any) -> Any:
+        return overload(*arguments[:by_place], **dict(zip(names, arguments[by_place:], strict=True)))
+
+    return call
 
 
 def _nodes_in(value: Any) -> Iterator[fx.Node]:
