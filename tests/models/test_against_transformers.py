@@ -11,6 +11,7 @@ from decoding import TINY, decode, distance, find_tiny, remembered, vary_weights
 from gpubench.errors import Unsupported
 from gpubench.models.peers.build import build_peer
 from gpubench.models.presets import PRESETS
+from gpubench.models.variant import Variant
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a foreign library's
 
@@ -80,6 +81,25 @@ def test_real_shapes_are_those_that_transformers_takes_for_granted(name):
     sizes = {key: value for key, value in told.items() if type(value) in (int, float) and key not in LEFT_OPEN}
     assert len(sizes) > 15
     assert sizes == {key: granted[key] for key in sizes}
+
+
+@pytest.mark.parametrize(
+    ("name", "moe"),
+    [
+        ("tiny-hybrid", {"scoring": "sigmoid"}),
+        ("tiny-hybrid", {"groups": 4, "top_groups": 2}),
+        ("tiny-hybrid", {"scale": 2.0}),
+        ("tiny-mla", {"has_shared_gate": True}),
+        ("tiny-mla", {"activation": "swiglu_oai"}),
+        ("tiny-mla", {"shared_intermediate": 100}),
+        ("tiny-sparse", {"activation": "swiglu"}),
+        ("tiny-sparse", {"scoring": "softmax"}),
+    ],
+)
+def test_experts_that_transformers_would_run_otherwise_are_unsupported(name, moe):
+    model = Variant(name, shape={"moe": moe}).config.build(torch.float32)
+    with pytest.raises(Unsupported, match=rf"moe\.{next(iter(moe))}"):
+        build_peer(model, CPU)
 
 
 def test_a_model_that_transformers_does_not_have_is_unsupported():

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from gpubench.errors import Unsupported
 from gpubench.models.base import DecodeModel
+from gpubench.models.moe import MoeShape
 
-__all__ = ["PeerModel", "Pinned", "PinnedPages", "PinnedRows", "Twin"]
+__all__ = ["PeerModel", "Pinned", "PinnedPages", "PinnedRows", "Twin", "check_experts"]
 
 
 class Pinned(CacheLayerMixin):
@@ -103,6 +105,13 @@ class Twin:
     """All of its state by name."""
     view_cache: Callable[[Any], list[Any]]
     """A cache of ours as a list of its cache layers, which write through to it."""
+
+
+def check_experts(moe: MoeShape, theirs: str, **wanted: Any) -> None:
+    """Unsupported if experts differ from these in what the model called `theirs` leaves no choice about."""
+    for name, value in wanted.items():
+        if getattr(moe, name) != value:
+            raise Unsupported(f"backend transformers: {theirs} has moe.{name}: {value} alone; got {getattr(moe, name)}")
 
 
 class PeerModel:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, DeepseekV32Config, DeepseekV32ForCausalLM
 
+from gpubench.errors import Unsupported
 from gpubench.models.deepseek import DeepseekCache, DeepseekConfig, DeepseekLayer, DeepseekModel
 from gpubench.models.indexer import Indexer
 from gpubench.models.latent import LatentAttention
 from gpubench.models.moe import MixtureOfExperts
-from gpubench.models.peers.base import PinnedPages, Twin
+from gpubench.models.peers.base import PinnedPages, Twin, check_experts
 from gpubench.models.shapes import IndexerShape, MlaShape
 
 __all__ = ["describe"]
@@ -21,6 +22,12 @@ __all__ = ["describe"]
 def describe(model: DeepseekModel) -> Twin:
     """The twin of `model`."""
     c = model.config
+    check_experts(c.moe, "DeepSeek-V3", scoring="sigmoid", has_shared_gate=False, activation="swiglu")
+    if c.moe.shared_intermediate % c.moe.intermediate:
+        raise Unsupported(
+            f"backend transformers: DeepSeek-V3's shared expert is as wide as several others; moe.shared_intermediate: "
+            f"{c.moe.shared_intermediate} is no multiple of {c.moe.intermediate}"
+        )
     weights: dict[str, Tensor] = {
         "model.embed_tokens.weight": model.embedding,
         "model.norm.weight": model.norm,
@@ -130,7 +137,7 @@ def _name_feed(layer: DeepseekLayer) -> dict[str, Tensor]:
     if not isinstance(feed, MixtureOfExperts):
         gate, up = feed.gate_up.chunk(2)
         return {"gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": feed.down}
-    assert feed.bias is not None, "scores are sigmoids"
+    assert feed.bias is not None, "checked"
     gate, up = feed.shared_gate_up.chunk(2)
     return {
         "gate.weight": feed.router,

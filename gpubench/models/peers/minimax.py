@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from transformers import MiniMaxM3VLForCausalLM, MiniMaxM3VLTextConfig
 
-from gpubench.errors import Unsupported
 from gpubench.models.layers import GatedMlp
 from gpubench.models.moe import MixtureOfExperts
-from gpubench.models.peers.base import PinnedPages, PinnedRows, Twin
+from gpubench.models.peers.base import PinnedPages, PinnedRows, Twin, check_experts
 from gpubench.models.sparse import SparseCache, SparseConfig, SparseLayer, SparseModel
 from gpubench.models.sparse_attention import DenseCache, PagedCache, SparseAttention
 
@@ -18,8 +17,8 @@ __all__ = ["describe"]
 
 def describe(model: SparseModel) -> Twin:
     """The twin of `model`. Norms there hold their distance from 1."""
-    if model.config.moe.activation != "swiglu_oai":
-        raise Unsupported("backend transformers: its MiniMax-M3 has moe.activation: swiglu_oai alone")
+    traits = {"scoring": "sigmoid", "groups": 1, "has_shared_gate": False, "activation": "swiglu_oai"}
+    check_experts(model.config.moe, "MiniMax-M3", **traits)
     weights: dict[str, Tensor] = {
         "model.embed_tokens.weight": model.embedding,
         "model.norm.weight": model.norm - 1,
@@ -103,7 +102,7 @@ def _name_attention(attention: SparseAttention) -> dict[str, Tensor]:
 def _name_mlp(mlp: MixtureOfExperts | GatedMlp) -> dict[str, Tensor]:
     if isinstance(mlp, GatedMlp):
         return {"gate_up_proj.weight": mlp.gate_up, "down_proj.weight": mlp.down}
-    assert mlp.bias is not None, "scores are sigmoids"
+    assert mlp.bias is not None, "checked"
     return {
         "gate.weight": mlp.router,
         "gate.e_score_correction_bias": mlp.bias,

@@ -12,13 +12,15 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.hybrid import GatedAttention, HybridCache, HybridConfig, HybridLayer, HybridModel, KeyValueCache
 from gpubench.models.moe import MixtureOfExperts
-from gpubench.models.peers.base import PinnedRows, Twin
+from gpubench.models.peers.base import PinnedRows, Twin, check_experts
 
 __all__ = ["describe"]
 
 
 def describe(model: HybridModel) -> Twin:
     """The twin of `model`. Norms before and after layers there hold their distance from 1."""
+    traits = {"scoring": "softmax", "groups": 1, "scale": 1.0, "has_shared_gate": True, "activation": "swiglu"}
+    check_experts(model.config.moe, "Qwen3.5", **traits)
     weights = {
         "model.embed_tokens.weight": model.embedding,
         "model.norm.weight": model.norm - 1,
@@ -102,7 +104,7 @@ def _name_delta(delta: GatedDelta) -> dict[str, Tensor]:
 
 
 def _name_experts(experts: MixtureOfExperts) -> dict[str, Tensor]:
-    assert experts.shared_gate is not None, "hybrids have one"
+    assert experts.shared_gate is not None, "checked"
     gate, up = experts.shared_gate_up.chunk(2)
     return {
         "mlp.gate.weight": experts.router,
