@@ -18,6 +18,9 @@ from gpubench.models.shapes import IndexerShape, MlaShape
 
 __all__ = ["describe"]
 
+_LATENT_EPS = 1e-6
+"""Of norms that its configuration has no word for."""
+
 
 def describe(model: DeepseekModel) -> Twin:
     """The twin of `model`."""
@@ -27,6 +30,10 @@ def describe(model: DeepseekModel) -> Twin:
         raise Unsupported(
             f"backend transformers: DeepSeek-V3's shared expert is as wide as several others; moe.shared_intermediate: "
             f"{c.moe.shared_intermediate} is no multiple of {c.moe.intermediate}"
+        )
+    if c.norm_eps != _LATENT_EPS:
+        raise Unsupported(
+            f"backend transformers: DeepSeek-V3's latents have norm_eps: {_LATENT_EPS} alone; got {c.norm_eps}"
         )
     weights: dict[str, Tensor] = {
         "model.embed_tokens.weight": model.embedding,
