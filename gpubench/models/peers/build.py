@@ -19,9 +19,6 @@ __all__ = ["build_peer"]
 
 def build_peer(model: DecodeModel, device: torch.device) -> PeerModel:
     """transformers' model with the weights of `model`, which are on `device`; Unsupported where it has none."""
-    experts = getattr(getattr(model, "config", None), "moe", None)
-    if experts is not None and experts.held is not None:
-        raise Unsupported("backend transformers: it has all experts, not a rank's share of them; use another backend")
     return PeerModel(model, _describe(model), device)
 
 
