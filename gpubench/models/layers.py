@@ -35,7 +35,7 @@ def random_weights(*shapes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor
     total = sum(sizes)
     joint = torch.empty(-(-total // 8) * 8, shapes[0][-1], dtype=dtype)
     joint[total:] = 0
-    parts = [part.view(shape) for part, shape in zip(joint[:total].split(sizes), shapes, strict=True)]
+    parts = [part.view(shape) for part, shape in zip(torch.split(joint[:total], sizes), shapes, strict=True)]
     return joint, [weight(part.normal_(0.0, part.shape[-1] ** -0.5)) for part in parts]
 
 
