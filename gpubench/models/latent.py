@@ -215,7 +215,8 @@ def sparse_scratch(batch: int, k: int, mla: MlaShape, like: Tensor) -> Tensor:
     from gpubench.kernels.mla_sparse_decode import mla_sparse_decode_scratch
 
     elements = mla_sparse_decode_scratch(like.new_empty(batch, mla.heads, mla.kv_lora), k)
-    return torch.empty(elements, dtype=torch.float32, device=like.device)
+    # Two at least, for none would be a case of its own to torch.compile.
+    return torch.empty(max(elements, 2), dtype=torch.float32, device=like.device)
 
 
 def prepare_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments

@@ -12,7 +12,11 @@ from gpubench.models.compiled import CompiledStep
 from gpubench.models.variant import Variant
 from gpubench.workloads.decode_step import next_tokens
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Inductor's own imports use what torch has deprecated
+]
 
 RANK: dict[str, Any] = {"parallel": "TEP", "ranks": 16}
 WAYS = 3
@@ -57,7 +61,6 @@ def test_the_paretos_shapes_take_three_compilations(name, variant):
     step.close()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own imports
 @pytest.mark.parametrize(
     ("name", "variant"), [("qwen3.5-35b-a3b", {"layers": 4}), ("deepseek-v3.2", {"layers": 4, **RANK})]
 )
