@@ -383,6 +383,30 @@ def test_a_branch_on_the_number_of_tokens_is_traced_for_both_sides():
         torch.testing.assert_close(pieces(tokens, state), torch.ops.toy.read(table[tokens], state.memory) * factor)
 
 
+@pytest.mark.parametrize("head", ["inside", "outside"])
+@pytest.mark.parametrize(("limit", "buckets"), [(1, (1, 8)), (2, (2, 8)), (2, (1, 2, 8))])
+def test_a_branch_that_the_smallest_numbers_alone_take_is_traced_for_each_of_them(limit, buckets, head):
+    class Step:
+        head = torch.randn(WIDTH, WIDTH)
+
+        def __call__(self, tokens, state):
+            x = torch.ops.toy.read(table[tokens], state.memory)
+            y = torch.ops.toy.grow(x * 2 if tokens.shape[0] <= limit else x * 3, state.memory)
+            return y.view(tokens.shape[0], 2, WIDTH).sum(dim=1) @ self.head
+
+    table, state, step = torch.randn(32, WIDTH), make_state(), Step()
+    pieces = ready(step, state, buckets, head=head)
+    twin = copy.deepcopy(state)
+    for count in (8, 2, 1, 5):
+        tokens = tokens_of(count)
+        padded = next(bucket for bucket in buckets if bucket >= count)
+        if (padded <= limit) == (count <= limit):  # else the padded step takes the other way: right, but another
+            torch.testing.assert_close(pieces(tokens, state), step(tokens, twin))
+        else:
+            step(tokens, twin), pieces(tokens, state)
+        torch.testing.assert_close(state.memory, twin.memory)
+
+
 def test_a_head_left_outside_runs_on_as_many_rows_as_there_are_tokens():
     toy, state = Toy(), make_state()
     pieces = ready(toy, state, head="outside")

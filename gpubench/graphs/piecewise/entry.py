@@ -145,6 +145,7 @@ class Replay:
 class Program:
     """A step of a number of tokens."""
 
+    num_tokens: int
     parts: list[Part]
     inputs: list[tuple[int, Tensor]]
     """Which argument goes where …"""
@@ -194,18 +195,23 @@ class Entry:
         padding = [self.values[node][num_tokens:] for _, node in per_token if num_tokens < self.bucket]
         if self.head is None:
             outputs = self.plan.pack([self._first(node, num_tokens) for node in self.plan.outputs])
-            return Program(parts, inputs, padding, outputs, [])
-        head_inputs = [self._first(node, num_tokens) for node in self.head.inputs]
-        return Program(parts, inputs, padding, None, head_inputs)
+            return Program(num_tokens, parts, inputs, padding, outputs, [])
+        rows = self.plan.traced.sizes.exact or num_tokens  # a graph for one number has it in its shapes
+        head_inputs = [self._first(node, rows) for node in self.head.inputs]
+        return Program(num_tokens, parts, inputs, padding, None, head_inputs)
 
     def _first(self, node: fx.Node, num_tokens: int) -> Any:
         if isinstance(self.plan.inputs.get(node), NumTokens):
             return num_tokens
-        rows, value = self.plan.rows(node), self.values[node]
+        return self._cut(node, self.values[node], num_tokens)
+
+    def _cut(self, node: fx.Node, value: Any, num_tokens: int) -> Any:
+        rows = self.plan.rows(node)
         return rows.first(value, num_tokens) if rows else value
 
     def run_head(self, program: Program) -> Any:
         """Run what was left outside the graphs, on as many rows as there are tokens."""
         assert self.head is not None, "only where one was left outside"
-        found = dict(zip(self.head.outputs, self.head.module.forward(*program.head_inputs), strict=True))
-        return self.plan.pack([found[node] for node in self.plan.outputs])
+        made = dict(zip(self.head.outputs, self.head.module.forward(*program.head_inputs), strict=True))
+        found = ((node, made[node] if node in made else self.values[node]) for node in self.plan.outputs)
+        return self.plan.pack([self._cut(node, value, program.num_tokens) for node, value in found])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpubench.errors import Unsupported
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "rows_between", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,17 @@ def rows_of(example: Any, num_tokens: Any) -> Rows | None:
     if others or not per_token.is_Integer:
         raise Unsupported(f"piecewise: a value of shape {tuple(example.shape)} has no rows that belong to one token")
     return Rows(dim, int(per_token))
+
+
+def rows_between(example: Any, num_tokens: int, other: Any, other_tokens: int) -> Rows | None:
+    """Where the tokens are in a value traced for two numbers of them; None if it has none, or `other` is none."""
+    if not isinstance(example, Tensor) or not isinstance(other, Tensor):
+        return None
+    found = [dim for dim, sizes in enumerate(zip(example.shape, other.shape, strict=True)) if sizes[0] != sizes[1]]
+    if not found:
+        return None
+    dim, *others = found
+    per_token, rest = divmod(example.shape[dim], num_tokens)
+    if others or rest or other.shape[dim] != per_token * other_tokens:
+        raise Unsupported(f"piecewise: a value of shape {tuple(example.shape)} has no rows that belong to one token")
+    return Rows(dim, per_token)

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.branches import Streams, find_branches
-from gpubench.graphs.piecewise.rows import Rows, rows_of
+from gpubench.graphs.piecewise.rows import Rows
 from gpubench.graphs.piecewise.trace import Constant, Input, State, Traced
 
 __all__ = ["MOST_COPIED_BYTES", "Operator", "Piece", "Plan", "split"]
@@ -106,7 +106,7 @@ class Plan:
 
     def rows(self, node: fx.Node) -> Rows | None:
         """Where the tokens are in a value."""
-        return rows_of(node.meta.get("example_value"), self.traced.num_tokens)
+        return self.traced.rows(node)
 
 
 def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] = ()) -> Plan:
@@ -118,7 +118,7 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
     nodes = list(traced.graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
     inputs = dict(zip(placeholders, traced.inputs, strict=True))
-    cutter = _Cutter(inputs, traced.num_tokens)
+    cutter = _Cutter(inputs, traced)
     body = [node for node in nodes if node.op not in ("placeholder", "output")]
     prelude = _merge_equal([node for node in body if cutter.is_prelude(node)])
     parts = cutter.cut([node for node in body if node not in cutter.of_state], _heads(inputs, head))
@@ -159,8 +159,8 @@ class _Run:
 class _Cutter:
     """Tells nodes of the state, operators and pieces apart."""
 
-    def __init__(self, inputs: dict[fx.Node, Input], num_tokens: Any) -> None:
-        self._num_tokens = num_tokens
+    def __init__(self, inputs: dict[fx.Node, Input], traced: Traced) -> None:
+        self._traced = traced
         self.of_state = {node for node, source in inputs.items() if isinstance(source, State)}
         """The state's tensors and what follows from them alone."""
         self._paths = {node: source.path for node, source in inputs.items() if isinstance(source, State)}
@@ -222,7 +222,7 @@ class _Cutter:
         example = node.meta.get("example_value")
         if example is not None and not isinstance(example, Tensor):
             raise Unsupported(f"piecewise: {short} returns {type(example).__name__}; wanted one tensor or none")
-        rows = rows_of(example, self._num_tokens)
+        rows = self._traced.rows(node) if isinstance(example, Tensor) else None
         return Operator(f"{short} {number}", node, _by_position(_overload(node)), arguments, outputs, updated, rows)
 
     def _refuse_write(self, node: fx.Node) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
+from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
 from gpubench.kernels.ops import cut_at_seams
 
 __all__ = ["Constant", "Input", "NumTokens", "Path", "PerToken", "State", "Traced", "state_tensors", "trace_step"]
@@ -90,14 +91,62 @@ class Traced:
     """For each leaf of what the step returns, its place among the graph's outputs …"""
     structure: pytree.TreeSpec
     """… and how the leaves are put together."""
-    num_tokens: Any
-    """The symbol that stands for the number of tokens in the shapes of the graph's values."""
-    guards: tuple[Any, ...]
-    """What was found true of that symbol while the step's Python ran: another number may take another branch."""
+    sizes: Sizes
 
     def admits(self, num_tokens: int) -> bool:
         """Whether a step of so many tokens is this graph, too."""
-        return all(guard.subs(self.num_tokens, num_tokens) == True for guard in self.guards)  # noqa: E712 - SymPy's
+        return self.sizes.admit(num_tokens)
+
+    def rows(self, node: fx.Node) -> Rows | None:
+        """Where the tokens are in a value of the graph."""
+        return self.sizes.rows(node)
+
+
+class Sizes(Protocol):
+    """What a trace knows of its number of tokens."""
+
+    @property
+    def exact(self) -> int | None:
+        """The one number that the graph is for; None if it is for any that it admits."""
+        ...
+
+    def admit(self, num_tokens: int) -> bool: ...
+
+    def rows(self, node: fx.Node) -> Rows | None: ...
+
+
+@dataclass(frozen=True)
+class _AnyNumber:
+    """It is a symbol: for Dynamo, of at least 2."""
+
+    symbol: Any
+    guards: tuple[Any, ...]
+    """What was found true of it while the step's Python ran: another number may take another branch."""
+    exact: None = None
+
+    def admit(self, num_tokens: int) -> bool:
+        if num_tokens < 2:
+            return False
+        return all(guard.subs(self.symbol, num_tokens) == True for guard in self.guards)  # noqa: E712 - SymPy's
+
+    def rows(self, node: fx.Node) -> Rows | None:
+        return rows_of(node.meta.get("example_value"), self.symbol)
+
+
+@dataclass(frozen=True)
+class _OneNumber:
+    """It is a constant of the graph. What is the tokens' shows beside the same graph for another number."""
+
+    exact: int
+    other: int = 0
+    twins: dict[fx.Node, Any] = field(default_factory=dict)
+    """The values of that graph, by the nodes of this one."""
+
+    def admit(self, num_tokens: int) -> bool:
+        return num_tokens == self.exact
+
+    def rows(self, node: fx.Node) -> Rows | None:
+        return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
 
 
 def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, Tensor]]:
@@ -106,8 +155,8 @@ def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, 
     if isinstance(value, Tensor):
         yield path, value
     elif is_dataclass(value):
-        for field in fields(value):
-            yield from state_tensors(getattr(value, field.name), path.attribute(field.name))
+        for part in fields(value):
+            yield from state_tensors(getattr(value, part.name), path.attribute(part.name))
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from state_tensors(item, path.item(key))
@@ -125,14 +174,35 @@ def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: 
     # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
     sizes = {size for _, value in state_tensors(state) for size in value.shape}
     odd = next(number for number in itertools.count(max(num_tokens, 2)) if number not in sizes)
-    traced = _trace(step, per_token, state, odd)
-    return traced if traced.admits(num_tokens) else _trace(step, per_token, state, num_tokens)
+    for number in (odd, num_tokens) if num_tokens > 1 else ():
+        try:
+            traced = _trace(step, per_token, state, number)
+        except Unsupported:  # this number may be the only one of its kind, which is no symbol then
+            continue
+        if traced.admits(num_tokens):
+            return traced
+    return _trace_exactly(step, per_token, state, num_tokens)
 
 
-def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
-    rows = [value.new_zeros(max(num_tokens, 2), *value.shape[1:]) for value in per_token]
+def _trace_exactly(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
+    """The graph for one number of tokens, and where they are in its values, by comparison with one less or one more."""
+    exact = _trace(step, per_token, state, num_tokens, is_dynamic=False)
+    if num_tokens == 1:
+        return exact  # there is never a row of padding
+    nodes = list(exact.graph.nodes)
+    for other in (num_tokens - 1, num_tokens + 1):
+        twin = list(_trace(step, per_token, state, other, is_dynamic=False).graph.nodes)
+        if [(node.op, str(node.target)) for node in nodes] == [(node.op, str(node.target)) for node in twin]:
+            examples = {node: like.meta.get("example_value") for node, like in zip(nodes, twin, strict=True)}
+            return replace(exact, sizes=_OneNumber(num_tokens, other, examples))
+    raise Unsupported(f"piecewise: {num_tokens} tokens take another way through the step than one less or one more")
+
+
+def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, *, is_dynamic: bool = True) -> Traced:
+    rows = [value.new_zeros(num_tokens, *value.shape[1:]) for value in per_token]
     for value in rows:
-        torch._dynamo.mark_dynamic(value, 0)
+        if is_dynamic:
+            torch._dynamo.mark_dynamic(value, 0)
     catcher = _Catcher()
     compiled = torch.compile(_fresh(step), backend=catcher, fullgraph=True, dynamic=False)
     try:
@@ -193,15 +263,17 @@ class _Catcher:
         inputs = [
             NumTokens() if isinstance(value, int) else known.get(id(value), Constant(value)) for value in self.arguments
         ]
-        symbol, guards = self._symbol(inputs)
-        return Traced(self.graph, tuple(inputs), tuple(places[id(leaf)] for leaf in leaves), structure, symbol, guards)
+        sizes = self._sizes(inputs)
+        return Traced(self.graph, tuple(inputs), tuple(places[id(leaf)] for leaf in leaves), structure, sizes)
 
-    def _symbol(self, inputs: Sequence[Input]) -> tuple[Any, tuple[Any, ...]]:
-        """The symbol of the number of tokens, from the shape of an argument that has it."""
+    def _sizes(self, inputs: Sequence[Input]) -> Sizes:
+        """What the shape of an argument with a row per token says of their number."""
         assert self.graph is not None, "there is a graph"
         for node, source in zip(self.graph.find_nodes(op="placeholder"), inputs, strict=True):
             if isinstance(source, PerToken):
                 size = node.meta["example_value"].shape[0]
-                guards = tuple(guard.expr for guard in size.node.shape_env.guards)
-                return size.node.expr, guards
+                if not isinstance(size, torch.SymInt):
+                    return _OneNumber(size)
+                symbol: Any = size.node
+                return _AnyNumber(symbol.expr, tuple(guard.expr for guard in symbol.shape_env.guards))
         raise Unsupported("piecewise: the step doesn't depend on its tokens")
