@@ -5,6 +5,10 @@
 indices int32 [B, k], in any order and without repetition; where one is not a token of its sequence, −1 for instance, it
 is left out, and a row without any gives zero. All else is as in mla_decode.py. The selected entries are read from the
 cache where they lie: gathering them first writes and reads them once more.
+
+Not timed yet. With 8 heads and 2048 of 8192 tokens, gathering takes 18 µs for 16 sequences and 73 for 64, which is the
+bandwidth of a copy, and the attention to what is gathered 12 and 45 more (NVIDIA H200, bfloat16, CUPTI within a
+replayed step of DeepSeek-V3.2, 2026-11-21); `benchmarks/sparse_latent.py` compares the two.
 """
 
 from __future__ import annotations
