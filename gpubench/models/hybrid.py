@@ -9,6 +9,16 @@ Gated attention, with the cache K, V, whose last position the new k and v are wr
 
     q, gate, k, v = split(x · W_inᵀ);  q, k ← RMSNorm over each head, then the first `rotary_dims` of it rotated
     mix(x) = (softmax(q · Kᵀ / √head_dim) · V ⊙ σ(gate)) · W_outᵀ
+
+With `attention: triton`, a captured step of qwen3.5-35b-a3b at full depth in bfloat16, on an NVIDIA H200 (2026-11-21):
+
+    sequences × tokens       1 × 1K   1 × 8K   4 × 8K   8 × 8K   16 × 8K   64 × 1K   64 × 8K   256 × 1K
+    milliseconds              2.23     2.29     4.67     7.12     10.09     17.56     19.51      29.06
+    its bytes, copied         1.42     1.45     2.99     4.85      8.03     16.26     18.46      24.94
+    torch's operators         9.00    10.41             15.26               29.34     31.33
+
+One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was ours). Each reads little and pays
+a chain of latencies; the furthest from its bytes is a layer's pair of kernels of experts, 24 µs for 52 MB.
 """
 
 from __future__ import annotations
