@@ -17,8 +17,8 @@ With `attention: triton`, a captured step of qwen3.5-35b-a3b at full depth in bf
     its bytes, copied         1.42     1.45     2.99     4.85      8.03     16.26     18.46      24.94
     torch's operators         9.00    10.41             15.26               29.34     31.33
 
-One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was ours). Each reads little and pays
-a chain of latencies; the furthest from its bytes is a layer's pair of kernels of experts, 24 µs for 52 MB.
+One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was ours). Each reads little and
+pays a chain of latencies; the furthest from its bytes is a layer's pair of kernels of experts, 24 µs for 52 MB.
 """
 
 from __future__ import annotations
