@@ -65,13 +65,25 @@ class Plan:
         return list({canonical(value): value for value in found}.values())
 
     def varied(self) -> dict[str, list[Scalar]]:
-        """The values of every axis that has several, in the order of a cell id's parts: backend last."""
+        """The values of every axis that has several, in the order of a cell id's parts: backend last.
+
+        Of axes that move together, one that a name decides is left out: the layers and ranks that a model is run with.
+        """
         values = {name: self.values_of(name) for name in sorted(self.names, key=lambda name: name == "backend")}
         return {
             name: each
             for name, each in values.items()
-            if len(each) > 1 or (self.has_grid and name in self.promoted)  # grid cells go without it
+            if (len(each) > 1 and not self._is_implied(name))
+            or (self.has_grid and name in self.promoted)  # grid cells go without it
         }
+
+    def _is_implied(self, name: str) -> bool:
+        """Whether the first axis of this one's group has names and decides it; rows of include may say otherwise."""
+        group = next((group for group in self.groups if name in group[0]), [])
+        first = next((each for each in self.names if group and each in group[0]), name)
+        if self.extras or first == name or not all(isinstance(row[first], str) for row in group):
+            return False
+        return len({(row[first], canonical(row[name])) for row in group}) == len({row[first] for row in group})
 
 
 def make_plan(sweep: Sweep, catalogue: Catalogue) -> Plan:

@@ -77,6 +77,21 @@ def test_axes_that_move_together_count_as_one_after_the_others(cells: Any) -> No
     assert grid.cells[1].cell_id == "cell_001_B001_ISL003_TP004"
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("{model: tiny, tp: 2}, {model: deepseek-v3, tp: 4}", "cell_001_B001_deepseek-v3"),
+        ("{model: tiny, tp: 2}, {model: deepseek-v3, tp: 4}, {model: deepseek-v3, tp: 8}", "cell_001_B001_deepseek-v3_TP004"),
+        ("{isl: 1, tp: 2}, {isl: 3, tp: 4}", "cell_001_B001_ISL003_TP004"),
+    ],
+)
+def test_what_a_name_decides_is_not_in_an_id_again(cells: Any, rows: str, expected: str) -> None:
+    params = "{isl: 64}" if "model" in rows else "{model: tiny}"
+    grid = cells(f"workload: mla_decode\naxes: {{batch: [1, 8]}}\nparams: {params}\nzip: [{rows}]\n")
+    assert grid.cells[1].cell_id == expected
+    assert grid.cells[1].axes["tp"] == 4
+
+
 def test_excluded_cells_leave_gaps_in_the_numbers(cells: Any) -> None:
     grid = cells(GRID + "exclude:\n- {backend: torch, isl: '>512'}\n- {batch: 8, backend: triton}\n")
     assert [cell.index for cell in grid.cells] == [0, 2, 4, 5]
