@@ -81,7 +81,10 @@ def test_axes_that_move_together_count_as_one_after_the_others(cells: Any) -> No
     ("rows", "expected"),
     [
         ("{model: tiny, tp: 2}, {model: deepseek-v3, tp: 4}", "cell_001_B001_deepseek-v3"),
-        ("{model: tiny, tp: 2}, {model: deepseek-v3, tp: 4}, {model: deepseek-v3, tp: 8}", "cell_001_B001_deepseek-v3_TP004"),
+        (
+            "{model: tiny, tp: 2}, {model: deepseek-v3, tp: 4}, {model: deepseek-v3, tp: 8}",
+            "cell_001_B001_deepseek-v3_TP004",
+        ),
         ("{isl: 1, tp: 2}, {isl: 3, tp: 4}", "cell_001_B001_ISL003_TP004"),
     ],
 )
