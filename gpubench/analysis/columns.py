@@ -64,7 +64,8 @@ MEMORY = (
     RUN_ID,
     CELL_ID,
     "bucket",
-    *("capture_time", "device", "reserved", "allocated", "pool", "driver"),
+    *("capture_time", "replay_time", "eager_time"),
+    *("device", "reserved", "allocated", "pool", "driver"),
     *("capture_time_total", "device_total", "reserved_total", "allocated_total", "pool_total", "driver_total"),
 )
 FRONTIER = (GROUP, ON_FRONTIER, ON_GROUP_FRONTIER, NEAR, DOMINATED_BY, DOMINATED_BY_RUN, MARGIN)

@@ -9,11 +9,12 @@ import pandas as pd
 
 from gpubench.analysis import columns as c
 
-__all__ = ["BUCKET", "CAPTURE_TIME", "MEMORY_PARTS", "MEMORY_PREFIX", "is_of_bucket", "memory_frame"]
+__all__ = ["BUCKET", "CAPTURE_TIME", "MEMORY_PARTS", "MEMORY_PREFIX", "REPLAY_TIMES", "is_of_bucket", "memory_frame"]
 
 BUCKET = r"bucket (\d+)"
 """The range of a figure that is of one bucket."""
 CAPTURE_TIME = "capture_time"
+REPLAY_TIMES = ("replay_time", "eager_time")
 MEMORY_PREFIX = "memory_"
 MEMORY_PARTS = ("device", "reserved", "allocated", "pool", "driver")
 
@@ -22,7 +23,7 @@ def is_of_bucket(frame: pd.DataFrame) -> pd.Series:
     """The rows of a cell frame that tell of a bucket of captured graphs: their range is no range of the step."""
     metric = frame[c.METRIC]
     is_memory = metric.str.startswith(MEMORY_PREFIX) & (frame[c.UNIT] == "B")
-    return (is_memory | (metric == CAPTURE_TIME)) & frame[c.RANGE].str.fullmatch(BUCKET)
+    return (is_memory | metric.isin([CAPTURE_TIME, *REPLAY_TIMES])) & frame[c.RANGE].str.fullmatch(BUCKET)
 
 
 def memory_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +36,9 @@ def memory_frame(frame: pd.DataFrame) -> pd.DataFrame:
     rows = found.assign(bucket=found[c.RANGE].str.extract(BUCKET, expand=False).astype("int64"))
     order = {cell_id: place for place, cell_id in enumerate(rows[c.CELL_ID].unique())}
     wide = rows.drop_duplicates([*keys, c.METRIC]).set_index([*keys, c.METRIC])[c.MEDIAN].unstack(c.METRIC)
-    wide = wide.reindex(columns=[CAPTURE_TIME, *(MEMORY_PREFIX + part for part in MEMORY_PARTS)]).reset_index()
+    wide = wide.reindex(
+        columns=[CAPTURE_TIME, *REPLAY_TIMES, *(MEMORY_PREFIX + part for part in MEMORY_PARTS)]
+    ).reset_index()
     wide.columns = [str(name).removeprefix(MEMORY_PREFIX) for name in wide.columns]
     place = wide[c.CELL_ID].map(order)
     wide = wide.assign(place=place).sort_values(["place", "bucket"], ascending=[True, False], ignore_index=True)

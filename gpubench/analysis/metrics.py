@@ -112,6 +112,8 @@ METRICS: Mapping[str, Metric] = {
             ]
         ),
         _seconds("capture_time", "capture time", "the captures of one bucket of token counts, without warming up"),
+        _seconds("replay_time", "replay time", "by bucket: the shortest of five steps in pieces, by the wall clock"),
+        _seconds("eager_time", "eager time", "by bucket: the shortest of five eager steps, by the wall clock"),
         *(
             Metric(f"memory_{part}", f"memory, {part}", "B", higher_is_better=False, formula=f"by bucket: {formula}")
             for part, formula in [

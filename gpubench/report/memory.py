@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpubench.analysis import columns as c
-from gpubench.analysis.memory import CAPTURE_TIME, MEMORY_PREFIX, is_of_bucket
+from gpubench.analysis.memory import CAPTURE_TIME, MEMORY_PREFIX, REPLAY_TIMES, is_of_bucket
 from gpubench.report.content import Content
 
 __all__ = ["memory"]
@@ -16,7 +16,7 @@ def memory(content: Content) -> dict[str, Any]:
 
     It is [bucket, seconds of its capture, bytes of each part]; what was not measured is null.
     """
-    found = content.frame[is_of_bucket(content.frame)]
+    found = content.frame[is_of_bucket(content.frame) & ~content.frame[c.METRIC].isin(REPLAY_TIMES)]
     parts = [name.removeprefix(MEMORY_PREFIX) for name in found[c.METRIC].unique() if name != CAPTURE_TIME]
     place = {key: row for row, key in enumerate(zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True))}
     rows: dict[int, dict[int, list[Any]]] = {}

@@ -46,7 +46,7 @@ class BoundPieces:
 
 
 def measure_start(start: Start) -> list[OwnMeasurement]:
-    """What a start took, and by bucket `capture_time` and the parts of memory."""
+    """What a start took, and by bucket `capture_time`, the parts of memory, `replay_time` and `eager_time`."""
     found = [OwnMeasurement("start_time", "s", start.start_time)]
     if start.recapture_time:
         found += [
@@ -59,6 +59,8 @@ def measure_start(start: Start) -> list[OwnMeasurement]:
         name = f"bucket {cost.bucket}"
         found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
         found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
+        found.append(OwnMeasurement("replay_time", "s", cost.replay_time, name))
+        found.append(OwnMeasurement("eager_time", "s", cost.eager_time, name))
     return found
 
 

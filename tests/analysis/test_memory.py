@@ -16,6 +16,7 @@ def bucket(number: int, reserved: float, seconds: float) -> dict[str, list[float
         f"memory_reserved|bucket {number}": [reserved],
         f"memory_driver|bucket {number}": [1.0],
         f"capture_time|bucket {number}": [seconds],
+        f"replay_time|bucket {number}": [seconds / 100],
     }
 
 
@@ -34,6 +35,7 @@ def test_each_bucket_has_a_row_the_largest_first_and_what_was_taken_by_then(run)
     assert found["reserved"].tolist() == [1024.0, 64.0]
     assert found["reserved_total"].tolist() == [1024.0, 1088.0]
     assert found["capture_time_total"].tolist() == [2.0, 2.5]
+    assert found["replay_time"].tolist() == [0.02, 0.005]
     assert found["driver_total"].tolist() == [1.0, 2.0]
     assert found["pool"].isna().all(), "it was not measured"
 

@@ -69,6 +69,7 @@ def test_memory_is_by_bucket_in_the_order_of_its_size(tmp_path):
         "memory_reserved|bucket 64": [7.0],
         "memory_reserved|bucket 8": [4.0, 6.0],
         "capture_time|bucket 8": [0.5],
+        "replay_time|bucket 8": [0.1],
         "memory_pool|bucket 8": [3.0],
         "busy|bucket 8": [1.0],
         "memory_pool|layer": [1.0],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from graphs.fake_graphs import FakeGraphs
 
-from gpubench.analysis.memory import BUCKET, CAPTURE_TIME, MEMORY_PARTS, MEMORY_PREFIX
+from gpubench.analysis.memory import BUCKET, CAPTURE_TIME, MEMORY_PARTS, MEMORY_PREFIX, REPLAY_TIMES
 from gpubench.errors import ArgumentError, Unsupported
 from gpubench.registry import get_workload
 from gpubench.settings import GRAPHS
@@ -60,7 +60,8 @@ def test_each_bucket_has_a_figure_of_every_part_that_reports_know(set_up):
         if own.range:
             by_bucket.setdefault(int(re.fullmatch(BUCKET, own.range)[1]), []).append((own.metric, own.unit))
     parts = [(f"{MEMORY_PREFIX}{part}", "B") for part in MEMORY_PARTS]
-    assert by_bucket == {bucket: [(CAPTURE_TIME, "s"), *parts] for bucket in (4, 2, 1)}
+    times = [(name, "s") for name in REPLAY_TIMES]
+    assert by_bucket == {bucket: [(CAPTURE_TIME, "s"), *parts, *times] for bucket in (4, 2, 1)}
     assert [own.metric for own in step.measured if not own.range] == ["start_time"]
 
 

@@ -35,11 +35,11 @@ class Start:
 
 def start_at_once(pieces: PiecewiseStep, final: Callable[[], Arguments]) -> Start:
     """Warm up and capture."""
-    began = time.perf_counter()
+    watch = _Watch(pieces)
     arguments = final()
     pieces.warm_up(arguments)
     costs = pieces.capture(arguments)
-    return Start(costs, time.perf_counter() - began)
+    return Start(costs, watch.elapsed_s())
 
 
 def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], final: Callable[[], Arguments]) -> Start:
@@ -47,15 +47,26 @@ def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], f
 
     Both make the arguments for warming up and capturing; the small one's are dropped before the final one's are made.
     """
-    began = time.perf_counter()
+    watch = _Watch(pieces)
     arguments = small()
     pieces.warm_up(arguments)
     before = pieces.device_bytes()
     estimated = sum([cost.device for cost in pieces.capture(arguments)])
-    captured = time.perf_counter()
+    captured_s = watch.elapsed_s()
     del arguments
     pieces.reset()
-    released, kept = time.perf_counter(), pieces.device_bytes() - before
+    released_s, kept = watch.elapsed_s(), pieces.device_bytes() - before
     costs = start_at_once(pieces, final).costs
-    ended = time.perf_counter()
-    return Start(costs, ended - began, ended - captured, released - captured, estimated, kept)
+    ended_s = watch.elapsed_s()
+    return Start(costs, ended_s, ended_s - captured_s, released_s - captured_s, estimated, kept)
+
+
+class _Watch:
+    """Tells the time, less what timing steps took."""
+
+    def __init__(self, pieces: PiecewiseStep) -> None:
+        self._pieces = pieces
+        self._began = time.perf_counter() - pieces.timed_s
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._pieces.timed_s - self._began

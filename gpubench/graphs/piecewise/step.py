@@ -30,6 +30,8 @@ from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, trace
 
 __all__ = ["BucketCost", "Options", "PiecewiseStep"]
 
+TIMED_STEPS = 5
+"""Of a bucket, in pieces and as many eagerly."""
 Values = dict[fx.Node, Any]
 Arguments = Callable[[int], Sequence[Any]]
 """Gives the arguments of a step of no more tokens than a bucket has, for warming it up or capturing it."""
@@ -55,10 +57,14 @@ class Options:
 
 @dataclass(frozen=True)
 class BucketCost:
-    """What a bucket's captures cost, once they have been replayed: bytes, and seconds for the captures."""
+    """What a bucket's captures cost, once they have been replayed: bytes, and seconds."""
 
     bucket: int
     capture_time: float
+    replay_time: float
+    """Of a step in pieces, the shortest of some …"""
+    eager_time: float
+    """… and of an eager one."""
     device: int
     """By how much less the driver had free."""
     reserved: int
@@ -93,6 +99,8 @@ class PiecewiseStep:
         """The step as it was given."""
         self.options = options
         self.name = name
+        self.timed_s = 0.0
+        """Seconds that timing steps took so far: no part of a start."""
         self._graphs = graphs
         self._head = head if options.head == "outside" else None
         self._beside = beside if options.streams == 2 else ()
@@ -123,7 +131,7 @@ class PiecewiseStep:
                 self._graphs.warm_up(run)
 
     def capture(self, arguments_for: Arguments) -> list[BucketCost]:
-        """Capture every bucket, the largest first, and replay it once; says what each has cost."""
+        """Capture every bucket, the largest first, replay it, and say what it has cost."""
         missing = [bucket for bucket in self.options.buckets if bucket not in self._learned]
         if missing:
             raise RuntimeError(f"{self.name}: buckets {missing} haven't been warmed up; call warm_up before capture")
@@ -137,9 +145,12 @@ class PiecewiseStep:
             self._entries[bucket] = self._capture_bucket(bucket, per_token, state)
             self._graphs.wait()
             seconds = time.perf_counter() - began
-            self._replay(bucket, per_token, state)
+            replay = partial(self._replay, bucket, per_token, state)
+            replay()
             self._graphs.wait()
-            costs.append(_cost(bucket, seconds, before, self._graphs.memory(self._pool)))
+            taken = _taken(before, self._graphs.memory(self._pool))
+            eager = partial(self.eager, *per_token, state)
+            costs.append(BucketCost(bucket, seconds, self._shortest(replay), self._shortest(eager), *taken))
         return costs
 
     def __call__(self, *arguments: Any) -> Any:
@@ -207,6 +218,17 @@ class PiecewiseStep:
                 (part.rows.first(whole, num_tokens) if part.rows else whole).copy_(returned)
         self._learned[bucket] = learned
 
+    def _shortest(self, run: Callable[[], Any]) -> float:
+        found = []
+        for _ in range(TIMED_STEPS):
+            self._graphs.wait()
+            began = time.perf_counter()
+            run()
+            self._graphs.wait()
+            found.append(time.perf_counter() - began)
+        self.timed_s += sum(found)
+        return min(found)
+
     def _capture_bucket(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Entry:
         plan = self._plan(bucket, per_token, state)
         live = plan.find_live(state)
@@ -246,10 +268,8 @@ class PiecewiseStep:
         )
 
 
-def _cost(bucket: int, seconds: float, before: MemoryInUse, after: MemoryInUse) -> BucketCost:
-    return BucketCost(
-        bucket,
-        seconds,
+def _taken(before: MemoryInUse, after: MemoryInUse) -> tuple[int, int, int, int]:
+    return (
         after.device - before.device,
         after.reserved - before.reserved,
         after.allocated - before.allocated,
