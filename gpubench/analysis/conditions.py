@@ -1,4 +1,6 @@
-"""Under what a cell was measured, as its records say: clocks, throttling, a replay's kernels; and what to beware of."""
+"""Under what a cell was measured, as its records say: clocks, throttling, a replay's kernels, what it shared; and what
+to beware of.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from gpubench.analysis.doubts import doubts_of
 from gpubench.analysis.merge import CellResult
+from gpubench.analysis.metrics import format_value
 from gpubench.records import CellRecord, Pass
 
 __all__ = [
@@ -20,9 +24,11 @@ __all__ = [
     "Caution",
     "Clocks",
     "clocks_of",
+    "compiled_of",
     "group_cautions",
     "launch_of",
     "replay_of",
+    "shared_of",
     "throttled_spans",
     "warnings_of",
 ]
@@ -95,6 +101,31 @@ def replay_of(cell: CellResult) -> str:
     """How a graph's replay differs from the step without it: `as eager`, or in words; "" where that is not known."""
     said = (record.details.get("replay_kernels") for record in cell.records)
     return next((text for text in said if isinstance(text, str)), "")
+
+
+def shared_of(cell: CellResult) -> str:
+    """What the cell shared with others, and who built it: `weights, 69.3 GB, from cell_000_C001`; "" if nothing."""
+    found = next((items for record in cell.records if (items := _listed(record.details.get("shared")))), [])
+    return "; ".join(map(_describe_item, found))
+
+
+def compiled_of(cell: CellResult) -> str:
+    """What torch.compile compiled while the cell ran, unprofiled: `1 graph in 12.3 s`; "" if nothing."""
+    told = next((record.details["compiled"] for record in cell.of(Pass.TIMING) if "compiled" in record.details), None)
+    if not isinstance(told, dict) or not {"graphs", "seconds"} <= told.keys():
+        return ""
+    graphs = "1 graph" if told["graphs"] == 1 else f"{told['graphs']} graphs"
+    return f"{graphs} in {format_value(told['seconds'], 's')}"
+
+
+def _listed(told: Any) -> list[dict[str, Any]]:
+    return [item for item in told if isinstance(item, dict) and "what" in item] if isinstance(told, list) else []
+
+
+def _describe_item(item: dict[str, Any]) -> str:
+    size = f", {format_value(item['bytes'], 'B')}" if item.get("bytes") else ""
+    origin = f"from {item['from']}" if "from" in item else f"built in {format_value(item.get('built_s'), 's')}"
+    return f"{item['what']}{size}, {origin}"
 
 
 def warnings_of(cells: Sequence[CellResult]) -> list[list[str]]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpubench.run.kin import describe_order
 from gpubench.run.sweep import SweepRequest
 
 __all__ = ["show_plan"]
@@ -27,6 +28,9 @@ def show_plan(console: Console, request: SweepRequest) -> None:
     console.print(table)
     if len(request.cells) > MOST_ROWS:
         console.print(f"… and {len(request.cells) - MOST_ROWS} more")
+    order = describe_order(request.workload, request.cells, request.sweep.spec.order)
+    if order:
+        console.print(f"[dim]{escape(order)}[/]", soft_wrap=True)
     for warning in request.warnings:
         console.print(f"[yellow]warning: {escape(warning)}[/]", soft_wrap=True)
     console.print(_estimate(request))

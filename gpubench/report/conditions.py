@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpubench.analysis.conditions import Clocks, clocks_of, launch_of, replay_of
+from gpubench.analysis.conditions import Clocks, clocks_of, compiled_of, launch_of, replay_of, shared_of
 from gpubench.analysis.merge import CellResult
 from gpubench.records import Pass
 from gpubench.report.coded import coded
@@ -36,6 +36,8 @@ def _of(cell: CellResult) -> dict[str, str]:
         "temperature": _between(clocks.temperature_c, 1, "°C") if clocks else "",
         "throttled": _throttled(clocks) if clocks else "",
         "replay's kernels": replay_of(cell),
+        "shared": shared_of(cell),
+        "compiled": compiled_of(cell),
     }
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from made_runs import MadeCell, make_run
 
-from gpubench.analysis.conditions import Caution, clocks_of, group_cautions, replay_of, warnings_of
+from gpubench.analysis.conditions import (
+    Caution,
+    clocks_of,
+    compiled_of,
+    group_cautions,
+    replay_of,
+    shared_of,
+    warnings_of,
+)
 from gpubench.analysis.run import load_run
 
 TIMES = {"step_time": [[1.0] * 10] * 2}
@@ -91,3 +99,17 @@ def test_warnings_that_differ_in_numbers_alone_are_one_worded_as_in_the_first_ce
         Caution("3 of 20 samples ran throttled (the first cell's numbers)", (0, 2)),
         Caution("too hot", (2, 3)),
     ]
+
+
+def test_what_a_cell_shared_is_told_with_its_size_and_who_built_it(tmp_path):
+    shared = [
+        {"what": "weights", "bytes": 69_321_225_216, "from": "cell_000_C001"},
+        {"what": "compiled step", "bytes": 0, "built_s": 0.25},
+    ]
+    built = MadeCell({"n": 1}, TIMES, details={"shared": shared, "compiled": {"graphs": 2, "seconds": 12.34}})
+    first, second, odd = cells_of(
+        tmp_path, built, MadeCell({"n": 2}, TIMES), MadeCell({"n": 3}, TIMES, details={"shared": "all", "compiled": 1})
+    )
+    assert shared_of(first) == "weights, 69.3 GB, from cell_000_C001; compiled step, built in 250 ms"
+    assert compiled_of(first) == "2 graphs in 12.3 s"
+    assert shared_of(second) == shared_of(odd) == compiled_of(second) == compiled_of(odd) == ""
