@@ -42,7 +42,18 @@ RECORDED_VARIABLES = (
 )
 
 # What can change a figure: the child's side of the package. A new report or a new flag makes no run stale.
-MEASURING_CODE = ("worker", "workloads", "graphs", "models", "kernels", "registry.py", "ranges.py", "settings.py")
+MEASURING_CODE = (
+    "worker",
+    "workloads",
+    "graphs",
+    "models",
+    "kernels",
+    "registry.py",
+    "ranges.py",
+    "sharing.py",
+    "tensors.py",
+    "settings.py",
+)
 
 
 @dataclass(frozen=True)
