@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -91,6 +92,15 @@ def test_every_gpu_gets_a_cell_before_any_gets_a_spare_one(store: RunStore, tmp_
     tasks = [task(index, tmp_path, "is slow" if index < 3 else "well") for index in range(3)]
     list(scheduler(store, lanes=3).run(tasks))
     assert {record.worker for record in read_run(store.path).records} == {0, 1, 2}
+
+
+def test_two_workers_divide_the_kin_between_them(store: RunStore, tmp_path: Path) -> None:
+    tasks = [
+        replace(task(index, tmp_path, "is slow" if index == 0 else "well"), kin="abab"[index]) for index in range(4)
+    ]
+    list(scheduler(store, lanes=2).run(tasks))
+    by_worker = {record.cell_id: record.worker for record in read_run(store.path).records}
+    assert by_worker["cell_000"] == by_worker["cell_002"] != by_worker["cell_001"] == by_worker["cell_003"]
 
 
 def test_no_more_workers_start_than_there_are_cells(store: RunStore, tmp_path: Path) -> None:
