@@ -17,7 +17,8 @@ from gpubench.errors import Unsupported
 __all__ = ["Attention", "Cache", "DecodeModel", "ModelConfig", "Parallel", "check_triton"]
 
 Attention = Literal["torch", "triton", "flashinfer"]
-"""Who computes attention, or what a family has in its place: torch's operators, our Triton kernels, or flashinfer."""
+"""Who computes attention, or what a family has in its place: torch's operators, our Triton kernels, or flashinfer. But
+for `torch`, experts are our kernels' as well, and for `triton` so is what else of a layer a family has them for."""
 
 Parallel = Literal["TEP", "DEP"]
 """How ranks share a model. TEP: each has its part of the heads, of the experts and of the vocabulary, and every

@@ -12,13 +12,14 @@ Gated attention, with the cache K, V, whose last position the new k and v are wr
 
 With `attention: triton`, a captured step of qwen3.5-35b-a3b at full depth in bfloat16, on an NVIDIA H200 (2026-11-21):
 
-    sequences × tokens       1 × 1K   1 × 8K   4 × 8K   8 × 8K   16 × 8K   64 × 1K   64 × 8K   256 × 1K
-    milliseconds              2.23     2.29     4.67     7.12     10.09     17.56     19.51      29.06
-    its bytes, copied         1.42     1.45     2.99     4.85      8.03     16.26     18.46      24.94
-    torch's operators         9.00    10.41             15.26               29.34     31.33
+    sequences × tokens    1 × 1K  1 × 8K  4 × 8K  16 × 8K  16 × 32K  64 × 1K  64 × 8K  64 × 32K  256 × 1K
+    milliseconds            2.26    2.32    4.70    10.05     11.79    17.24    19.19     26.12     28.95
+    its bytes, copied       1.42    1.45    2.99     8.03      9.91    16.26    18.46     26.00     24.94
+    torch's operators       9.00   10.41                               29.34    31.33
 
-One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was ours). Each reads little and
-pays a chain of latencies; the furthest from its bytes is a layer's pair of kernels of experts, 24 µs for 52 MB.
+The GPU is busy all that time. One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was
+ours): each reads little and pays a chain of latencies. The furthest from its bytes is a layer's pair of kernels of
+experts, 24 µs for 52 MB.
 """
 
 from __future__ import annotations
