@@ -6,9 +6,10 @@ indices int32 [B, k], in any order and without repetition; where one is not a to
 is left out, and a row without any gives zero. All else is as in mla_decode.py. The selected entries are read from the
 cache where they lie: gathering them first writes and reads them once more.
 
-Not timed yet. With 8 heads and 2048 of 8192 tokens, gathering takes 18 µs for 16 sequences and 73 for 64, which is the
-bandwidth of a copy, and the attention to what is gathered 12 and 45 more (NVIDIA H200, bfloat16, CUPTI within a
-replayed step of DeepSeek-V3.2, 2026-11-21); `benchmarks/sparse_latent.py` compares the two.
+With 8 heads and 2048 of 8192 tokens it takes 24 µs for 16 sequences and 65 for 64, its merge included, where gathering
+took 18 and 73 and the attention to what was gathered 15 and 48 more; the entries' bytes alone take 9 and 35 (NVIDIA
+H200, bfloat16, nsys and CUPTI within replayed steps of DeepSeek-V3.2, 2026-11-21). For more heads they aren't compared:
+`benchmarks/sparse_latent.py` does.
 """
 
 from __future__ import annotations

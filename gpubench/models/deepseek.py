@@ -41,7 +41,7 @@ __all__ = ["DeepseekCache", "DeepseekConfig", "DeepseekModel"]
 
 _HEADS_IN_PLACE = 16
 """Up to so many, one tile, our kernel reads selected entries where they lie. For more it would read them once a tile,
-and they are gathered first, for the kernel that is faster with many heads."""
+and they are gathered first, for the kernel that is faster with many heads: the two aren't compared there yet."""
 
 
 @dataclass(frozen=True)
