@@ -351,6 +351,15 @@ def test_what_reads_much_of_the_cache_outside_of_an_operator_cannot_be_cut():
         ready(step, state)
 
 
+def test_what_pieces_read_of_the_cache_while_operators_change_it_cannot_be_cut():
+    def step(tokens, state):
+        return torch.ops.toy.grow(table[tokens] * state.memory[-1], state.memory)
+
+    table = torch.randn(32, WIDTH)
+    with pytest.raises(Unsupported, match="reads memory outside of an operator, and grow 0 changes it"):
+        ready(step, make_state())
+
+
 def test_what_pieces_read_of_the_state_follows_it_from_step_to_step():
     def step(tokens, state):
         return torch.ops.toy.read(table[tokens] * state.memory[-1], state.memory) * 2

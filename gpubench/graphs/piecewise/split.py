@@ -128,6 +128,7 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
     copied = {node for part in parts if isinstance(part, _Run) for node in part.inputs if node in cutter.of_state}
     for node in copied:
         _refuse_large(node)
+        cutter.refuse_changed(node)
     forking = {node for weight in beside for node in _uses(inputs, weight)}
     return Plan(
         traced,
@@ -164,6 +165,8 @@ class _Cutter:
         self.of_state = {node for node, source in inputs.items() if isinstance(source, State)}
         """The state's tensors and what follows from them alone."""
         self._paths = {node: source.path for node, source in inputs.items() if isinstance(source, State)}
+        self._writers: dict[fx.Node, str] = {}
+        """The operators that change a tensor of the state: the last of each."""
 
     def is_prelude(self, node: fx.Node) -> bool:
         """Whether a node, asked for in order, follows from the state alone."""
@@ -217,6 +220,9 @@ class _Cutter:
             if argument.alias_info is not None and argument.alias_info.is_write
             if isinstance(value, fx.Node) and value not in self.of_state
         ]
+        for argument, value in zip(schema.arguments, arguments, strict=True):
+            if argument.alias_info is not None and argument.alias_info.is_write and value in self.of_state:
+                self._writers[self._root(value)] = f"{short} {number}"
         outputs = tuple(place for place in written if _is_empty(arguments[place], node))
         updated = tuple(place for place in written if place not in outputs)
         example = node.meta.get("example_value")
@@ -232,15 +238,27 @@ class _Cutter:
             return
         changed = node.args[0]
         if isinstance(changed, fx.Node) and changed in self.of_state:
+            path = self._paths[self._root(changed)]
             raise Unsupported(
-                f"piecewise: {name} changes {self._path(changed)} outside of an operator; what uses the cache must be "
-                "in an operator registered with torch, which declares what it changes"
+                f"piecewise: {name} changes {path} outside of an operator; what uses the cache must be in an operator "
+                "registered with torch, which declares what it changes"
             )
 
-    def _path(self, node: fx.Node) -> str:
+    def refuse_changed(self, node: fx.Node) -> None:
+        """Unsupported for what pieces read of a tensor that operators change: it is copied before the step begins."""
+        root = self._root(node)
+        if root in self._writers:
+            reader = next(iter(node.users)).name
+            raise Unsupported(
+                f"piecewise: {reader} reads {self._paths[root]} outside of an operator, and {self._writers[root]} "
+                "changes it within the step; what reads it must be in an operator, too"
+            )
+
+    def _root(self, node: fx.Node) -> fx.Node:
+        """A tensor of the state that a value follows from."""
         while node not in self._paths:
             node = next(value for value in node.all_input_nodes if value in self.of_state)
-        return str(self._paths[node])
+        return node
 
 
 def _merge_equal(prelude: Sequence[fx.Node]) -> list[fx.Node]:
