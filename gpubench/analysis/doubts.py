@@ -1,4 +1,6 @@
-"""What a cell's own figures say against themselves: passes that contradict each other, times below a clock's grain."""
+"""What a cell's own figures say against themselves: passes that contradict each other, times below a clock's grain,
+kernels that run beside each other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ TICK_S = 32e-9
 """What kernel durations tick in, by nsys and CUPTI alike."""
 COARSE = 0.02
 """From what share of a kernel time on a tick is too much to compare by."""
+OVERLAPPING = 1.05
+"""From how many times the busy time on the kernels' sum tells of more than one kernel's work at a time."""
 CONTRADICTED = 1.02
 """From how many times the unprofiled step on a profiled step's work contradicts it."""
 
@@ -25,6 +29,7 @@ def doubts_of(cell: CellResult) -> Iterator[str]:
     if cell.outcome is Outcome.OK:
         yield from _contradicted(cell)
         yield from _coarse(cell)
+        yield from _overlapping(cell)
 
 
 def _contradicted(cell: CellResult) -> Iterator[str]:
@@ -45,6 +50,16 @@ def _coarse(cell: CellResult) -> Iterator[str]:
         yield (
             f"kernel time near the profiler's resolution: {format_value(_median(kernels), 's')} are "
             f"{_median(kernels) / TICK_S:.0f} of its ticks of {format_value(TICK_S, 's')}"
+        )
+
+
+def _overlapping(cell: CellResult) -> Iterator[str]:
+    """Streams side by side, or a launch that begins while the one before it ends and waits for it: both count twice."""
+    kernels, busy = _samples(cell, "kernel_sum", Pass.PROFILE), _samples(cell, "busy", Pass.PROFILE)
+    if kernels and busy and _median(kernels) > OVERLAPPING * _median(busy):
+        yield (
+            f"kernels overlap: their times add up to {format_value(_median(kernels), 's')}, and the GPU was busy for "
+            f"{format_value(_median(busy), 's')}; compare by busy, not by kernel sum"
         )
 
 

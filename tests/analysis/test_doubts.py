@@ -42,6 +42,15 @@ def test_a_kernel_of_few_ticks_is_near_the_profilers_resolution(tmp_path) -> Non
     assert doubts(tmp_path, 1e-3, profile={"kernel_sum": steady(1.7e-6)}) == []
 
 
+def test_kernels_that_run_beside_each_other_are_compared_by_busy(tmp_path) -> None:
+    (told,) = doubts(tmp_path, 1e-3, profile={"busy": steady(0.9e-3), "kernel_sum": steady(1.2e-3)})
+    assert told == (
+        "kernels overlap: their times add up to 1.20 ms, and the GPU was busy for 901 µs; "
+        "compare by busy, not by kernel sum"
+    )
+    assert doubts(tmp_path, 1e-3, profile={"busy": steady(0.9e-3), "kernel_sum": steady(0.93e-3)}) == []
+
+
 def test_a_cell_that_is_not_ok_has_no_figures_to_doubt(tmp_path) -> None:
     kind = {"profile": {"busy": steady(2e-3)}, "outcome": Outcome.MISMATCH}
     assert doubts(tmp_path, 1e-3, **kind) == []
