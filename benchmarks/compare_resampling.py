@@ -31,7 +31,7 @@ from gpubench.analysis.verdicts import Figure, Verdict, judge
 from gpubench.records import Outcome, Pass
 
 RESULTS = Path(__file__).parents[1] / "results"
-RUNS = ("h200-pareto", "h200-timers/nsys", "h200-timers/cupti", "h200-timers/graph")
+RUNS = ("h200-dense-decode", "h200-timers/nsys", "h200-timers/cupti", "h200-timers/graph")
 COMPARED = {"step_time": Pass.TIMING, "kernel_sum": Pass.PROFILE}
 THRESHOLD, PLANTED, SEED = 0.02, 1.05, 20261121
 NOISE = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05)
