@@ -99,6 +99,8 @@ eighths = st.lists(st.integers(-32, 32).map(lambda number: number / 8), min_size
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(eighths, min_size=1, max_size=3), eighths, st.sampled_from(ROUTERS), st.sampled_from(list(TOLERANCE)))
+@example([[-0.0, 0.0, -1.0, 2.0, 2.0, 1.0, 0.5, -4.0, 2.0, 0.0, 1.0, 1.5]], [0.0] * 12, {"top_k": 12}, torch.float16)
+@example([[-0.0, 0.0, -1.0, 2.0, 2.0, 1.0, 0.5, -4.0, 2.0, 0.0, 1.0, 1.5]], [0.0] * 12, {"top_k": 12}, torch.float32)
 def test_the_experts_are_those_that_torch_chooses_ties_included(interpreted, logits, bias, options, dtype):
     (experts, shares), (wanted, wanted_shares) = interpreted(route_both, logits, bias, options, dtype)
     assert experts == wanted
