@@ -12,11 +12,21 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["LOWEST_ADDRESS", "Argument", "GraphNodes", "Node", "can_read_nodes", "is_valid_address", "read_nodes"]
+__all__ = [
+    "LOWEST_ADDRESS",
+    "Argument",
+    "GraphNodes",
+    "Node",
+    "can_read_nodes",
+    "is_host_memory",
+    "is_valid_address",
+    "read_nodes",
+]
 
 LOWEST_ADDRESS = 1 << 32
 """A GPU's memory lies above it where the host's does, too; sizes, counts and strides mostly lie below."""
@@ -72,11 +82,24 @@ def can_read_nodes() -> bool:
 
 
 def is_valid_address(address: int) -> bool:
-    """Whether CUDA knows memory at an address, whoever took it: torch, a library, the host for the GPU to see."""
+    """Whether CUDA knows memory at an address, whoever took it: torch, a library, the host for the GPU to see.
+
+    The host's own memory is valid, too: libraries pass its addresses to kernels that don't follow them there.
+    """
     from cuda.bindings import driver
 
     status, _ = driver.cuPointerGetAttribute(driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
-    return bool(status == driver.CUresult.CUDA_SUCCESS)
+    return bool(status == driver.CUresult.CUDA_SUCCESS) or is_host_memory(address)
+
+
+def is_host_memory(address: int) -> bool:
+    """Whether this process may read there. What the driver has reserved for the GPU may not be read."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        span, permissions, *rest = line.split(maxsplit=5)
+        start, end = (int(bound, 16) for bound in span.split("-"))
+        if start <= address < end:
+            return permissions.startswith("r") and not (len(rest) == 4 and rest[3].startswith("/dev/nvidia"))
+    return False
 
 
 def read_nodes(graph: int) -> GraphNodes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.graphs.nodes import _each, _Kernel, _packed, _words
+from gpubench.graphs.nodes import _each, _Kernel, _packed, _words, is_host_memory
 
 values = st.lists(st.binary(min_size=1, max_size=40), max_size=8)
 
@@ -45,3 +46,16 @@ def test_a_struct_is_read_word_by_word(words: list[int], rest: bytes) -> None:
 @pytest.mark.parametrize("addresses", [0, None])
 def test_a_kernel_without_parameters_has_none(addresses: int) -> None:
     assert list(_each(addresses, _Kernel("kernel", ((0, 8),)))) == []
+
+
+def test_memory_that_this_process_may_read_is_the_hosts_and_what_is_only_reserved_is_not() -> None:
+    here = ctypes.create_string_buffer(64)
+    assert is_host_memory(ctypes.addressof(here))
+    with mmap.mmap(-1, 1 << 16) as mapped:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        assert is_host_memory(address + 100)
+        libc = ctypes.CDLL(None)
+        assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(1 << 16), 0) == 0
+        assert not is_host_memory(address + 100)
+        libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(1 << 16), mmap.PROT_READ | mmap.PROT_WRITE)
+    assert not is_host_memory(1 << 32)
