@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlencode
 
 import compare_resampling
 import pandas as pd
@@ -26,7 +27,9 @@ from gpubench.report import write_report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PAGE_WIDTH, PAGE_HEIGHT, SCALE = 1240, 1560, 1.5
+PAGE_SIZE, SCALE = (1240, 1560), 1.5
+PARETO_VIEW = urlencode({"logx": "1", "group": '["backend","isl"]', "only": '[["model",["qwen3.5-35b-a3b"]]]'})
+"""One model, a frontier for each mode and length."""
 NO_BROWSER = 3
 REPEATS = 200
 
@@ -44,7 +47,7 @@ def main() -> None:
 def pareto(docs: Path, scratch: Path) -> bool:
     """Whether the picture of the Pareto page was taken."""
     (page,) = write_report([load_run(RESULTS / "h200-pareto")], ["html"], scratch)
-    return pictures.take(page, docs / "pareto-h200.png", PAGE_WIDTH, PAGE_HEIGHT, SCALE) is not None
+    return pictures.take(page, docs / "pareto-h200.png", PAGE_SIZE, SCALE, PARETO_VIEW) is not None
 
 
 def timers(docs: Path, scratch: Path) -> bool:

@@ -125,7 +125,7 @@ def plot(readings: pd.DataFrame) -> go.Figure:
 def draw(figure: go.Figure, page: Path) -> Path | None:
     """Write the page, and a picture of it where there is a Chromium to take one."""
     figure.write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
-    return pictures.take(page, page.with_suffix(".png"), WIDTH + 16, HEIGHT + 16)  # a page has a margin of 8
+    return pictures.take(page, page.with_suffix(".png"), (WIDTH + 16, HEIGHT + 16))  # a page has a margin of 8
 
 
 def put(docs: Path, table: str, image: Path | None) -> None:
