@@ -10,12 +10,26 @@ out [tokens, heads · head_dim]. All of one dtype.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from gpubench.kernels.ops import as_seam
 
-__all__ = ["cached_attention"]
+__all__ = ["KeyValueCache", "cached_attention"]
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """Keys and values of one layer's attention: [batch, kv_heads, length, head_dim] each."""
+
+    keys: Tensor
+    values: Tensor
+
+    def prefix(self, length: int) -> KeyValueCache:
+        """The same memory seen as a shorter cache."""
+        return KeyValueCache(self.keys[:, :, :length], self.values[:, :, :length])
 
 
 def _fake(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import Unsupported
-from gpubench.models.attention import cached_attention
+from gpubench.models.attention import KeyValueCache, cached_attention
 from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
@@ -42,7 +42,7 @@ from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
 from gpubench.models.shapes import GatedDeltaShape, check_groups, check_rotary
 from gpubench.ranges import annotate
 
-__all__ = ["HybridCache", "HybridConfig", "HybridModel", "KeyValueCache"]
+__all__ = ["HybridCache", "HybridConfig", "HybridModel"]
 
 
 @dataclass(frozen=True)
@@ -193,14 +193,6 @@ class HybridConfig:
 
 
 @dataclass(frozen=True)
-class KeyValueCache:
-    """Keys and values of one attention layer: [batch, kv_heads, length, head_dim] each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True)
 class HybridCache:
     """What a batch's layers remember, one entry per layer, and where the new token stands."""
 
@@ -228,12 +220,7 @@ class HybridCache:
 
     def prefix(self, length: int) -> HybridCache:
         """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
-        layers = [
-            KeyValueCache(layer.keys[:, :, :length], layer.values[:, :, :length])
-            if isinstance(layer, KeyValueCache)
-            else layer
-            for layer in self.layers
-        ]
+        layers = [layer.prefix(length) if isinstance(layer, KeyValueCache) else layer for layer in self.layers]
         lengths = torch.full_like(self.lengths, length)
         return replace(self, layers=layers, rotary=self.rotary[:length], positions=lengths - 1, lengths=lengths)
 

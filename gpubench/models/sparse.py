@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import ArgumentError, Unsupported
+from gpubench.models.attention import KeyValueCache
 from gpubench.models.base import Attention, Parallel, check_triton
 from gpubench.models.layers import GatedMlp, random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
 from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
 from gpubench.models.shapes import SparseGqaShape, check_groups, check_rotary
-from gpubench.models.sparse_attention import DenseCache, PagedCache, Pages, SparseAttention
+from gpubench.models.sparse_attention import PagedCache, Pages, SparseAttention
 from gpubench.ranges import annotate
 
 __all__ = ["SparseCache", "SparseConfig", "SparseModel"]
@@ -171,7 +172,7 @@ class SparseConfig:
 class SparseCache:
     """What a batch's layers remember, one entry per layer, and where the new token stands."""
 
-    layers: list[DenseCache | PagedCache]
+    layers: list[KeyValueCache | PagedCache]
     pages: Pages
     block: int
     """Tokens of a page."""
@@ -189,12 +190,7 @@ class SparseCache:
 
     def prefix(self, length: int) -> SparseCache:
         """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
-        layers = [
-            DenseCache(layer.keys[:, :, :length], layer.values[:, :, :length])
-            if isinstance(layer, DenseCache)
-            else layer
-            for layer in self.layers
-        ]
+        layers = [layer.prefix(length) if isinstance(layer, KeyValueCache) else layer for layer in self.layers]
         pages = self.pages.prefix(length, self.block)
         return replace(self, layers=layers, pages=pages, rotary=self.rotary[:length])
 
@@ -214,7 +210,7 @@ class SparseLayer(nn.Module):
             else GatedMlp(config.hidden, config.dense_intermediate, dtype, config.moe.activation)
         )
 
-    def forward(self, x: Tensor, own: DenseCache | PagedCache, cache: SparseCache) -> Tensor:
+    def forward(self, x: Tensor, own: KeyValueCache | PagedCache, cache: SparseCache) -> Tensor:
         """x [batch, hidden] → the same; `own` is this layer's part of `cache`."""
         x = self.mixing(x, own, cache.pages, cache.rotary)
         if isinstance(self.mlp, MixtureOfExperts):
@@ -272,11 +268,11 @@ class SparseModel(nn.Module):
         partial, scratch = sums.new_empty(*sums.shape, s.dim), sums.new_empty(elements)
         return Pages(table, lengths, lengths - 1, table[:, -1].long(), partial, sums, scratch)
 
-    def _layer_cache(self, index: int, batch: int, length: int, pages: int) -> DenseCache | PagedCache:
+    def _layer_cache(self, index: int, batch: int, length: int, pages: int) -> KeyValueCache | PagedCache:
         s, like = self.config.sparse, self.embedding
         if not self.config.is_sparse(index):
             shape = (batch, s.kv_heads, length, s.dim)
-            return DenseCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_())
+            return KeyValueCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_())
         shape = (pages, s.kv_heads, s.block, s.dim)
         index_keys = like.new_empty(pages, s.block, s.index_dim).normal_()
         return PagedCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_(), index_keys)

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.models.attention import cached_attention
+from gpubench.models.attention import KeyValueCache, cached_attention
 from gpubench.models.base import Attention
 from gpubench.models.layers import random_weight, rotate, weight
 from gpubench.models.projections import Operand, project
 from gpubench.models.shapes import SparseGqaShape
 from gpubench.ranges import annotate
 
-__all__ = ["DenseCache", "PagedCache", "Pages", "SparseAttention"]
+__all__ = ["PagedCache", "Pages", "SparseAttention"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,6 @@ class Pages:
         table = self.table[:, : -(-length // block)]
         lengths = torch.full_like(self.lengths, length)
         return replace(self, table=table, lengths=lengths, positions=lengths - 1, last=table[:, -1].long())
-
-
-@dataclass(frozen=True)
-class DenseCache:
-    """Keys and values of one dense layer: [batch, kv_heads, length, dim] each."""
-
-    keys: Tensor
-    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -115,12 +107,12 @@ class SparseAttention(nn.Module):
             import gpubench.kernels.sparse_gqa_scores
             import gpubench.kernels.sparse_gqa_select  # noqa: F401 - they register operators
 
-    def forward(self, x: Tensor, own: DenseCache | PagedCache, pages: Pages, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, own: KeyValueCache | PagedCache, pages: Pages, rotary: Tensor) -> Tensor:
         """x [batch, hidden] → the same; writes the last position of `own`; `rotary` is the table of all positions."""
         with annotate("attention"):
             normed = Operand(x, "norm", self.norm, eps=self.norm_eps)
             projected = project(normed, self.projection, has_kernel=self.has_kernels)
-            if isinstance(own, DenseCache):
+            if isinstance(own, KeyValueCache):
                 attended = self._attend_to_all(projected, own, pages, rotary)
                 return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
             place = self._place_with_kernel if self.has_kernels else self._place_in_torch
@@ -130,7 +122,7 @@ class SparseAttention(nn.Module):
         with annotate("attention"):
             return project(Operand(attended), self.out, x, has_kernel=self.has_kernels)
 
-    def _attend_to_all(self, projected: Tensor, own: DenseCache, pages: Pages, rotary: Tensor) -> Tensor:
+    def _attend_to_all(self, projected: Tensor, own: KeyValueCache, pages: Pages, rotary: Tensor) -> Tensor:
         """A dense layer's attention; writes the new token's key and value."""
         if not self.has_kernels:
             query, key, value = self._split(projected, rotary[-1])

@@ -14,9 +14,9 @@ import torch
 from hybrid_reference import CONFIG, decode, empty_cache, make_model, tokens
 
 from gpubench.errors import Unsupported
+from gpubench.models.attention import KeyValueCache
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache, make_cache
 from gpubench.models.gated_delta_formulas import advance, prepare
-from gpubench.models.hybrid import KeyValueCache
 from gpubench.models.presets import PRESETS, find_preset
 
 TINY = PRESETS["tiny-hybrid"]

@@ -12,10 +12,11 @@ import torch
 from decoding import run, vary_weights
 
 from gpubench.errors import ArgumentError, Unsupported
+from gpubench.models.attention import KeyValueCache
 from gpubench.models.layers import activate
 from gpubench.models.moe import route
 from gpubench.models.presets import PRESETS, find_preset
-from gpubench.models.sparse_attention import DenseCache, SparseAttention
+from gpubench.models.sparse_attention import SparseAttention
 from gpubench.tensors import find_tensors
 
 TINY = PRESETS["tiny-sparse"]
@@ -187,7 +188,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch():
     model, cache, given = make_tiny(4, 3 * WINDOW)
     alone = model.make_cache(1, 3 * WINDOW)
     for own, all_ in zip(alone.layers, cache.layers, strict=True):
-        count = 1 if isinstance(own, DenseCache) else alone.pages.table.shape[1]
+        count = 1 if isinstance(own, KeyValueCache) else alone.pages.table.shape[1]
         for name, part in vars(own).items():
             part.copy_(getattr(all_, name)[2 * count : 3 * count])
     torch.testing.assert_close(model(given, cache)[2:3], model(given[2:3], alone), rtol=1e-4, atol=1e-4)

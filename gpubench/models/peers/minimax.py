@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from transformers import MiniMaxM3VLForCausalLM, MiniMaxM3VLTextConfig
 
+from gpubench.models.attention import KeyValueCache
 from gpubench.models.layers import GatedMlp
 from gpubench.models.moe import MixtureOfExperts
 from gpubench.models.peers.base import PinnedPages, PinnedRows, Twin, check_experts
 from gpubench.models.sparse import SparseCache, SparseConfig, SparseLayer, SparseModel
-from gpubench.models.sparse_attention import DenseCache, PagedCache, SparseAttention
+from gpubench.models.sparse_attention import PagedCache, SparseAttention
 
 __all__ = ["describe"]
 
@@ -128,7 +129,7 @@ class _PinnedBlocks(PinnedPages):
 def _view_cache(cache: SparseCache) -> list[PinnedRows | _PinnedBlocks]:
     return [
         PinnedRows(layer.keys, layer.values)
-        if isinstance(layer, DenseCache)
+        if isinstance(layer, KeyValueCache)
         else _PinnedBlocks(layer, cache.pages.table, cache.length)
         for layer in cache.layers
     ]

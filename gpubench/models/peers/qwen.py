@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+from gpubench.models.attention import KeyValueCache
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
-from gpubench.models.hybrid import GatedAttention, HybridCache, HybridConfig, HybridLayer, HybridModel, KeyValueCache
+from gpubench.models.hybrid import GatedAttention, HybridCache, HybridConfig, HybridLayer, HybridModel
 from gpubench.models.moe import MixtureOfExperts
 from gpubench.models.peers.base import PinnedRows, Twin, check_experts
 
