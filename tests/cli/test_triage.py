@@ -15,7 +15,7 @@ from support import gpubench
 from gpubench.records import Crash, Frame, Outcome
 from gpubench.store import read_run
 
-CURATED = Path(__file__).parent.parent.parent / "results" / "h200-pareto"
+CURATED = Path(__file__).parent.parent.parent / "results" / "h200-dense-decode"
 COMMAND = f"gpubench reproduce topk-story {STORY_DEAD[0]}"
 
 

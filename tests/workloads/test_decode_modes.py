@@ -14,6 +14,8 @@ from torch._dynamo.utils import counters
 from gpubench.workloads.decode_step import next_tokens
 
 STEPS = 256
+TRACED_STEPS = 64
+"""What is only traced, not compiled, is eager's operators again, each at a multiple of its cost."""
 # Inductor's own imports use what torch has since deprecated.
 DEPRECATED = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -43,7 +45,7 @@ def assert_same_run(found: Run, wanted: Run) -> None:
     assert torch.equal(found.told.tokens, wanted.told.tokens)
     for own, other in zip(remembered(found.cache), remembered(wanted.cache), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
-    assert len(wanted.told.tokens.unique()) > 100, "a run in circles would tell little"
+    assert len(wanted.told.tokens.unique()) > wanted.told.tokens.numel() / 8, "a run in circles would tell little"
 
 
 # Inductor takes most of a minute for the machine code of a model, so that here it does so for one of them.
@@ -63,14 +65,14 @@ def test_compiled_chooses_eagers_tokens_over_256_steps_leaves_its_cache_and_is_c
 
 @DEPRECATED
 @pytest.mark.parametrize("name", TINY)
-def test_traced_whole_each_model_chooses_eagers_tokens_over_256_steps_and_leaves_its_cache(name):
-    model, cache = make(name, batch=3, length=STEPS + 1)
+def test_traced_whole_each_model_chooses_eagers_tokens_step_by_step_and_leaves_its_cache(name):
+    model, cache = make(name, batch=3, length=TRACED_STEPS + 1)
     tokens = torch.randint(model.config.vocabulary, (3,))
     inputs = [{"decoder": model, "cache": own, "tokens": tokens.clone()} for own in (cache, deepcopy(cache))]
     torch.compiler.reset()
     traced = torch.compile(next_tokens, backend="aot_eager", fullgraph=True, dynamic=False)
-    wanted = Run(follow(lambda: next_tokens(**inputs[0]), inputs[0], STEPS), inputs[0]["cache"])
-    told = follow(lambda: traced(**inputs[1]), inputs[1], STEPS, given=wanted.told.tokens)
+    wanted = Run(follow(lambda: next_tokens(**inputs[0]), inputs[0], TRACED_STEPS), inputs[0]["cache"])
+    told = follow(lambda: traced(**inputs[1]), inputs[1], TRACED_STEPS, given=wanted.told.tokens)
     assert_same_run(Run(told, inputs[1]["cache"]), wanted)
 
 
