@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gpubench
+from gpubench.workloads import BUILTIN
 
 ROOT = Path(__file__).parent.parent
 CHILD_ONLY = ("worker", "workloads", "graphs", "models", "kernels", "registry", "ranges", "sharing", "tensors")
@@ -29,6 +30,8 @@ INSTANT = [
     "gpubench.store",
     "gpubench.sweep",
 ]
+OF_SOME_CELLS = {"torch._dynamo", "torch.distributed.tensor", "triton", "transformers", "flashinfer", "fla"}
+"""What only some cells use, and takes most of a second or more to import."""
 HEAVY = {"torch", "triton", "nvtx", "numpy", "pandas", "plotly", "pyarrow"}
 
 
@@ -72,3 +75,8 @@ def test_the_parent_loads_neither_torch_nor_anything_of_the_child() -> None:
 @pytest.mark.parametrize("module", INSTANT)
 def test_a_module_that_a_users_first_second_depends_on_loads_nothing_heavy(module: str) -> None:
     assert modules_in_memory_after(module) & HEAVY == set()
+
+
+def test_a_worker_begins_without_what_only_some_of_its_cells_use() -> None:
+    workloads = [f"gpubench.workloads.{name}" for name in BUILTIN]
+    assert modules_in_memory_after("gpubench.worker.cell", *workloads) & OF_SOME_CELLS == set()

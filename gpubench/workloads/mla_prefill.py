@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 import gpubench
 from gpubench.errors import Unsupported
@@ -170,6 +169,8 @@ def _refuse_scores_that_do_not_fit(x: Operands) -> None:
 @mla_prefill.backend("sdpa")
 def _(launch: Launch, **given: Any) -> Step:
     # torch chooses the kernel. Sequences of equal lengths are one call, others a call each.
+    from torch.nn.attention.bias import causal_lower_right  # it imports all of Dynamo, half a second to every worker
+
     x = Operands.of(given)
     out, kv = x.new_out(), x.new_kv() if x.kv is None else x.kv
     k = x.q.new_empty(len(kv), x.shape.heads, x.shape.nope + x.shape.rope)

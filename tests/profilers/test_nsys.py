@@ -220,7 +220,7 @@ class TestRealNsys:
 
     def test_a_program_that_dies_leaves_its_report(self, tool: Nsys, tmp_path: Path) -> None:
         # it lives for a moment: what dies while nsys is still taking hold of it may leave none
-        program = "import os, signal, time; time.sleep(0.5); os.kill(os.getpid(), signal.SIGSEGV)"
+        program = "import os, signal, time; time.sleep(2); os.kill(os.getpid(), signal.SIGSEGV)"
         worker = [sys.executable, "-c", program]
         assert record(tool, worker, tmp_path / "trace").stat().st_size > 0
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
@@ -199,6 +198,8 @@ def _trace_exactly(step: Step, per_token: Sequence[Tensor], state: Any, num_toke
 
 
 def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, *, is_dynamic: bool = True) -> Traced:
+    from torch.fx.experimental import symbolic_shapes  # with Dynamo, most of a second: not for every worker's start
+
     rows = [value.new_zeros(num_tokens, *value.shape[1:]) for value in per_token]
     for value in rows:
         if is_dynamic:
@@ -208,7 +209,7 @@ def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int,
     try:
         with torch.no_grad(), cut_at_seams():
             returned = compiled(*rows, state)
-    except (torch._dynamo.exc.TorchDynamoException, ConstraintViolationError) as error:
+    except (torch._dynamo.exc.TorchDynamoException, symbolic_shapes.ConstraintViolationError) as error:
         lines = str(error).strip().split("\n")
         reason = next((line.strip() for line in lines if "Explanation:" in line), lines[0])
         raise Unsupported(
