@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 ORPHANED = 3
 """The exit status of a worker whose parent is gone."""
 
+TAKING_HOLD_S = 1.5
+"""What nsys may need to take hold of a process, on a busy machine. With a GPU it is done before CUDA is."""
+
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -89,6 +92,8 @@ def serve(job: Job, events: BinaryIO) -> None:
     marks = RangeMarks(Path(job.events).with_name(FILE_NAME))
     prepare_ranges(marks, torch.compiler.is_dynamo_compiling)
     device = open_device(needs_cuda=job.needs_cuda)
+    if job.is_traced and not device.is_cuda:
+        time.sleep(TAKING_HOLD_S)  # ranges that are opened before would be missing from the trace
     inbox, shelf = Inbox(), WorkerShelf(device)
 
     def tell(event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> None:
