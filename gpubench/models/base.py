@@ -7,6 +7,7 @@ shapes go into `presets`. Nothing else in gpubench knows how many experts or lat
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import torch
@@ -14,7 +15,17 @@ from torch import Tensor
 
 from gpubench.errors import Unsupported
 
-__all__ = ["Attention", "Cache", "DecodeModel", "ModelConfig", "Parallel", "check_triton"]
+__all__ = [
+    "Attention",
+    "Cache",
+    "Chunk",
+    "DecodeModel",
+    "ModelConfig",
+    "Parallel",
+    "ServingModel",
+    "Slots",
+    "check_triton",
+]
 
 Attention = Literal["torch", "triton", "flashinfer"]
 """Who computes attention, or what a family has in its place: torch's operators, our Triton kernels, or flashinfer. But
@@ -108,6 +119,60 @@ class DecodeModel(Protocol):
 
     def __call__(self, tokens: Tensor, cache: Any) -> Tensor:
         """Logits [batch, vocabulary] for `tokens` [batch], int64; writes the cache's last position, advances states."""
+        ...
+
+
+class Slots(Protocol):
+    """The caches of sequences that come and go: a slot for each, all of one capacity."""
+
+    capacity: int
+    """Tokens that a slot has room for."""
+
+    def clear(self, slot: int) -> None:
+        """A new sequence begins in this slot: recurrent states go to zero. Without a sync."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Where consecutive tokens of one sequence stand."""
+
+    slots: Slots
+    span: Tensor
+    """int64 on the CPU: [slot, the first token's position]. Operators of attention and recurrence alone read it, when
+    they run, so that a step that was traced or captured in pieces serves another slot once this is refilled."""
+
+
+class ServingModel(DecodeModel, Protocol):
+    """A model that serves sequences of different lengths: it prefills prompts in chunks, and decodes many at once.
+
+    No call synchronises. A decode step can be captured in one CUDA graph, and either can be cut at its operators of
+    attention and recurrence. Families without it raise Unsupported from `make_slots`, and say what they lack.
+    """
+
+    def make_slots(self, slots: int, capacity: int) -> Slots:
+        """Empty caches of so many sequences, of so many tokens each."""
+        ...
+
+    def decode(self, tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+        """Logits [rows, vocabulary] of one token per sequence: row i is the sequence of slot i.
+
+        `tokens` [rows], int64, stand at `positions` [rows], int32 on the device: each is written there, and attends to
+        what its slot has up to there. A row of position −1 is idle: it changes nothing of its slot, and its logits are
+        finite and mean nothing.
+        """
+        ...
+
+    def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        """What the head takes, hidden states [tokens, hidden], normed, of the next tokens of one sequence.
+
+        `tokens`, int64, and `positions`, int32, [tokens]: consecutive ones. They are written to the slot that `chunk`
+        names, and attend to one another causally and to all that it has before them.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden], as `prefill` gives them → [rows, vocabulary]."""
         ...
 
 
