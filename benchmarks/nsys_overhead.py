@@ -18,7 +18,8 @@ from pathlib import Path
 
 from gpubench.profilers.names import repetition_range
 from gpubench.profilers.projection import project
-from gpubench.records import CellEnded, CellRecord, Event, Pass, StageEntered, parse_event
+from gpubench.protocol import CellEnded, Event, StageEntered, parse_event
+from gpubench.records import CellRecord, Pass
 
 TARGET_S = 0.5
 SWEEP = """

@@ -1,36 +1,29 @@
-"""What the parent and its workers say to each other, and what stays on disk: frozen, and read back as written.
+"""What is known of a cell and stays on disk: frozen, and read back as written.
 
-`CellRecord` is a line of `cells.jsonl`, `Event` a line of a worker's event file, `Task` a line of its standard input.
-Names are stable: a change that breaks a reader raises `SCHEMA`, and `store` keeps reading the older ones.
+`CellRecord` is a line of `cells.jsonl`. Names are stable: a change that breaks a reader raises `SCHEMA`, and `store`
+keeps reading the older ones.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
-
 __all__ = [
-    "CANNOT_WRITE",
+    "FROZEN",
     "SCHEMA",
-    "TAKE_BACK",
     "Ceilings",
     "Cell",
-    "CellEnded",
     "CellRecord",
     "CheckResult",
     "Crash",
-    "Event",
     "FaultingKernel",
     "Frame",
     "Hazard",
-    "HazardsFound",
-    "Job",
     "KernelShare",
     "Measurement",
     "Outcome",
@@ -38,29 +31,18 @@ __all__ = [
     "PointerState",
     "Scalar",
     "Stage",
-    "StageEntered",
-    "Task",
     "Timer",
-    "WorkerReady",
     "dump_line",
-    "parse_event",
-    "parse_job",
     "parse_record",
-    "parse_task",
 ]
 
 SCHEMA = 1
 
-CANNOT_WRITE = 74
-"""The exit status of a worker that can't write its files (sysexits.h: EX_IOERR): no cell's fault."""
-
-TAKE_BACK = b"\n"
-"""The line of a worker's standard input that is no task: it ends after the one that it is in."""
-
 Scalar = bool | int | float | str | None
 """A value an axis can take; lists and mappings are allowed in `params` only."""
 
-_FROZEN = ConfigDict(extra="ignore", validate_by_name=True, validate_by_alias=True, ser_json_inf_nan="constants")
+FROZEN = ConfigDict(extra="ignore", validate_by_name=True, validate_by_alias=True, ser_json_inf_nan="constants")
+"""Of every dataclass that becomes a line of JSON. A reader passes over keys of a newer gpubench."""
 
 
 class Outcome(StrEnum):
@@ -109,7 +91,7 @@ class Pass(StrEnum):
     PROFILE = "profile"
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Cell:
     """One point of the grid.
 
@@ -134,7 +116,7 @@ class Cell:
         return merged
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Measurement:
     """One metric of one trial, with every sample.
 
@@ -149,7 +131,7 @@ class Measurement:
     range: str = ""
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class CheckResult:
     """What an output was compared with, and how far off it was."""
 
@@ -163,7 +145,7 @@ class CheckResult:
     """The worst element in words: `out[3, 17]: got 1.25, want 1.5 (allowed ±0.02)`."""
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Frame:
     """A frame of a Python stack."""
 
@@ -172,7 +154,7 @@ class Frame:
     function: str
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class FaultingKernel:
     """The kernel that the GPU caught, from its core dump: not always the one that did the damage."""
 
@@ -193,7 +175,7 @@ class FaultingKernel:
     """Why something above is not known, and how to get it."""
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Crash:
     """The evidence of a cell that did not end well; signatures are computed from it when it is read."""
 
@@ -220,7 +202,7 @@ class Crash:
     """The driver's own lines about this process, where the kernel's log can be read: `NVRM: Xid (…): 31, pid=…`."""
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class KernelShare:
     """One kernel's part in a cell's profiled repetitions; copies and fills are named in brackets."""
 
@@ -266,7 +248,7 @@ _LONGEST_NAME = 60
 """Of a kernel, in a sentence."""
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Hazard:
     """A stale address in a captured CUDA graph: a replay will use memory that isn't its own."""
 
@@ -307,7 +289,7 @@ class Hazard:
         return f"{name}{place}: {self.parameter} = {self.address:#x}, {self.state.meaning}{where}{times}{doubt}"
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class CellRecord:
     """One cell, trial, pass and attempt: a line of `cells.jsonl`."""
 
@@ -349,36 +331,7 @@ class CellRecord:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, config=_FROZEN)
-class Task:
-    """What a worker is asked: these trials of one cell. A line of its standard input."""
-
-    cell: Cell
-    trials: list[int]
-    pass_: Annotated[Pass, Field(alias="pass")]
-    attempt: int
-    measure: MeasureSettings
-    check: CheckSettings
-    timeout: TimeoutSettings
-    artifacts: str
-    """The cell's own folder: its stdout, its stderr, what a workload leaves."""
-    kin: str = ""
-    """The same in cells that may share what they build (`gpubench.shared`); "" in one that shares with nobody."""
-
-    def record(self, trial: int, outcome: Outcome, stage: Stage, **found: Any) -> CellRecord:
-        """The record of one of its trials; `found` are the record's other fields."""
-        return CellRecord(
-            **vars(self.cell),
-            trial=trial,
-            pass_=self.pass_,
-            attempt=self.attempt,
-            outcome=outcome,
-            stage=stage,
-            **found,
-        )
-
-
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Ceilings:
     """What a GPU can do at best, measured once per run: the roofline that figures are held against."""
 
@@ -389,79 +342,8 @@ class Ceilings:
     """The matmul's."""
 
 
-@dataclass(frozen=True, config=_FROZEN)
-class Job:
-    """What a worker is started with: a file named by its only argument."""
-
-    number: int
-    gpu: str
-    """What to call the device in records; "" for the worker's own words."""
-    needs_cuda: bool
-    """Without CUDA the worker refuses to start, instead of measuring something else."""
-    plugins: list[str]
-    events: str
-    """The event file, appended to."""
-    is_traced: bool = False
-    """A profiler is around the worker and writes its last events when the process ends in the ordinary way."""
-    measure_ceilings: bool = False
-    """Find out what the GPU can do at best before the first cell."""
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class WorkerReady:
-    """The worker has imported everything and has its device."""
-
-    pid: int
-    gpu: str
-    ceilings: Ceilings | None = None
-    """What the GPU can do at best, if the job asked for it."""
-    kind: Literal["ready"] = "ready"
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class StageEntered:
-    """A cell went on to its next stage."""
-
-    cell_id: str
-    trial: int
-    stage: Stage
-    at: float
-    """Unix time in seconds."""
-    kind: Literal["stage"] = "stage"
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class HazardsFound:
-    """A cell's CUDA graphs hold stale addresses: told before it goes on, for it may not live to tell."""
-
-    cell_id: str
-    hazards: list[Hazard]
-    kind: Literal["hazards"] = "hazards"
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class CellEnded:
-    """One trial of a cell is over; `is_last` when the task it belongs to is."""
-
-    record: CellRecord
-    is_last: bool
-    context_lost: bool = False
-    """Nothing more can run in this worker: its CUDA context is dead, or a failed capture spoiled it. It ends now."""
-    kind: Literal["ended"] = "ended"
-
-
-Event = Annotated[WorkerReady | StageEntered | HazardsFound | CellEnded, Field(discriminator="kind")]
-
-_EVENT: TypeAdapter[WorkerReady | StageEntered | HazardsFound | CellEnded] = TypeAdapter(Event)
 _RECORD = TypeAdapter(CellRecord)
-_TASK = TypeAdapter(Task)
-_JOB = TypeAdapter(Job)
 _LINE: TypeAdapter[Any] = TypeAdapter(Any)
-
-
-def parse_event(line: bytes) -> WorkerReady | StageEntered | HazardsFound | CellEnded:
-    """Read one line of an event file; `ValidationError` if it isn't one."""
-    return _EVENT.validate_json(line)
 
 
 def parse_record(line: bytes) -> CellRecord:
@@ -469,16 +351,6 @@ def parse_record(line: bytes) -> CellRecord:
     return _RECORD.validate_json(line)
 
 
-def parse_task(line: bytes) -> Task:
-    """Read one line of a worker's standard input."""
-    return _TASK.validate_json(line)
-
-
-def parse_job(text: bytes) -> Job:
-    """Read a worker's job file."""
-    return _JOB.validate_json(text)
-
-
-def dump_line(value: CellRecord | Job | Task | WorkerReady | StageEntered | HazardsFound | CellEnded) -> bytes:
-    """One line of JSON, newline included."""
+def dump_line(value: object) -> bytes:
+    """A frozen dataclass as one line of JSON, newline included."""
     return _LINE.dump_json(value, by_alias=True) + b"\n"

@@ -23,6 +23,7 @@ INSTANT = [
     "gpubench.errors",
     "gpubench.machine",
     "gpubench.ranges",
+    "gpubench.protocol",
     "gpubench.records",
     "gpubench.registry",
     "gpubench.run.scheduler",

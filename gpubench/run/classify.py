@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gpubench.records import CellRecord, Crash, FaultingKernel, Hazard, Outcome, Stage, Task
+from gpubench.protocol import Task
+from gpubench.records import CellRecord, Crash, FaultingKernel, Hazard, Outcome, Stage
 from gpubench.run.autopsy import Remains
 from gpubench.run.coredump import cuda_error_of
 from gpubench.run.logs import read_tail

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from gpubench.catalogue import WorkloadInfo
-from gpubench.records import Cell, Task
+from gpubench.protocol import Task
+from gpubench.records import Cell
 
 __all__ = ["best_for", "describe_order", "is_full", "kin_together"]
 

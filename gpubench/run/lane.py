@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpubench.machine import Gpu
-from gpubench.records import CellRecord, Hazard, Stage, Task
+from gpubench.protocol import Task
+from gpubench.records import CellRecord, Hazard, Stage
 from gpubench.run.worker import WorkerProcess
 from gpubench.settings import TimeoutSettings
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 from gpubench.analysis.merge import CellResult
 from gpubench.catalogue import WorkloadInfo
-from gpubench.records import Outcome, Pass, Task
+from gpubench.protocol import Task
+from gpubench.records import Outcome, Pass
 from gpubench.run.kin import kin_together
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 

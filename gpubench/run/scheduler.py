@@ -10,17 +10,8 @@ from pathlib import Path
 
 from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
-from gpubench.records import (
-    CANNOT_WRITE,
-    CellEnded,
-    CellRecord,
-    HazardsFound,
-    Job,
-    Outcome,
-    StageEntered,
-    Task,
-    WorkerReady,
-)
+from gpubench.protocol import CANNOT_WRITE, CellEnded, Event, HazardsFound, Job, StageEntered, Task, WorkerReady
+from gpubench.records import CellRecord, Outcome
 from gpubench.run.autopsy import OomKillCounter, attach_core, find_remains
 from gpubench.run.classify import Death, record_death
 from gpubench.run.coredump import CoreReader, find_cuda_gdb
@@ -180,7 +171,7 @@ class Scheduler:
         """How many tasks a worker may hold now: the spare one must not be missing on another GPU."""
         return PREFETCH if len(self.todo) > len(self.gpus) else 1
 
-    def _hear(self, lane: Lane, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> Iterator[SweepEvent]:
+    def _hear(self, lane: Lane, event: Event) -> Iterator[SweepEvent]:
         assert lane.worker is not None, "events come from a worker"
         now = time.monotonic()
         match event:
@@ -339,7 +330,7 @@ class Scheduler:
                 lane.worker.bound_logs()
 
 
-def _is_from(worker: WorkerProcess, event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> bool:
+def _is_from(worker: WorkerProcess, event: Event) -> bool:
     """Whether an event is of the cell that the worker is in, or its own."""
     if isinstance(event, WorkerReady):
         return True

@@ -11,7 +11,8 @@ from pathlib import Path
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.catalogue import WorkloadInfo
 from gpubench.machine import Gpu, Machine, describe_environment, fingerprint
-from gpubench.records import Cell, CellRecord, Outcome, Pass, Task
+from gpubench.protocol import Task
+from gpubench.records import Cell, CellRecord, Outcome, Pass
 from gpubench.run.events import PassStarted, SweepEnded, SweepEvent, SweepStarted
 from gpubench.run.kin import describe_order
 from gpubench.run.launcher import Launcher, PlainLauncher

@@ -19,18 +19,8 @@ from pydantic import ValidationError
 from gpubench.errors import StoreError
 from gpubench.machine import Gpu
 from gpubench.marks import FILE_NAME, read_marks
-from gpubench.records import (
-    TAKE_BACK,
-    CellEnded,
-    CellRecord,
-    HazardsFound,
-    Job,
-    StageEntered,
-    Task,
-    WorkerReady,
-    dump_line,
-    parse_event,
-)
+from gpubench.protocol import TAKE_BACK, Event, Job, Task, WorkerReady, parse_event
+from gpubench.records import CellRecord, dump_line
 from gpubench.run.coredump import ask_for_cores, remove_pipes
 from gpubench.run.launcher import Launcher
 from gpubench.run.logs import read_tail, relieve, settle
@@ -102,7 +92,7 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def poll(self) -> Iterator[WorkerReady | StageEntered | HazardsFound | CellEnded]:
+    def poll(self) -> Iterator[Event]:
         """The events since the last call. A torn last line waits for its end; what is no event is counted and stays."""
         *lines, self._partial = (self._partial + self._events.read()).split(b"\n")
         for line in filter(None, lines):

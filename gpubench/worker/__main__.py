@@ -21,22 +21,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gpubench.records import (
+from gpubench.protocol import (
     CANNOT_WRITE,
     TAKE_BACK,
     CellEnded,
-    CellRecord,
-    Hazard,
+    Event,
     HazardsFound,
     Job,
-    Stage,
     StageEntered,
     Task,
     WorkerReady,
-    dump_line,
     parse_job,
     parse_task,
 )
+from gpubench.records import CellRecord, Hazard, Stage, dump_line
 
 if TYPE_CHECKING:
     from gpubench.worker.device import Device
@@ -96,7 +94,7 @@ def serve(job: Job, events: BinaryIO) -> None:
         time.sleep(TAKING_HOLD_S)  # ranges that are opened before would be missing from the trace
     inbox, shelf = Inbox(), WorkerShelf(device)
 
-    def tell(event: WorkerReady | StageEntered | HazardsFound | CellEnded) -> None:
+    def tell(event: Event) -> None:
         events.write(b"\n" + dump_line(event))  # a line of its own, whatever a cell may have written there
         events.flush()
 

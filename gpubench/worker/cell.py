@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from gpubench.protocol import Task
 from gpubench.ranges import mark_ranges, switch_ranges
-from gpubench.records import CellRecord, CheckResult, Hazard, Measurement, Outcome, Pass, Stage, Task
+from gpubench.records import CellRecord, CheckResult, Hazard, Measurement, Outcome, Pass, Stage
 from gpubench.settings import uses_interpreter
 from gpubench.sharing import use_shelf
 from gpubench.worker.capture_watch import CaptureWatch

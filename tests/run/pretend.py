@@ -12,22 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpubench.machine import Gpu
-from gpubench.records import (
-    Cell,
-    CellEnded,
-    CellRecord,
-    Hazard,
-    HazardsFound,
-    Outcome,
-    Pass,
-    PointerState,
-    Stage,
-    StageEntered,
-    Task,
-    WorkerReady,
-    dump_line,
-    parse_job,
-)
+from gpubench.protocol import CellEnded, HazardsFound, StageEntered, Task, WorkerReady, parse_job
+from gpubench.records import Cell, CellRecord, Hazard, Outcome, Pass, PointerState, Stage, dump_line
 from gpubench.run.launcher import Launch, PlainLauncher
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.__main__ import Inbox

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pretend import task
 
 from gpubench.catalogue import AxisInfo, WorkloadInfo
-from gpubench.records import Cell, Task
+from gpubench.protocol import Task
+from gpubench.records import Cell
 from gpubench.run.kin import best_for, describe_order, is_full, kin_together
 
 KIN = st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=12)

@@ -15,7 +15,8 @@ from pretend import answer, task
 
 from gpubench.analysis.merge import merge_cells
 from gpubench.catalogue import WorkloadInfo
-from gpubench.records import CellRecord, Outcome, Pass, Task
+from gpubench.protocol import Task
+from gpubench.records import CellRecord, Outcome, Pass
 from gpubench.run.plan import TaskSettings, plan_tasks
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.store import RunHeader, StoredRun

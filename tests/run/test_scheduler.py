@@ -14,7 +14,8 @@ from support import PLUGINS
 
 from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import WorkerError
-from gpubench.records import Cell, Outcome, Pass, Stage, Task
+from gpubench.protocol import Task
+from gpubench.records import Cell, Outcome, Pass, Stage
 from gpubench.run.events import CellRecorded, CellStarted, SweepEvent, WorkerStarted
 from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.scheduler import Scheduler, StopSignal, WorkerSettings

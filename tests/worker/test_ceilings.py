@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gpubench.records import Ceilings, WorkerReady, dump_line, parse_event
+from gpubench.protocol import WorkerReady, parse_event
+from gpubench.records import Ceilings, dump_line
 from gpubench.worker.ceilings import measure_ceilings
 from gpubench.worker.device import open_device
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 import gpubench
-from gpubench.records import Cell, CellRecord, Pass, Stage, Task
+from gpubench.protocol import Task
+from gpubench.records import Cell, CellRecord, Pass, Stage
 from gpubench.registry import Step, Workload, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.cell import run_task
