@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -72,11 +72,14 @@ class JsonLines(Quiet):
 
     def show(self, event: SweepEvent) -> None:
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__)
-        body = {"event": name.lstrip("_"), **asdict(event)}
-        if isinstance(event, CellRecorded):
-            body["record"]["pass"] = body["record"].pop("pass_")
+        body = {"event": name.lstrip("_"), **asdict(event, dict_factory=_as_on_disk)}
         sys.stdout.write(json.dumps(body) + "\n")
         sys.stdout.flush()
+
+
+def _as_on_disk(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a dataclass by the names that readers know: `pass` is `pass_` in Python alone."""
+    return {name.rstrip("_"): value for name, value in fields}
 
 
 class PlainLines(Quiet):
