@@ -242,9 +242,22 @@ def _refuse_unmet(subject: Subject) -> None:
     """Skip a cell that can't run here: something is missing, or its sizes can't fit."""
     if unmet := find_unmet(subject.backend.requires, subject.device):
         raise CellStopped(Outcome.SKIPPED, unmet)
-    fits = subject.workload.fits_function
-    if fits is not None and (why := subject.call_hook(fits, "fits", device_bytes=subject.device.total_bytes)):
-        raise CellStopped(Outcome.SKIPPED, f"can't fit: {why}")
+    if why := _find_lack_of_room(subject):
+        raise CellStopped(Outcome.SKIPPED, why)
+
+
+def _find_lack_of_room(subject: Subject) -> str:
+    """Why its sizes can't fit, into the device or into what others have left of it; "" if they can, or nobody knows."""
+    fits, device = subject.workload.fits_function, subject.device
+    if fits is None:
+        return ""
+    if why := subject.call_hook(fits, "fits", device_bytes=device.total_bytes):
+        return f"can't fit: {why}"
+    available = min(device.available_bytes(), device.total_bytes)
+    if why := subject.call_hook(fits, "fits", device_bytes=available):
+        held = f"{(device.total_bytes - available) / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB"
+        return f"can't fit now: {why}; other processes hold {held}, without them --retry-failed skipped measures it"
+    return ""
 
 
 def _add_figures(record: CellRecord, trial: Trial) -> CellRecord:

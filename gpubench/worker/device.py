@@ -72,6 +72,15 @@ class Device:
         free, total = torch.cuda.mem_get_info()
         return {"device_free": free, "device_total": total, **held}
 
+    def available_bytes(self) -> int:
+        """What a cell can have: what is free, and what this process holds itself, to reuse it or to share it.
+
+        On a GPU that is torch's reserve. What others hold is left out, and what CUDA needs for itself.
+        """
+        if not self.is_cuda:
+            return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
     def allocated_bytes(self) -> int:
         """What live tensors hold; 0 on a CPU, where torch doesn't count."""
         return torch.cuda.memory_allocated() if self.is_cuda else 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import re
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ import gpubench
 from gpubench.records import Outcome, Pass, Stage, Timer, dump_line, parse_record
 from gpubench.registry import OwnMeasurement, Step, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings
+from gpubench.worker.device import open_device
 from gpubench.worker.failure import is_context_lost
 from gpubench.workloads import load_builtin
 
@@ -215,6 +218,28 @@ def test_sizes_that_cannot_fit_skip_the_cell_before_anything_is_allocated() -> N
 
     assert record.outcome is Outcome.SKIPPED
     assert record.reason == "can't fit: 11 rows against True"
+
+
+def test_sizes_that_would_fit_if_others_held_less_are_skipped_with_what_they_hold() -> None:
+    def make(times: int) -> dict[str, Any]:
+        raise AssertionError("nothing may be allocated for a cell that can't fit")
+
+    machine = open_device()
+    workload = bare(lambda: None, make)
+
+    @workload.fits
+    def _(times: int, device_bytes: int) -> str | None:
+        return f"needs {times}" if times * machine.total_bytes > device_bytes else None
+
+    crowded = replace(machine, total_bytes=10 * machine.total_bytes)  # most of it is somebody's
+
+    now = run_cell(workload.name, "tested", device=crowded, times=5).record
+    ever = run_cell(workload.name, "tested", device=crowded, times=11).record
+
+    assert (now.outcome, ever.outcome) == (Outcome.SKIPPED, Outcome.SKIPPED)
+    total_gb = f"{crowded.total_bytes / 1e9:.1f} GB"
+    assert re.match(rf"can't fit now: needs 5; other processes hold [\d.]+ of {re.escape(total_gb)}", now.reason)
+    assert ever.reason == "can't fit: needs 11"
 
 
 def test_a_set_up_that_cannot_serve_these_sizes_skips_the_cell_with_its_own_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import statistics
 import subprocess
@@ -118,6 +119,21 @@ def test_in_rotation_a_step_finds_its_inputs_as_cold_as_after_a_flush() -> None:
     assert records["rotate", "graph"].details.get("inner_repeats", 1) % sets == 0
     assert medians["rotate", "blocked"] > 1.05 * medians["hot", "blocked"], medians
     assert medians["rotate", "graph"] > 0.7 * medians["cold", "blocked"], medians
+
+
+def test_what_torch_has_in_reserve_is_available_to_a_cell_and_what_others_hold_is_not() -> None:
+    device, size = open_device(), 1 << 30
+    before = device.available_bytes()
+    tensor = torch.empty(size, dtype=torch.uint8, device="cuda")
+    assert abs(device.available_bytes() - before) < size / 8
+    del tensor
+    assert abs(device.available_bytes() - before) < size / 8
+    driver, address = ctypes.CDLL("libcuda.so.1"), ctypes.c_uint64()
+    assert driver.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)) == 0
+    try:
+        assert abs(device.available_bytes() - (before - size)) < size / 8
+    finally:
+        driver.cuMemFree_v2(address)
 
 
 def test_the_cache_is_flushed_by_writing_twice_its_size() -> None:

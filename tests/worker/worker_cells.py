@@ -15,7 +15,7 @@ from gpubench.records import Cell, CellRecord, Pass, Stage
 from gpubench.registry import Step, Workload, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.cell import run_task
-from gpubench.worker.device import open_device
+from gpubench.worker.device import Device, open_device
 from gpubench.worker.shelf import WorkerShelf
 from gpubench.worker.subject import Prepared, find_subject
 
@@ -45,13 +45,14 @@ def run_cell(
     measure: MeasureSettings = QUICK,
     check: CheckSettings | None = None,
     pass_: Pass = Pass.TIMING,
+    device: Device | None = None,
     **axes: Any,
 ) -> Ran:
-    """Run one cell on the CPU, in this process."""
+    """Run one cell in this process, on the CPU if nothing else is said."""
     cell = Cell(0, "cell_000", "key", workload, backend, {"backend": backend, **axes}, {})
     task = Task(cell, list(trials), pass_, 0, measure, check or CheckSettings(), TimeoutSettings(), "artifacts")
     stages: list[tuple[int, Stage]] = []
-    device = open_device()
+    device = device or open_device()
     records = list(run_task(task, device, WorkerShelf(device), lambda trial, stage: stages.append((trial, stage))))
     return Ran(records, stages)
 
