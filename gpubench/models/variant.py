@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -15,6 +16,9 @@ __all__ = ["Variant"]
 
 _RANK_FIELDS = ("expert_ranks", "held", "gvr")
 """What arguments of their own say."""
+
+_MAY_BE_NONE = ("dense_layers", "shared_intermediate")
+"""Sizes of what a model can do without: layers before the experts, a shared expert."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,19 @@ def override(config: Any, shape: Mapping[str, Any], place: str) -> Any:
 
 
 def _check_value(where: str, value: Any, present: Any, hint: Any) -> Any:
-    """A value of the present one's type; sizes are positive."""
+    """A value of the present one's type and, if it is a number, of a size that means something."""
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ArgumentError(f"{where}: wanted {' or '.join(get_args(hint))}; got {value!r}")
     kind = type(present)
     if type(value) is int and kind is float:
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         raise ArgumentError(f"{where}: wanted {_KINDS[kind]}, as {present!r} is; got {value!r}")
-    if kind is int and value < (present > 0):
-        raise ArgumentError(f"{where} is {value}; wanted at least {int(present > 0)}")
+    if kind is float and not 0 < value < math.inf:
+        raise ArgumentError(f"{where} is {value}; wanted a number above 0")
+    least = 0 if present == 0 or where.rpartition(".")[2] in _MAY_BE_NONE else 1
+    if kind is int and value < least:
+        raise ArgumentError(f"{where} is {value}; wanted at least {least}")
     return value
 
 

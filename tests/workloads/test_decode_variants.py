@@ -106,6 +106,10 @@ CELLS = [
     ({"shape": {"hidden": 64.0}}, "shape.hidden: wanted a whole number, as 128 is; got 64.0"),
     ({"shape": {"hidden": True}}, "shape.hidden: wanted a whole number, as 128 is; got True"),
     ({"shape": {"hidden": 0}}, "shape.hidden is 0; wanted at least 1"),
+    ({"shape": {"norm_eps": 0.0}}, "shape.norm_eps is 0.0; wanted a number above 0"),
+    ({"shape": {"rotary_base": -1}}, "shape.rotary_base is -1.0; wanted a number above 0"),
+    ({"shape": {"rotary_base": float("nan")}}, "shape.rotary_base is nan; wanted a number above 0"),
+    ({"model": "tiny-mla", "shape": {"dense_layers": -1}}, "shape.dense_layers is -1; wanted at least 0"),
     ({"shape": {"heads": 3}}, "heads: 3 can't be dealt to 2 KV heads; wanted a multiple of 2"),
     ({"shape": {"head_dim": 33}}, "rotary_dims: wanted an even number up to 33, a head's dimensions; got 33"),
     ({"model": "tiny-hybrid", "shape": {"delta": {"value_heads": 3}}}, "value_heads: 3 can't be dealt to 2 key heads"),
@@ -143,6 +147,18 @@ def test_every_dimension_can_be_another(set_up):
     assert (config.hidden, config.delta.v, config.moe.experts, config.moe.scale) == (96, 16, 6, 2.0)
     assert config.moe.intermediate == PRESETS["tiny-hybrid"].moe.intermediate
     assert ready.step()["logits"].shape == (5, 50)
+
+
+@pytest.mark.parametrize("model", ["tiny-mla", "tiny-sparse"])
+def test_a_model_can_do_without_dense_layers_and_without_a_shared_expert(set_up, model):
+    shape = {"dense_layers": 0, "moe": {"shared_intermediate": 0}}
+    whole = set_up("decode_step", "eager", model=model, **SMALL)
+    less = set_up("decode_step", "eager", model=model, shape=shape, **SMALL)
+    assert less.step()["logits"].isfinite().all()
+    parameters = [sum(weight.numel() for weight in ready.inputs["decoder"].parameters()) for ready in (whole, less)]
+    config = less.inputs["decoder"].config
+    assert parameters[1] * 4 == config.weight_bytes(4)
+    assert parameters[0] != parameters[1]
 
 
 def test_a_record_says_what_was_changed_and_whose_step_it_is(workload):
