@@ -92,6 +92,8 @@ def test_real_shapes_are_those_that_transformers_takes_for_granted(name):
         ("tiny-mla", {"moe": {"has_shared_gate": True}}, r"moe\.has_shared_gate"),
         ("tiny-mla", {"moe": {"activation": "swiglu_oai"}}, r"moe\.activation"),
         ("tiny-mla", {"moe": {"shared_intermediate": 100}}, r"moe\.shared_intermediate"),
+        ("tiny-mla", {"moe": {"shared_intermediate": 0}}, r"moe\.shared_intermediate: 0"),
+        ("tiny-sparse", {"moe": {"shared_intermediate": 0}}, r"moe\.shared_intermediate: 0"),
         ("tiny-mla", {"norm_eps": 1e-5}, "norm_eps"),
         ("tiny-sparse", {"moe": {"activation": "swiglu"}}, r"moe\.activation"),
         ("tiny-sparse", {"moe": {"scoring": "softmax"}}, r"moe\.scoring"),

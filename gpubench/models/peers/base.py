@@ -111,6 +111,8 @@ def check_experts(moe: MoeShape, theirs: str, **wanted: Any) -> None:
     """Unsupported if experts differ from these in what the model called `theirs` leaves no choice about."""
     if moe.held is not None:
         raise Unsupported("backend transformers: it has all experts, not a rank's share of them; use another backend")
+    if not moe.shared_intermediate:
+        raise Unsupported(f"backend transformers: {theirs} has a shared expert; got moe.shared_intermediate: 0")
     for name, value in wanted.items():
         if getattr(moe, name) != value:
             raise Unsupported(f"backend transformers: {theirs} has moe.{name}: {value} alone; got {getattr(moe, name)}")
