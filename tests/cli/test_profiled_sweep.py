@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from gpubench.store import read_run
 
 INSTALLED = Path(__file__).parents[2] / ".nsys"
 REPETITIONS = 40
-SECRET = "hunter2-and-more"
 MEASURE = "measure: {trials: 1, warmup_time_s: 0, min_samples: 3, max_samples: 3}"
 SWEEP = f"""
 name: profiled
@@ -65,7 +65,13 @@ def require(path: Path) -> Path:
 def nsys() -> dict[str, str]:
     """The variables by which gpubench finds a real nsys, and its workers an nvtx that it understands."""
     tool, nvtx = require(INSTALLED / "bin" / "nsys"), require(INSTALLED / "nvtx")
-    return {"GPUBENCH_NSYS": str(tool), "PYTHONPATH": str(nvtx), "MY_TOKEN": SECRET}
+    return {"GPUBENCH_NSYS": str(tool), "PYTHONPATH": str(nvtx)}
+
+
+@pytest.fixture(scope="module")
+def secret() -> str:
+    """In the environment of the sweep that most tests here read, and nowhere else: nsys reads other processes', too."""
+    return secrets.token_hex(16)
 
 
 def sweep(folder: Path, file: Path, *arguments: str, **variables: str) -> Finished:
@@ -93,8 +99,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(folder: Path, nsys: dict[str, str]) -> Finished:
-    return sweep(folder, write_sweep(folder, SWEEP), **nsys)
+def finished(folder: Path, nsys: dict[str, str], secret: str) -> Finished:
+    return sweep(folder, write_sweep(folder, SWEEP), **nsys, MY_TOKEN=secret)
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +165,14 @@ def test_a_cell_that_dies_without_nsys_as_well_has_crashed(results: dict[str, Ce
     assert "and without nsys, once more: " in result.reason
 
 
-def test_what_is_kept_of_a_trace_has_no_environment_in_it(folder: Path, results: dict[str, CellResult]) -> None:
+def test_what_is_kept_of_a_trace_has_no_environment_in_it(
+    folder: Path, results: dict[str, CellResult], secret: str
+) -> None:
     kept = kept_files(only_run(folder))
     traces = [text for name, text in kept.items() if name.endswith("trace.sqlite")]
     assert traces
     assert not [text for text in traces if os.environ["PATH"].encode() in text]
-    assert not [name for name, text in kept.items() if SECRET.encode() in text]
+    assert not [name for name, text in kept.items() if secret.encode() in text]
     assert not [name for name in kept if "/trace." in name and not name.endswith("/trace.sqlite")]
 
 
@@ -178,8 +186,9 @@ def test_ranges_that_nsys_does_not_hear_of_are_missed_in_one_sentence(tmp_path: 
     version = find_nsys(nsys).version
     if not version.startswith("2023."):
         pytest.skip(f"nsys {version} hears every nvtx")
-    file = write_sweep(tmp_path, SWEEP)
-    finished = sweep(tmp_path, file, "--only", "backend=healthy", "--keep-traces", **{**nsys, "PYTHONPATH": ""})
+    own = secrets.token_hex(16)
+    variables = {**nsys, "PYTHONPATH": "", "MY_TOKEN": own}
+    finished = sweep(tmp_path, write_sweep(tmp_path, SWEEP), "--only", "backend=healthy", "--keep-traces", **variables)
     assert finished.code == 0, finished.err
     run = only_run(tmp_path)
     warnings = {warning for result in merge_cells(read_run(run)) for warning in profile_of(result).warnings}
@@ -189,7 +198,7 @@ def test_ranges_that_nsys_does_not_hear_of_are_missed_in_one_sentence(tmp_path: 
 
     report = kept_files(run)["artifacts/worker_001/trace.nsys-rep"]
     assert report, "--keep-traces keeps nsys's own report"
-    assert SECRET.encode() not in report
+    assert own.encode() not in report
 
 
 @pytest.mark.parametrize("is_named", [True, False])
