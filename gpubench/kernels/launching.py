@@ -1,20 +1,25 @@
-"""Launches that remember the compiled kernel they come to: Triton takes most of a launch's time to find it again.
+"""Launches that remember what they come to: finding it again takes most of a launch's time, and more than many kernels.
 
 A launch by `kernel[grid](…)` looks at every argument, its type, its alignment and what divides it, to choose among what
-was compiled. In a step that is launched over and over that choice is always the same.
+was compiled; a launcher checks its arguments, and plans. In a step that is launched over and over all of that comes to
+the same each time. Measured on an H200's host, 2026-11-21: `docs/mla_decode.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import triton
+from torch import Tensor
 
 from gpubench.kernels.dependent_launch import has_dependent_launch
 from gpubench.kernels.interpreter import is_interpreted
 
-__all__ = ["Launcher"]
+__all__ = ["Launch", "Launcher", "Planned"]
+
+Grid = tuple[int, int, int]
 
 _ALIGNMENT = 16
 """Bytes: what Triton asks of an address before it assumes anything."""
@@ -28,11 +33,11 @@ class Launcher:
 
     def __init__(self, kernel: Any, *, is_dependent: bool = False) -> None:
         self._kernel, self._is_dependent = kernel, is_dependent
-        self._compiled: dict[tuple[Any, ...], Any] = {}
+        self._launches: dict[tuple[Any, ...], Launch] = {}
 
     def __call__(
         self,
-        grid: tuple[int, int, int],
+        grid: Grid,
         tensors: Sequence[Any],
         numbers: Sequence[int | float],
         constants: Mapping[str, int | str],
@@ -40,30 +45,85 @@ class Launcher:
         num_warps: int,
     ) -> None:
         """Launch on the current device and stream. `constants` are named in the kernel's order."""
-        is_dependent = self._is_dependent and has_dependent_launch()
-        options = {"num_warps": num_warps, "launch_pdl": is_dependent}
-        if self._is_dependent:
-            constants = {**constants, "IS_DEPENDENT": is_dependent}
-        if is_interpreted():
-            self._kernel[grid](*tensors, *numbers, **constants, **options)
-            return
         # All that a compilation depends on: of a number its value, of a tensor its dtype, and whether it is aligned.
         key = (
-            torch.cuda.current_device(),
+            -1 if is_interpreted() else torch.cuda.current_device(),
             num_warps,
             *numbers,
             *constants.values(),
             *[_kind(tensor) for tensor in tensors],
         )
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            self._compiled[key] = self._kernel[grid](*tensors, *numbers, **constants, **options)
-        else:
-            compiled[grid](*tensors, *numbers, *constants.values())
+        launch = self._launches.get(key)
+        if launch is None:
+            launch = self._launches[key] = self.prepare(numbers, constants, num_warps=num_warps)
+        launch(grid, tensors)
+
+    def prepare(self, numbers: Sequence[int | float], constants: Mapping[str, int | str], **options: int) -> Launch:
+        """A launch on the current device, for tensors that are always of the same dtypes and alignment."""
+        if self._is_dependent:
+            is_dependent = has_dependent_launch()
+            options["launch_pdl"], constants = is_dependent, {**constants, "IS_DEPENDENT": is_dependent}
+        return Launch(self._kernel, numbers, constants, options)
+
+
+class Launch:
+    """A kernel with its numbers and constants. The first call has Triton choose what is compiled; all others repeat it.
+
+    They pass addresses, for Triton would ask the driver about every tensor, and call no hooks of Triton's profiler.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        numbers: Sequence[int | float],
+        constants: Mapping[str, int | str],
+        options: Mapping[str, int],
+    ) -> None:
+        self._kernel, self._numbers, self._constants, self._options = kernel, numbers, constants, options
+        self._run: Any = None
+
+    def __call__(self, grid: Grid, tensors: Sequence[Any]) -> None:
+        if self._run is None:
+            self._launch_first(grid, tensors)
+            return
+        addresses = [t.data_ptr() if isinstance(t, Tensor) else t for t in tensors]
+        stream = self._current_stream(self._device)
+        self._run(*grid, stream, self._function, self._metadata, None, None, None, *addresses, *self._values)
+
+    def _launch_first(self, grid: Grid, tensors: Sequence[Any]) -> None:
+        compiled = self._kernel[grid](*tensors, *self._numbers, **self._constants, **self._options)
+        if is_interpreted():
+            return
+        self._device = torch.cuda.current_device()
+        self._current_stream = triton.runtime.driver.active.get_current_stream
+        self._values = (*self._numbers, *self._constants.values())
+        self._function, self._metadata, self._run = compiled.function, compiled.packed_metadata, compiled.run
+
+
+class Planned:
+    """A launcher that checks and plans once for each kind of arguments.
+
+    `plan(tensors, *options)` raises for what doesn't fit, and otherwise gives what launches on tensors like these. It
+    may depend on the options, the current device, and the tensors' shapes, strides, dtypes, devices and alignment.
+    """
+
+    def __init__(self, plan: Callable[..., Callable[[Sequence[Tensor]], None]]) -> None:
+        self._plan = plan
+        self._launches: dict[tuple[Any, ...], Callable[[Sequence[Tensor]], None]] = {}
+
+    def __call__(self, tensors: Sequence[Tensor], *options: Any) -> None:
+        key = [torch.cuda.current_device() if tensors[0].is_cuda else -1, *options]
+        for t in tensors:
+            key += t.shape, t.stride(), t.dtype, t.get_device(), t.data_ptr() % _ALIGNMENT
+        kind = tuple(key)
+        launch = self._launches.get(kind)
+        if launch is None:
+            launch = self._launches[kind] = self._plan(tensors, *options)
+        launch(tensors)
 
 
 def _kind(tensor: Any) -> Any:
     """Of a tensor what a compilation depends on; a descriptor's maker has seen to its alignment."""
-    if isinstance(tensor, torch.Tensor):
+    if isinstance(tensor, Tensor):
         return tensor.dtype if tensor.data_ptr() % _ALIGNMENT == 0 else (tensor.dtype, "unaligned")
     return tensor.base.dtype, *tensor.block_shape

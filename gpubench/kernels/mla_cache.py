@@ -9,6 +9,8 @@ All on one device. Pages belong to one sequence each where they are written.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,6 +23,7 @@ from gpubench.kernels.arguments import (
     check_launchable,
     check_operand,
 )
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.ops import as_op
 
 __all__ = ["PAGE", "check_cache", "check_table", "mla_cache_append"]
@@ -62,26 +65,27 @@ def mla_cache_append(latent: Tensor, rope: Tensor, cache: Tensor, block_table: T
 
     `lengths` counts the new token already; a sequence of length 0 gets nothing. Rows of latent and rope may be strided.
     """
+    _LAUNCH((latent, rope, cache, block_table, lengths))
+
+
+def _prepare(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    latent, rope, cache, block_table, lengths = tensors
     kernel = "mla_cache_append"
     kv_lora, rope_dim = check_cache(kernel, cache, ("latent", latent), ("rope", rope))
     batch = latent.shape[0]
     check_operand(kernel, "latent", latent, (batch, kv_lora), like=cache)
     check_operand(kernel, "rope", rope, (batch, rope_dim), like=cache)
     check_table(kernel, block_table, lengths, batch, cache)
-    _append_kernel[(batch,)](
-        latent,
-        rope,
-        cache,
-        block_table,
-        lengths,
-        latent.stride(0),
-        rope.stride(0),
-        block_table.stride(0),
-        R=kv_lora,
-        P=rope_dim,
-        PAGE=PAGE,
+    launch = _LAUNCHER.prepare(
+        (latent.stride(0), rope.stride(0), block_table.stride(0)),
+        {"R": kv_lora, "P": rope_dim, "PAGE": PAGE},
         num_warps=2,
     )
+    return lambda tensors: launch((batch, 1, 1), tensors)
+
+
+_LAUNCHER, _LAUNCH = Launcher(_append_kernel), Planned(_prepare)
 
 
 def check_cache(kernel: str, cache: Tensor, latent: tuple[str, Tensor], rope: tuple[str, Tensor]) -> tuple[int, int]:

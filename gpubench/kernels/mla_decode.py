@@ -14,6 +14,7 @@ stays right when lengths change. A padded row, of length 0, gives zero.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
 from gpubench.kernels.interpreter import is_interpreted
-from gpubench.kernels.launching import Launcher
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -155,7 +156,7 @@ def _attend_kernel(
         tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-_LAUNCH = Launcher(_attend_kernel)
+_LAUNCHER = Launcher(_attend_kernel)
 
 
 @dataclass(frozen=True)
@@ -227,57 +228,67 @@ def mla_decode(
     `splits` is how many parts the tokens are split into; None leaves that to shapes and GPU. ArgumentError names an
     argument that doesn't fit.
     """
-    plan = _check(q_latent, q_rope, cache, block_table, lengths, out, scratch, splits)
-    operands = (q_latent, q_rope, cache, block_table, lengths, out if plan.splits == 1 else scratch)
-    scale_log2 = softmax_scale * _LOG2_E
-    if plan.tiling.form == "portable":
-        _attend(plan, operands, scale_log2)
-    elif plan.tiling.form == "hopper_few":
-        from gpubench.kernels.mla_hopper_few import attend_few_heads
-
-        attend_few_heads(
-            *operands,
-            scale_log2=scale_log2,
-            splits=plan.splits,
-            block_h=plan.tiling.block_h,
-            stages=plan.tiling.num_stages,
-        )
-    else:
-        from gpubench.kernels.mla_hopper_many import attend_many_heads
-
-        attend_many_heads(*operands, scale_log2=scale_log2, splits=plan.splits)
-    if plan.splits > 1:
-        merge_splits(scratch, out, plan.splits)
+    _LAUNCH((q_latent, q_rope, cache, block_table, lengths, out, scratch), softmax_scale, splits)
 
 
-def _attend(plan: Plan, operands: tuple[Tensor, ...], scale_log2: float) -> None:
-    q_latent, q_rope, _cache, block_table, _lengths, _target = operands
+def _prepare(tensors: Sequence[Tensor], softmax_scale: float, splits: int | None) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    q_latent, q_rope, _cache, block_table, *_ = tensors
+    plan = _check(*tensors, splits=splits)
+    splits = plan.splits
     batch, heads, kv_lora = q_latent.shape
-    tiling = plan.tiling
-    _LAUNCH(
-        (batch * plan.splits * -(-heads // tiling.block_h), 1, 1),
-        operands,
-        (
-            batch * plan.splits * heads * kv_lora,
-            q_latent.stride(0),
-            q_latent.stride(1),
-            q_rope.stride(0),
-            q_rope.stride(1),
-            block_table.stride(0),
-            heads,
-            scale_log2,
-        ),
-        {
-            "R": kv_lora,
-            "P": q_rope.shape[2],
-            "PAGE": PAGE,
-            "SPLITS": plan.splits,
-            "BLOCK_H": tiling.block_h,
-            "BLOCK_N": tiling.block_n,
-            "NUM_STAGES": tiling.num_stages,
-        },
-        num_warps=tiling.num_warps,
+    numbers = (
+        batch * splits * heads * kv_lora,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        block_table.stride(0),
+        heads,
+        softmax_scale * _LOG2_E,
     )
+    attend = _prepare_form(plan, (batch, heads, kv_lora), q_rope.shape[2], numbers)
+
+    def launch(tensors: Sequence[Tensor]) -> None:
+        *operands, out, scratch = tensors
+        if splits == 1:
+            attend(*operands, out)
+        else:
+            attend(*operands, scratch)
+            merge_splits(scratch, out, splits)
+
+    return launch
+
+
+_LAUNCH = Planned(_prepare)
+
+
+def _prepare_form(
+    plan: Plan, shape: tuple[int, int, int], rope: int, numbers: Sequence[int | float]
+) -> Callable[..., None]:
+    """What launches the plan's kernel on q_latent, q_rope, cache, block_table, lengths, and what it writes."""
+    tiling, splits = plan.tiling, plan.splits
+    if tiling.form == "hopper_few":
+        from gpubench.kernels.mla_hopper_few import prepare_few_heads
+
+        return prepare_few_heads(*shape, numbers, splits=splits, block_h=tiling.block_h, stages=tiling.num_stages)
+    if tiling.form == "hopper_many":
+        from gpubench.kernels.mla_hopper_many import prepare_many_heads
+
+        return prepare_many_heads(*shape, numbers, splits=splits)
+    batch, heads, kv_lora = shape
+    constants = {
+        "R": kv_lora,
+        "P": rope,
+        "PAGE": PAGE,
+        "SPLITS": splits,
+        "BLOCK_H": tiling.block_h,
+        "BLOCK_N": tiling.block_n,
+        "NUM_STAGES": tiling.num_stages,
+    }
+    launch = _LAUNCHER.prepare(numbers, constants, num_warps=tiling.num_warps)
+    grid = (batch * splits * -(-heads // tiling.block_h), 1, 1)
+    return lambda *operands: launch(grid, operands)
 
 
 def _check(
@@ -288,6 +299,7 @@ def _check(
     lengths: Tensor,
     out: Tensor,
     scratch: Tensor,
+    *,
     splits: int | None,
 ) -> Plan:
     kernel = "mla_decode"

@@ -12,6 +12,8 @@ way: with R 512 two fit, and one program runs per multiprocessor.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -26,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_hopper_page import ROPE, SHARED, clear_rows, describe
 
-__all__ = ["attend_few_heads"]
+__all__ = ["prepare_few_heads"]
 
 _SHARED = gl.constexpr(SHARED)
 
@@ -155,37 +157,18 @@ def _attend_kernel(  # noqa: PLR0915 (one pass, top to bottom)
         gl.store(target, acc.to(out_ptr.dtype.element_ty), mask=(h < heads)[None, :])
 
 
-_LAUNCH = Launcher(_attend_kernel)
+_LAUNCHER = Launcher(_attend_kernel)
 
 
-def attend_few_heads(
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Tensor,
-    block_table: Tensor,
-    lengths: Tensor,
-    target: Tensor,
-    *,
-    scale_log2: float,
-    splits: int,
-    block_h: int,
-    stages: int,
-) -> None:
-    """Launch on what mla_decode has checked: `target` is its out, or its scratch if there is more than one part."""
-    batch, heads, kv_lora = q_latent.shape
-    _LAUNCH(
-        (batch * splits * -(-heads // block_h), 1, 1),
-        (q_latent, q_rope, *describe(cache, kv_lora), block_table, lengths, target),
-        (
-            batch * splits * heads * kv_lora,
-            q_latent.stride(0),
-            q_latent.stride(1),
-            q_rope.stride(0),
-            q_rope.stride(1),
-            block_table.stride(0),
-            heads,
-            scale_log2,
-        ),
-        {"R": kv_lora, "P": ROPE, "SPLITS": splits, "BLOCK_H": block_h, "STAGES": stages},
-        num_warps=4,
-    )
+def prepare_few_heads(
+    batch: int, heads: int, kv_lora: int, numbers: Sequence[int | float], *, splits: int, block_h: int, stages: int
+) -> Callable[..., None]:
+    """What launches on operands that mla_decode has checked; `numbers` are the kernel's."""
+    constants = {"R": kv_lora, "P": ROPE, "SPLITS": splits, "BLOCK_H": block_h, "STAGES": stages}
+    launch = _LAUNCHER.prepare(numbers, constants, num_warps=4)
+    grid = (batch * splits * -(-heads // block_h), 1, 1)
+
+    def attend(q_latent: Tensor, q_rope: Tensor, cache: Tensor, *others: Tensor) -> None:
+        launch(grid, (q_latent, q_rope, *describe(cache, kv_lora), *others))
+
+    return attend

@@ -15,6 +15,8 @@ reader has let go of it: there is room for one pair alone. The division of work 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -29,7 +31,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from gpubench.kernels.launching import Launcher
 from gpubench.kernels.mla_hopper_page import ROPE, SHARED, clear_rows, describe
 
-__all__ = ["BLOCK_H", "attend_many_heads"]
+__all__ = ["BLOCK_H", "prepare_many_heads"]
 
 BLOCK_H = 64
 
@@ -359,35 +361,17 @@ def _attend_kernel(
     )
 
 
-_LAUNCH = Launcher(_attend_kernel)
+_LAUNCHER = Launcher(_attend_kernel)
 
 
-def attend_many_heads(
-    q_latent: Tensor,
-    q_rope: Tensor,
-    cache: Tensor,
-    block_table: Tensor,
-    lengths: Tensor,
-    target: Tensor,
-    *,
-    scale_log2: float,
-    splits: int,
-) -> None:
-    """Launch on what mla_decode has checked: `target` is its out, or its scratch if there is more than one part."""
-    batch, heads, kv_lora = q_latent.shape
-    _LAUNCH(
-        (batch * splits * -(-heads // BLOCK_H), 1, 1),
-        (q_latent, q_rope, *describe(cache, kv_lora // 2), block_table, lengths, target),
-        (
-            batch * splits * heads * kv_lora,
-            q_latent.stride(0),
-            q_latent.stride(1),
-            q_rope.stride(0),
-            q_rope.stride(1),
-            block_table.stride(0),
-            heads,
-            scale_log2,
-        ),
-        {"R": kv_lora, "P": ROPE, "SPLITS": splits},
-        num_warps=4,
-    )
+def prepare_many_heads(
+    batch: int, heads: int, kv_lora: int, numbers: Sequence[int | float], *, splits: int
+) -> Callable[..., None]:
+    """What launches on operands that mla_decode has checked; `numbers` are the kernel's."""
+    launch = _LAUNCHER.prepare(numbers, {"R": kv_lora, "P": ROPE, "SPLITS": splits}, num_warps=4)
+    grid = (batch * splits * -(-heads // BLOCK_H), 1, 1)
+
+    def attend(q_latent: Tensor, q_rope: Tensor, cache: Tensor, *others: Tensor) -> None:
+        launch(grid, (q_latent, q_rope, *describe(cache, kv_lora // 2), *others))
+
+    return attend
