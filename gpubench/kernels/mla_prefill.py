@@ -23,19 +23,17 @@ partial_lse float32 [splits, T, H], with 0 splits where nothing is merged. All d
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_operand
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_prefill_arguments import (
-    check_cache,
     check_offsets,
     check_queries,
     check_splits,
@@ -43,10 +41,13 @@ from gpubench.kernels.mla_prefill_arguments import (
     check_widths,
     is_width,
 )
-from gpubench.kernels.mla_prefill_tiling import Form, Sizes, choose_tiling, head_group, split_nope
+from gpubench.kernels.mla_prefill_tiling import Form, Sizes, Tiling, choose_tiling, head_group, split_nope
 from gpubench.kernels.ops import as_op
 
-__all__ = ["mla_prefill_attention", "mla_prefill_latent_attention", "run_attention"]
+__all__ = [
+    "mla_prefill_attention",
+    "prepare_attention",
+]
 
 _LOG2_E = math.log2(math.e)
 _INT32_MAX = 2**31 - 1
@@ -247,6 +248,11 @@ def _merge_kernel(partial_ptr, partial_lse_ptr, out_ptr, rows, splits, V: tl.con
     tl.store(out_ptr + row * V + columns, merged.to(out_ptr.dtype.element_ty))
 
 
+_LAUNCHER, _MERGER = Launcher(_attention_kernel), Launcher(_merge_kernel)
+
+Attend = Callable[[Sequence[Tensor]], None]
+
+
 @as_op("mla_prefill_attention", mutates=("out", "partial", "partial_lse"))
 def mla_prefill_attention(
     q: Tensor,
@@ -262,6 +268,12 @@ def mla_prefill_attention(
 
     Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
+    _EXPANDED((q, kv, k_pe, cu_q, cu_k, out, partial, partial_lse))
+
+
+def _prepare_expanded(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    q, kv, k_pe, cu_q, cu_k, out, partial, partial_lse = tensors
     kernel = "mla_prefill_attention"
     tokens, heads, dim = check_queries(kernel, q)
     if k_pe.dim() != 2 or not is_width(k_pe.shape[1]) or k_pe.shape[1] >= dim or k_pe.stride(1) != 1:
@@ -274,89 +286,58 @@ def mla_prefill_attention(
     check_whole(kernel, "kv", kv, (keys, heads, dim - rope + v), like=q)
     check_whole(kernel, "out", out, (tokens, heads, v), like=q)
     check_widths(kernel, dim - rope, v)
-    check_splits(kernel, partial, partial_lse, out)
+    splits = check_splits(kernel, partial, partial_lse, out)
     sizes = Sizes(tokens, keys, check_offsets(kernel, cu_q, cu_k, q), heads, 0, rope, dim - rope, v, q.element_size())
-    run_attention((q, q, kv, k_pe), (cu_q, cu_k), (out, partial, partial_lse), "expanded", sizes)
+    attend = prepare_attention("expanded", sizes, k_pe.stride(0), splits)
+
+    def launch(tensors: Sequence[Tensor]) -> None:
+        q, *others = tensors
+        attend((q, q, *others))
+
+    return launch
 
 
-@as_op("mla_prefill_latent_attention", mutates=("out_latent", "partial", "partial_lse"))
-def mla_prefill_latent_attention(
-    q_latent: Tensor,
-    q: Tensor,
-    cache: Tensor,
-    cu_q: Tensor,
-    cu_k: Tensor,
-    out_latent: Tensor,
-    partial: Tensor,
-    partial_lse: Tensor,
-) -> None:
-    """Write the attention of q_latent [T, H, R], and q's rotary part, over the cache into out_latent [T, H, R].
-
-    Neither allocates nor synchronises. ArgumentError names an argument that doesn't fit.
-    """
-    kernel = "mla_prefill_latent_attention"
-    tokens, heads, dim = check_queries(kernel, q)
-    latent = q_latent.shape[-1]
-    keys, rope = check_cache(kernel, cache, latent, q)
-    for name, tensor in (("q_latent", q_latent), ("out_latent", out_latent)):
-        check_whole(kernel, name, tensor, (tokens, heads, latent), like=q)
-    sequences = check_offsets(kernel, cu_q, cu_k, q)
-    sizes = Sizes(tokens, keys, sequences, heads, latent, rope, dim - rope, latent, q.element_size())
-    check_splits(kernel, partial, partial_lse, out_latent)
-    operands = q_latent, q, cache, cache[:, latent:]
-    run_attention(operands, (cu_q, cu_k), (out_latent, partial, partial_lse), "absorbed", sizes)
+_EXPANDED = Planned(_prepare_expanded)
 
 
-def run_attention(
-    operands: tuple[Tensor, Tensor, Tensor, Tensor],
-    offsets: tuple[Tensor, Tensor],
-    outputs: tuple[Tensor, Tensor, Tensor],
-    form: Form,
-    sizes: Sizes,
-) -> None:
-    """Run the attention, and the merge if the scratch has splits. Every argument has been checked."""
-    out, partial, partial_lse = outputs
-    k_pe, splits = operands[3], partial.shape[0]
-    cut = _cut(form, sizes, splits > 0, out.device)
-    _attention_kernel[(cut.programs, max(splits, 1))](
-        *operands,
-        *offsets,
-        out,
-        partial,
-        partial_lse,
-        sizes.tokens,
-        sizes.sequences,
-        cut.tiles,
-        cut.head_group,
-        splits,
-        k_pe.stride(0),
-        cut.scale,
-        **cut.constants,
-    )
-    if splits:
-        rows, block = sizes.tokens * sizes.heads, triton.next_power_of_2(splits)
-        _merge_kernel[(rows,)](partial, partial_lse, out, rows, splits, V=sizes.v, SPLITS=block, num_warps=2)
-
-
-class _Cut(NamedTuple):
-    """What a launch needs besides tensors."""
-
-    programs: int
-    tiles: int
-    head_group: int
-    scale: float
-    constants: dict[str, Any]
-
-
-@functools.lru_cache(maxsize=4096)
-def _cut(form: Form, sizes: Sizes, is_split: bool, _device: torch.device) -> _Cut:
-    """Worked out once per shape and GPU: a launch has microseconds."""
+def prepare_attention(form: Form, sizes: Sizes, pe_stride: int, splits: int) -> Attend:
+    """What launches on (q_nope, q, k, k_pe, cu_q, cu_k, out, partial, partial_lse), all of them checked."""
     tiling, is_absorbed = choose_tiling(form, sizes), form == "absorbed"
     heads, pack = (1, sizes.heads) if is_absorbed else (sizes.heads, 1)
     tiles = sizes.tokens * pack // tiling.block_m + sizes.sequences + 1
+    q_dim = sizes.nope + sizes.rope
+    numbers = (
+        sizes.tokens,
+        sizes.sequences,
+        tiles,
+        head_group(sizes) if heads > 1 else 1,
+        splits,
+        pe_stride,
+        q_dim**-0.5 * _LOG2_E,  # weights are powers of two
+    )
+    options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
+    launch = _LAUNCHER.prepare(numbers, _constants(is_absorbed, sizes, splits, tiling), **options)
+    grid = (tiles * heads, max(splits, 1), 1)
+    if not splits:
+        return lambda tensors: launch(grid, tensors)
+    rows = sizes.tokens * sizes.heads
+    constants = {"V": sizes.v, "SPLITS": triton.next_power_of_2(splits)}
+    merge = _MERGER.prepare((rows, splits), constants, num_warps=2)
+
+    def attend_and_merge(tensors: Sequence[Tensor]) -> None:
+        launch(grid, tensors)
+        *_, out, partial, partial_lse = tensors
+        merge((rows, 1, 1), (partial, partial_lse, out))
+
+    return attend_and_merge
+
+
+def _constants(is_absorbed: bool, sizes: Sizes, splits: int, tiling: Tiling) -> dict[str, int | str]:
+    """Those of the kernel, in its order."""
+    heads, pack = (1, sizes.heads) if is_absorbed else (sizes.heads, 1)
     nope, tail = split_nope(sizes.latent if is_absorbed else sizes.nope)
     q_dim, k_dim = sizes.nope + sizes.rope, sizes.latent + sizes.rope if is_absorbed else sizes.nope + sizes.v
-    constants = {
+    return {
         "HEADS": heads,
         "PACK": pack,
         "Q_DIM": q_dim,
@@ -367,15 +348,11 @@ def _cut(form: Form, sizes: Sizes, is_split: bool, _device: torch.device) -> _Cu
         "ROPE": sizes.rope,
         "V": sizes.v,
         "V_IS_K": is_absorbed,
-        "IS_SPLIT": is_split,
+        "IS_SPLIT": splits > 0,
         "IS_LONG": sizes.keys * heads * k_dim > _INT32_MAX,
         "SEQUENCES": triton.next_power_of_2(sizes.sequences + 1),
         "BLOCK_M": tiling.block_m,
         "BLOCK_N": tiling.block_n,
         # Of float32 alone: three TF32 products are as good as its own, but take more shared memory than R = 512 leaves.
         "PRECISION": "ieee" if is_absorbed else "tf32x3",
-        "num_warps": tiling.num_warps,
-        "num_stages": tiling.num_stages,
     }
-    scale = q_dim**-0.5 * _LOG2_E  # weights are powers of two
-    return _Cut(tiles * heads, tiles, head_group(sizes) if heads > 1 else 1, scale, constants)

@@ -61,8 +61,8 @@ def check_offsets(kernel: str, cu_q: Tensor, cu_k: Tensor, like: Tensor) -> int:
     return sequences
 
 
-def check_splits(kernel: str, partial: Tensor, partial_lse: Tensor, out: Tensor) -> None:
-    """ArgumentError unless the scratch has room for its number of splits, 0 if there is nothing to merge."""
+def check_splits(kernel: str, partial: Tensor, partial_lse: Tensor, out: Tensor) -> int:
+    """The scratch's number of splits, 0 if there is nothing to merge; ArgumentError unless it has room for them."""
     splits = partial.shape[0] if partial.dim() == 4 else -1
     if splits == 1 or not 0 <= splits <= MAX_SPLITS:
         raise ArgumentError(
@@ -73,6 +73,7 @@ def check_splits(kernel: str, partial: Tensor, partial_lse: Tensor, out: Tensor)
         if tensor.shape != (splits, *shape):
             raise ArgumentError(f"{kernel}: {name} has shape {tuple(tensor.shape)}; wanted {(splits, *shape)}")
         check_scratch(kernel, name, tensor, tensor.numel(), like=out)
+    return splits
 
 
 def check_widths(kernel: str, nope: int, v: int) -> None:

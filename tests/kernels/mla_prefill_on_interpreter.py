@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import pytest
 import torch
 
 NAN = float("nan")
@@ -156,11 +157,10 @@ def call(form, changes):
 def error_in_groups_of(heads, case):
     """The error when only so many heads' keys are taken to fit the L2."""
     import gpubench.kernels.mla_prefill as kernels
+    import gpubench.kernels.mla_prefill_forms as forms
+    from gpubench.kernels.launching import Planned
 
-    usual, kernels.head_group = kernels.head_group, lambda _sizes: heads
-    kernels._cut.cache_clear()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "head_group", lambda _sizes: heads)
+        patch.setattr(forms, "_EXPANDED", Planned(forms._prepare_expanded))
         return error(case, "expanded")
-    finally:
-        kernels.head_group = usual
-        kernels._cut.cache_clear()
