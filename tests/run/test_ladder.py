@@ -216,6 +216,7 @@ def test_a_stale_pointer_is_told_with_its_kernel_its_basis_and_the_rule(tmp_path
         ([FAILS, FAILS, (Rung.ALONE, Answer.PASSES)], "rerun", "passed 1 of 3 times alone"),
         ([FAILS, (Rung.INITCHECK, Answer.UNINITIALISED)], "initcheck", "nobody has written"),
         ([FAILS, (Rung.BLOCKING, Answer.SAME), (Rung.GRAPHS_OFF, Answer.SAME)], "blocking", "not whose data"),
+        ([FAILS, (Rung.MEMCHECK, Answer.DEVICE_ASSERT)], "memcheck", "(topk_rows.py:146): some detail (memcheck)"),
         ([FAILS, (Rung.MEMCHECK, Answer.NOTHING)], "", "who did it is not known; memcheck found nothing"),
     ],
 )
