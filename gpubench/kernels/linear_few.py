@@ -6,6 +6,7 @@
     before: norm            RMSNorm(x) ⊙ scale
     before: gated_norm      RMSNorm(x over each group of len(scale)) ⊙ scale ⊙ silu(gate)
     before: sigmoid_gate    x ⊙ σ(gate)
+    before: silu_gate       x ⊙ silu(gate)
 
 x [rows, K]; W = weight [N, K]; residual, if any, and out [rows, N]; gate [rows, K]; scale [K], of gated_norm its group.
 All float32, float16 or bfloat16, computed in float32.
@@ -30,7 +31,7 @@ from gpubench.kernels.ops import as_op
 
 __all__ = ["MAX_COLUMNS", "MAX_ROWS", "Before", "linear_few", "prepare_rows"]
 
-Before = Literal["nothing", "norm", "gated_norm", "sigmoid_gate"]
+Before = Literal["nothing", "norm", "gated_norm", "sigmoid_gate", "silu_gate"]
 
 MAX_ROWS = 16
 MAX_COLUMNS = 16384
@@ -41,6 +42,7 @@ _WANTED: dict[str, tuple[str, ...]] = {
     "norm": ("scale",),
     "gated_norm": ("scale", "gate"),
     "sigmoid_gate": ("gate",),
+    "silu_gate": ("gate",),
 }
 
 # What a program holds of the weight. Of 2 to 16 rows, at K = 2048 and 4096, 8 were the fastest on an NVIDIA H200
@@ -60,6 +62,8 @@ def _prepare(x, scale, gate, eps, K: tl.constexpr, BEFORE: tl.constexpr, GROUP: 
         x = tl.reshape(groups * factors[:, None], x.shape) * scale * gate * tl.sigmoid(gate)
     if BEFORE == "sigmoid_gate":
         x *= tl.sigmoid(gate)
+    if BEFORE == "silu_gate":
+        x *= gate * tl.sigmoid(gate)
     return x
 
 

@@ -3,13 +3,13 @@
     lists[e] = the pairs p = r · top_k + j with experts[r, j] = e, in order;   counts[e] = how many there are
     inner[p] = silu(gate) ⊙ up,   gate, up = split(W_e · x[r])
     outputs[p] = D_e · inner[p]
-    out[r] = residual[r] + Σ over j of shares[r, j] · outputs[r · top_k + j]
+    out[r] = residual[r] + Σ over j of shares[r, j] · outputs[r · top_k + j] + σ(z_r) · shared[r]
 
-in four kernels. x, residual, out [rows, hidden]; W = gate_up [held, 2 · I, hidden], gate rows first; D = down [held,
-hidden, I]; inner [pairs, I], outputs [pairs, hidden]. All of these float32, float16 or bfloat16; products go through
-the tensor cores, sums are float32. experts int32 and shares float32 [rows, top_k], as moe_route writes them: an expert
-that isn't held adds nothing, and what belongs to it isn't read. counts [held] and lists [held, pairs], int32, are
-scratch.
+in four kernels. x, residual, shared, out [rows, hidden]; shared_gate z [rows, 1], without which σ(z) is 1; W = gate_up
+[held, 2 · I, hidden], gate rows first; D = down [held, hidden, I]; inner [pairs, I], outputs [pairs, hidden]. All of
+these float32, float16 or bfloat16; products go through the tensor cores, sums are float32. experts int32 and shares
+float32 [rows, top_k], as moe_route writes them: an expert that isn't held adds nothing, and what belongs to it isn't
+read. counts [held] and lists [held, pairs], int32, are scratch.
 
 A weight is the left operand, so that a program has many of its rows and few tokens: what it reads is the weight. An
 expert that no token chose costs programs that end at once.
@@ -170,12 +170,17 @@ def _add_kernel(
     experts_ptr,
     shares_ptr,
     residual_ptr,
+    shared_ptr,
+    shared_gate_ptr,
     out_ptr,
     residual_stride,
+    shared_gate_stride,
     held,
     HIDDEN: tl.constexpr,
     TOP_K: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    HAS_SHARED: tl.constexpr,
+    HAS_GATE: tl.constexpr,
     BLOCK: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
@@ -187,6 +192,11 @@ def _add_kernel(
     total = tl.zeros((BLOCK,), tl.float32)
     if HAS_RESIDUAL:
         total += tl.load(residual_ptr + token * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_SHARED:
+        shared = tl.load(shared_ptr + token * HIDDEN + columns, mask=inside, other=0.0).to(tl.float32)
+        if HAS_GATE:
+            shared *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
+        total += shared
     for slot in tl.static_range(TOP_K):
         pair = token * TOP_K + slot
         is_here = tl.load(experts_ptr + pair) < held
@@ -293,12 +303,20 @@ _LAUNCH_ADD = Launcher(_add_kernel, is_dependent=True)
 
 @as_op("moe_grouped_add", mutates=("out",))
 def moe_grouped_add(
-    outputs: Tensor, experts: Tensor, shares: Tensor, residual: Tensor | None, out: Tensor, *, held: int
+    outputs: Tensor,
+    experts: Tensor,
+    shares: Tensor,
+    residual: Tensor | None,
+    shared: Tensor | None,
+    shared_gate: Tensor | None,
+    out: Tensor,
+    *,
+    held: int,
 ) -> None:
-    """Write the residual, if any, and the outputs of the first `held` experts by their shares, added up, into `out`.
+    """Write the residual, the outputs of the first `held` experts by their shares and the shared expert's into `out`.
 
-    Rows of the residual may be strided. Neither allocates nor synchronises. ArgumentError names an argument that
-    doesn't fit.
+    Without residual or shared expert their tensors are None. Rows of residual and shared_gate may be strided. Neither
+    allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "moe_grouped_add"
     check_launchable(kernel, "outputs", outputs)
@@ -310,14 +328,36 @@ def moe_grouped_add(
     if residual is not None:
         check_operand(kernel, "residual", residual, (rows, hidden), like=out)
         check_adjacent(kernel, "residual", residual)
+    if shared is not None:
+        check_operand(kernel, "shared", shared, (rows, hidden), like=out)
+        check_contiguous(kernel, "shared", shared)
+    if shared_gate is not None:
+        check_operand(kernel, "shared_gate", shared_gate, (rows, 1), like=out)
     for name, tensor in (("outputs", outputs), ("out", out)):
         check_contiguous(kernel, name, tensor)
     block = min(1024, triton.next_power_of_2(hidden))
     _LAUNCH_ADD(
         (triton.cdiv(hidden, block), rows, 1),
-        (outputs, experts, shares, outputs if residual is None else residual, out),
-        (0 if residual is None else residual.stride(0), held),
-        {"HIDDEN": hidden, "TOP_K": top_k, "HAS_RESIDUAL": residual is not None, "BLOCK": block},
+        (
+            outputs,
+            experts,
+            shares,
+            *[outputs if tensor is None else tensor for tensor in (residual, shared, shared_gate)],
+            out,
+        ),
+        (
+            0 if residual is None else residual.stride(0),
+            0 if shared_gate is None else shared_gate.stride(0),
+            held,
+        ),
+        {
+            "HIDDEN": hidden,
+            "TOP_K": top_k,
+            "HAS_RESIDUAL": residual is not None,
+            "HAS_SHARED": shared is not None,
+            "HAS_GATE": shared_gate is not None,
+            "BLOCK": block,
+        },
         num_warps=4,
     )
 

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from gpubench.errors import ArgumentError
 from gpubench.models.base import Attention, Parallel
 from gpubench.models.layers import Activation, activate, random_weight, random_weights, weight
-from gpubench.models.projections import Operand, project
+from gpubench.models.projections import Operand, prepare, project
 from gpubench.models.ranks import divide
 
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
@@ -210,70 +210,82 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, others: Tensor | None = None) -> Tensor:
         """x [rows, hidden] → the same; `others` [rows of other ranks, hidden] are routed, too, and not returned."""
-        if self._are_few(x, others):
-            return self._add_few(None, Operand(x))
-        return self._add(None, x, others)
+        return self._add(None, Operand(x), others)
 
     def add(self, x: Tensor, scale: Tensor, eps: float, others: Tensor | None = None) -> Tensor:
         """x + forward(RMSNorm(x) ⊙ scale, others), x [rows, hidden]: a layer's whole second half."""
-        if self._are_few(x, others):
-            return self._add_few(x, Operand(x, "norm", scale, eps=eps))
-        return self._add(x, F.rms_norm(x, scale.shape, scale, eps), others)
+        return self._add(x, Operand(x, "norm", scale, eps=eps), others)
 
-    def _are_few(self, x: Tensor, others: Tensor | None) -> bool:
-        return self.has_kernels and others is None and len(x) <= FEW_ROWS
-
-    def _add(self, residual: Tensor | None, x: Tensor, others: Tensor | None) -> Tensor:
+    def _add(self, residual: Tensor | None, operand: Operand, others: Tensor | None) -> Tensor:
+        if self.has_kernels and others is None and len(operand.x) <= FEW_ROWS:
+            return self._add_few(residual, operand)
+        x = prepare(operand, has_kernel=self.has_kernels)
         rows = x if others is None else torch.cat((x, others))
-        logits = F.linear(rows, self.router)
+        if self.has_kernels and len(rows) * self.shape.top_k <= TOKENS * self.shape.experts:
+            return self._add_grouped(residual, x, rows)
         if self.shape.shared_intermediate:
             shared = self._run_shared(x)
             residual = shared if residual is None else residual + shared
-        if self.has_kernels and len(rows) * self.shape.top_k <= TOKENS * self.shape.experts:
-            return self._add_grouped(residual, rows, logits, len(x))
-        chosen, shares = route(logits, self.shape, self.bias)
+        chosen, shares = route(F.linear(rows, self.router), self.shape, self.bias)
         outputs = self.run_chosen(rows, chosen).view(*chosen.shape, -1)
         routed = (outputs * shares[..., None]).sum(dim=1)[: len(x)]
         return routed if residual is None else residual + routed
 
     def _add_few(self, residual: Tensor | None, operand: Operand) -> Tensor:
         shape, x, is_oai = self.shape, operand.x, self.shape.activation == "swiglu_oai"
-        first = project(operand, self.into, has_kernel=True)
-        end = shape.experts + 2 * shape.shared_intermediate
-        logits, shared, gate = first[:, : shape.experts], first[:, shape.experts : end], first[:, end : end + 1]
+        logits, shared, gate = self._split(project(operand, self.into, has_kernel=True))
         experts, shares = self._route(logits)
         inner = x.new_empty(len(x), shape.top_k, shape.intermediate)
         torch.ops.gpubench.moe_few_up(x, operand.scale, experts, self.gate_up, inner, is_oai=is_oai, eps=operand.eps)
         out = torch.empty_like(x)
-        has_shared = shape.shared_intermediate > 0
         torch.ops.gpubench.moe_few_down(
             inner,
             experts,
             shares,
             self.down,
-            shared if has_shared else None,
-            gate if shape.has_gate else None,
-            self.shared_down if has_shared else None,
+            shared,
+            gate,
+            None if shared is None else self.shared_down,
             residual,
             out,
             is_oai=is_oai,
         )
         return out
 
-    def _add_grouped(self, residual: Tensor | None, x: Tensor, logits: Tensor, own_rows: int) -> Tensor:
-        shape, pairs = self.shape, len(x) * self.shape.top_k
-        experts, shares = self._route(logits)
+    def _add_grouped(self, residual: Tensor | None, x: Tensor, rows: Tensor) -> Tensor:
+        """`rows` are x and, behind it, those of other ranks."""
+        shape, pairs = self.shape, len(rows) * self.shape.top_k
+        logits, shared, gate = self._split(F.linear(x, self.into))
+        if shared is not None:
+            shared = self._run_shared_down(shared)
+        experts, shares = self._route(logits if rows is x else F.linear(rows, self.router))
         counts = experts.new_empty(shape.held_experts)
         lists = experts.new_empty(shape.held_experts, pairs)
         torch.ops.gpubench.moe_group(experts, counts, lists)
         inner, outputs = x.new_empty(pairs, shape.intermediate), x.new_empty(pairs, x.shape[1])
         is_oai = shape.activation == "swiglu_oai"
-        torch.ops.gpubench.moe_grouped_up(x, counts, lists, self.gate_up, inner, is_oai=is_oai)
+        torch.ops.gpubench.moe_grouped_up(rows, counts, lists, self.gate_up, inner, is_oai=is_oai)
         torch.ops.gpubench.moe_grouped_down(inner, counts, lists, self.down, outputs)
-        out = x.new_empty(own_rows, x.shape[1])
-        own = (outputs[: own_rows * shape.top_k], experts[:own_rows], shares[:own_rows])
-        torch.ops.gpubench.moe_grouped_add(*own, residual, out, held=shape.held_experts)
+        out = torch.empty_like(x)
+        own = (outputs[: len(x) * shape.top_k], experts[: len(x)], shares[: len(x)])
+        torch.ops.gpubench.moe_grouped_add(*own, residual, shared, gate, out, held=shape.held_experts)
         return out
+
+    def _split(self, first: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Of the product with `into`: logits, the shared expert's gate and up, its gate's logit."""
+        shape = self.shape
+        if not shape.shared_intermediate:
+            return first[:, : shape.experts], None, None
+        end = shape.experts + 2 * shape.shared_intermediate
+        gate = first[:, end : end + 1] if shape.has_gate else None
+        return first[:, : shape.experts], first[:, shape.experts : end], gate
+
+    def _run_shared_down(self, gate_up: Tensor) -> Tensor:
+        """The shared expert's second half in our kernels, for any number of rows; its gate is left to others."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        is_swiglu = self.shape.activation == "swiglu"
+        inner = Operand(up, "silu_gate", gate=gate) if is_swiglu else Operand(activate(gate_up, self.shape.activation))
+        return project(inner, self.shared_down, has_kernel=True)
 
     def _route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """`route` in our kernel."""

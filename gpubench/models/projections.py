@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:  # kernels import triton, which torch's operators do without
     from gpubench.kernels.linear_few import Before
 
-__all__ = ["FEW_ROWS", "Operand", "project"]
+__all__ = ["FEW_ROWS", "Operand", "prepare", "project"]
 
 FEW_ROWS = 2
 """Up to so many our kernel takes the product. One row, 2048 → 12352, takes it 13 µs with the norm, cuBLAS 16 without.
@@ -40,22 +40,27 @@ def project(operand: Operand, weight: Tensor, residual: Tensor | None = None, *,
         out = x.new_empty(len(x), len(weight))
         torch.ops.gpubench.linear_few(x, weight, out, scale, gate, residual, before=before, eps=eps)
         return out
-    if not has_kernel:
-        x = _prepare(operand)
-    elif before != "nothing":
-        x = torch.empty_like(x)
-        torch.ops.gpubench.prepare_rows(operand.x, x, scale, gate, before=before, eps=eps)
-    out = F.linear(x, weight)
+    out = F.linear(prepare(operand, has_kernel=has_kernel), weight)
     return out if residual is None else residual + out
+
+
+def prepare(operand: Operand, *, has_kernel: bool) -> Tensor:
+    """What the operand's layer multiplies, [rows, K]: for several layers of one operand."""
+    x, before, scale, gate, eps = operand
+    if not has_kernel or before == "nothing":
+        return _prepare(operand)
+    out = torch.empty_like(x)
+    torch.ops.gpubench.prepare_rows(x, out, scale, gate, before=before, eps=eps)
+    return out
 
 
 def _prepare(operand: Operand) -> Tensor:
     x, before, scale, gate, eps = operand
     if before == "nothing":
         return x
-    if before == "sigmoid_gate":
-        assert gate is not None, "sigmoid_gate has a gate"
-        return x * gate.sigmoid()
+    if before in {"sigmoid_gate", "silu_gate"}:
+        assert gate is not None, f"{before} has a gate"
+        return x * (gate.sigmoid() if before == "sigmoid_gate" else F.silu(gate))
     assert scale is not None, "norms have a scale"
     normed = F.rms_norm(x.reshape(len(x), -1, len(scale)), scale.shape, scale, eps).flatten(-2)
     if before == "norm":

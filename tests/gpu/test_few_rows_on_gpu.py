@@ -45,7 +45,7 @@ def test_heads_of_real_models(dtype):
 
 @DTYPES
 @pytest.mark.parametrize("rows", [1, 3, 16])
-@pytest.mark.parametrize("before", ["nothing", "norm", "gated_norm", "sigmoid_gate"])
+@pytest.mark.parametrize("before", ["nothing", "norm", "gated_norm", "sigmoid_gate", "silu_gate"])
 def test_layers_of_real_models(before, rows, dtype):
     for inputs, outputs in ((2048, 12352), (4096, 2048), (7168, 1281)):
         case = Layer(before, rows, inputs, outputs, group=128, dtype=dtype, has_residual=rows > 1)

@@ -134,16 +134,19 @@ def heads_error(case):
     return max(distance(*pair) for pair in zip((query, keys, values), wanted, strict=True))
 
 
-def run_grouped(case, x, experts, shares, gate_up, down, residual, out):
+def run_grouped(case, x, routing, weights, added, out):
+    """`added` are what stands beside the experts: residual, shared expert's outputs, its gate."""
     from gpubench.kernels.moe_grouped import moe_group, moe_grouped_add, moe_grouped_down, moe_grouped_up
 
+    experts, shares = routing
+    gate_up, down = weights
     pairs = experts.numel()
     counts, lists = (torch.full(shape, -1, dtype=torch.int32) for shape in ((case.held,), (case.held, pairs)))
     inner, outputs = (torch.full((pairs, width), float("nan"), dtype=case.dtype) for width in (case.inner, case.hidden))
     moe_group(experts, counts, lists)
     moe_grouped_up(x, counts, lists, gate_up, inner, is_oai=case.is_oai)
     moe_grouped_down(inner, counts, lists, down, outputs)
-    moe_grouped_add(outputs, experts, shares, residual, out, held=case.held)
+    moe_grouped_add(outputs, experts, shares, *added, out, held=case.held)
 
 
 def route_both(logits, bias, options, dtype):
@@ -206,6 +209,7 @@ BEFORE = {
     "norm": lambda x, scale, _gate: normed(x, scale),
     "gated_norm": lambda x, scale, gate: normed(x, scale) * silu(gate),
     "sigmoid_gate": lambda x, _scale, gate: x * gate.sigmoid(),
+    "silu_gate": lambda x, _scale, gate: x * silu(gate),
 }
 
 
@@ -220,7 +224,7 @@ def layer_error(case):
     scale = None if length is None else (1 + torch.randn(length) / 4).to(case.dtype)
     residual = torch.randn(case.rows, case.outputs).to(case.dtype) if case.has_residual else None
     out = torch.full((case.rows, case.outputs + 2), float("nan"), dtype=case.dtype)[:, : case.outputs]
-    has_gate = case.before in {"gated_norm", "sigmoid_gate"}
+    has_gate = case.before in {"gated_norm", "sigmoid_gate", "silu_gate"}
     linear_few(x, weight, out, scale, gate if has_gate else None, residual, before=case.before, eps=1e-6)
     doubled = (None if tensor is None else tensor.double() for tensor in (x, scale, gate))
     prepared = BEFORE[case.before](*doubled)
@@ -266,7 +270,9 @@ def experts_error(case):
         shared_down = (torch.randn(case.hidden, case.shared) * case.shared**-0.5).to(case.dtype)
     out = torch.full((case.rows, case.hidden), float("nan"), dtype=case.dtype)
     if case.is_grouped:
-        run_grouped(case, normed(x.double(), scale.double()).to(case.dtype), experts, shares, gate_up, down, x, out)
+        after = normed(x.double(), scale.double()).to(case.dtype)
+        alone = None if shared is None else activate(shared, case.is_oai) @ shared_down.T
+        run_grouped(case, after, (experts, shares), (gate_up, down), (x, alone, gate), out)
     else:
         from gpubench.kernels.moe_few import moe_few_down, moe_few_up
 
@@ -281,7 +287,7 @@ def experts_error(case):
             if expert < case.held:
                 found = down[expert].double() @ activate(gate_up[expert].double() @ after[row], case.is_oai)
                 want[row] += share * found
-    if shared is not None and not case.is_grouped:
+    if shared is not None:
         factor = 1.0 if gate is None else gate.double().sigmoid()
         want += factor * (activate(shared.double(), case.is_oai) @ shared_down.double().T)
     return distance(out, want)

@@ -110,7 +110,7 @@ def test_the_experts_are_those_that_torch_chooses_ties_included(interpreted, log
 
 layers = st.builds(
     Layer,
-    before=st.sampled_from(["nothing", "norm", "gated_norm", "sigmoid_gate"]),
+    before=st.sampled_from(["nothing", "norm", "gated_norm", "sigmoid_gate", "silu_gate"]),
     rows=st.sampled_from([1, 2, 5]),
     inputs=st.sampled_from([32, 48, 272]),
     outputs=st.sampled_from([1, 20, 70]),
