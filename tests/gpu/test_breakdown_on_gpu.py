@@ -38,10 +38,14 @@ def test_a_graphs_time_is_told_by_the_ranges_that_its_step_opens(tmp_path: Path)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     run = load_run(only_run(tmp_path))
-    frame = run.ranges().merge(run.wide()[["cell_id", "backend", "model"]], on="cell_id")
+    step = run.wide()[["cell_id", "backend", "model", "busy", "kernel_sum"]]
+    frame = run.ranges().merge(step, on="cell_id", suffixes=("", "_of_step"))
     outer = frame[~frame["nested"]]
     for (model, backend), ranges in outer.groupby(["model", "backend"]):
         assert set(ranges["range"]) >= RANGES[model], backend
-        assert 0.9 < ranges["share"].sum() < 1.02, backend
+        # A kernel that is launched before the one ahead has ended begins within that one's range, and waits there: so
+        # ranges' busy times may add up to more than the step's, though not to more than all kernels' durations.
+        overlap = (ranges["kernel_sum_of_step"] / ranges["busy_of_step"]).iloc[0]
+        assert 0.9 < ranges["share"].sum() < 1.02 * max(1.0, overlap), backend
     busy = frame.pivot_table(index=["model", "range"], columns="backend", values="kernel_sum")
     assert busy.notna().all().all(), "eager and graph have the same ranges"
