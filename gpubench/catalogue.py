@@ -82,7 +82,9 @@ class WorkloadInfo:
     open_axes: bool = False
     """Any axis name is accepted (the `command` workload's placeholders)."""
     measures_itself: bool = False
-    """Its step is another program with figures of its own (`command`)."""
+    """Its step has figures of its own: it is another program (`command`) …"""
+    in_process: bool = False
+    """… or runs in the worker (`closed_loop`)."""
     shares: list[str] = Field(default_factory=list)
     """Arguments: cells in which these are equal are kin, and may share what they build."""
 
@@ -92,6 +94,11 @@ class WorkloadInfo:
             return ""
         defaults = {axis.name: axis.default for axis in self.axes}
         return json.dumps({name: arguments.get(name, defaults.get(name)) for name in self.shares}, sort_keys=True)
+
+    @property
+    def is_program(self) -> bool:
+        """Its step is another program."""
+        return self.measures_itself and not self.in_process
 
     @property
     def baseline(self) -> str | None:

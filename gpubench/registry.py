@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
+from gpubench.records import CheckResult, Timer
 
 __all__ = ["Backend", "Metric", "OwnMeasurement", "Step", "Workload", "get_workload", "registered", "workload"]
 
@@ -73,7 +74,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class OwnMeasurement:
-    """One reading that a workload took itself.
+    """What a workload measured itself: one reading, or all of a metric in their order.
 
     The step of a workload that `measures_itself` returns a list of them; another step may have them from its set-up, as
     an attribute `measured`.
@@ -81,9 +82,11 @@ class OwnMeasurement:
 
     metric: str
     unit: str
-    value: float
+    value: float | list[float]
     range: str = ""
     """What it is of, if not of the whole step: `bucket 8`."""
+    timer: Timer | None = None
+    """Who timed it, if a timer of gpubench's did."""
 
 
 @dataclass
@@ -96,13 +99,16 @@ class Workload:
     origin: str
     open_axes: bool = False
     measures_itself: bool = False
-    """The step returns its own measurements (`command`): a list of `OwnMeasurement`, one sample of each metric."""
+    """The step returns its own measurements: a list of `OwnMeasurement`. It is another program (`command`) …"""
+    in_process: bool = False
+    """… or runs here (`closed_loop`): then there is no profiled pass of it."""
     shares: tuple[str, ...] = ()
     """Arguments: cells in which these are equal may share what they build with `gpubench.shared`."""
     backends: dict[str, Backend] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     oracle_function: Callable[..., Any] | None = None
     compare_function: Callable[..., Any] | None = None
+    check_function: Callable[..., CheckResult] | None = None
     reset_function: Callable[..., None] | None = None
     bytes_function: Callable[..., float] | None = None
     flop_function: Callable[..., float] | None = None
@@ -162,6 +168,14 @@ class Workload:
         self.compare_function = function
         return function
 
+    def check(self, function: F) -> F:
+        """Register `(step, **inputs) -> CheckResult` of a workload that measures itself: was what it just did right?
+
+        It is called after each run of the step, untimed.
+        """
+        self.check_function = function
+        return function
+
     def reset(self, function: F) -> F:
         """Register what restores state between samples: takes inputs by name; untimed."""
         self.reset_function = function
@@ -212,17 +226,25 @@ class Workload:
             origin=self.origin,
             open_axes=self.open_axes,
             measures_itself=self.measures_itself,
+            in_process=self.in_process,
             shares=list(self.shares),
         )
 
 
 def workload(
-    name: str, *, open_axes: bool = False, measures_itself: bool = False, shares: typing.Sequence[str] = ()
+    name: str,
+    *,
+    open_axes: bool = False,
+    measures_itself: bool = False,
+    in_process: bool = False,
+    shares: typing.Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Workload]:
     """Register a workload: the decorated function makes the inputs, and its signature is the schema of its axes.
 
     Types that may be swept: `int`, `float`, `bool`, `str`, a `Literal` of them, and `T | None`; a `list` or `dict`
     can only be a param. The worker sets the default device and the seed before it calls the function.
+
+    The step of one that `measures_itself` returns its own figures; `in_process` says that it is no other program.
 
     `shares` names arguments. Cells in which these are equal run next to each other in one worker, and may share what
     they build with `gpubench.shared`.
@@ -235,7 +257,7 @@ def workload(
             )
         description = inspect.getdoc(function) or ""
         created = Workload(
-            name, function, description, _origin(function), open_axes, measures_itself, shares=tuple(shares)
+            name, function, description, _origin(function), open_axes, measures_itself, in_process, tuple(shares)
         )
         known = [axis.name for axis in created.info().axes]  # a signature that can't be an axis schema fails here
         if unknown := [argument for argument in shares if argument not in known]:

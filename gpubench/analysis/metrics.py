@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpubench.catalogue import MetricInfo, WorkloadInfo
 
-__all__ = ["FACTOR", "METRICS", "SHARE", "Metric", "define", "definitions", "format_value"]
+__all__ = ["FACTOR", "METRICS", "SHARE", "Metric", "define", "definitions", "format_tail", "format_value"]
 
 
 SHARE = "share"
@@ -29,6 +29,8 @@ class Metric:
     formula: str
     is_reported: bool = True
     """False for what is only a term of another metric's formula: it stays out of axes, tables and pages."""
+    has_tail: bool = False
+    """What each request sees for itself, so that the slow ones count: shown with its p90 and p99."""
 
     @property
     def title(self) -> str:
@@ -37,8 +39,8 @@ class Metric:
         return self.label if is_said else f"{self.label} ({self.unit})"
 
 
-def _seconds(key: str, label: str, formula: str) -> Metric:
-    return Metric(key, label, "s", higher_is_better=False, formula=formula)
+def _seconds(key: str, label: str, formula: str, *, has_tail: bool = False) -> Metric:
+    return Metric(key, label, "s", higher_is_better=False, formula=formula, has_tail=has_tail)
 
 
 def _rate(key: str, label: str, unit: str, formula: str) -> Metric:
@@ -52,7 +54,7 @@ METRICS: Mapping[str, Metric] = {
             "tok_s_user",
             "tok/s/user",
             "tok/s",
-            "what one user sees: 1 / step time for a bare decode step, 1 / median TPOT for served requests",
+            "what one user sees: 1 / step time for a bare decode step, 1 / TPOT for a served request",
         ),
         _rate(
             "tok_s_gpu",
@@ -75,10 +77,27 @@ METRICS: Mapping[str, Metric] = {
             "launch overhead",
             "step time − busy: the part of an unprofiled step in which the GPU ran nothing, as it waited for launches",
         ),
-        _seconds("tpot", "TPOT", "(E2E − TTFT) / (output tokens − 1), per request"),
-        _seconds("itl", "ITL", "the gap between two consecutive tokens of a request"),
-        _seconds("ttft", "TTFT", "from sending a request to its first token"),
-        _seconds("e2e", "E2E", "from sending a request to its last token"),
+        _seconds("ttft", "TTFT", "from sending a request to its first token", has_tail=True),
+        _seconds("tpot", "TPOT", "(E2E − TTFT) / (output tokens − 1), per request", has_tail=True),
+        _seconds("itl", "ITL", "the gap between two consecutive tokens of a request", has_tail=True),
+        _seconds("e2e", "E2E", "from sending a request to its last token", has_tail=True),
+        _seconds("loop_overhead", "loop overhead", "of an iteration, what passed neither in the engine nor in waiting"),
+        Metric(
+            "loop_overhead_share",
+            "loop overhead's share",
+            SHARE,
+            higher_is_better=False,
+            formula="loop overhead / step time, iteration by iteration",
+        ),
+        *(
+            Metric(key, label, unit, higher_is_better=False, formula=formula)
+            for key, label, unit, formula in [
+                ("decoding", "decoding", "sequences", "sequences that got a token by decoding, per iteration"),
+                ("prefill_share", "prefill's share", SHARE, "iterations in which a chunk of a prompt was prefilled"),
+                ("iterations", "iterations", "iterations", "of the loop, in the window that is measured"),
+                ("window", "window", "s", "from the last user's last warm-up answer to the first user's last answer"),
+            ]
+        ),
         _rate(
             "bytes_per_s",
             "achieved bandwidth",
@@ -99,9 +118,8 @@ METRICS: Mapping[str, Metric] = {
             formula="the time that the step's bytes take at the GPU's copy bandwidth, or its FLOP at its matmul rate, "
             "whichever is longer, / step time (under a profiler: / busy); both rates were measured in the same run",
         ),
-        _seconds(
-            "start_time", "start time", "tracing, warming up and capturing a step in pieces, all buckets together"
-        ),
+        _seconds("trace_time", "trace time", "what tracing a step took, once for cells that share what was traced"),
+        _seconds("start_time", "start time", "warming up and capturing a traced step in pieces, all buckets together"),
         _seconds("release_time", "release time", "resetting all graphs that were captured with a small cache"),
         _seconds("recapture_time", "recapture time", "releasing graphs, warming up and capturing them again"),
         *(
@@ -207,6 +225,13 @@ def format_value(value: float | None, unit: str) -> str:
     number = _digits(rounded / 1000.0**exponent)
     shown = unit.removeprefix("1")
     return f"{number} {_PREFIXES[exponent]}{shown}"
+
+
+def format_tail(values: Sequence[float], unit: str) -> str:
+    """Percentiles side by side, with one unit where they share it: `118 / 182 / 210 ms`."""
+    *texts, last = [format_value(value, unit) for value in values]
+    _, space, shown = last.partition(" ")
+    return " / ".join([*(text.removesuffix(space + shown) for text in texts), last])
 
 
 def _digits(value: float) -> str:

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.markup import escape
 
 from gpubench.analysis.merge import merge_cells
-from gpubench.analysis.metrics import define, format_value
+from gpubench.analysis.metrics import define, format_tail, format_value
 from gpubench.records import CellRecord, Measurement, Outcome, Pass
 from gpubench.store import ARTIFACTS, read_run
 
@@ -30,13 +31,16 @@ OUTCOME_STYLES = {
 
 PROFILED = ("kernel_sum", "span")
 """Of a profiled repetition, what tells most: how long its kernels ran, and how long they took with the gaps."""
+TAIL = (0.5, 0.9, 0.99)
+"""The percentiles of what each request sees for itself."""
 
 
 def headline(records: Sequence[CellRecord]) -> str:
     """`step_time 93.1 µs  tok_s_user 10,741 tok/s (cuda_event)`: medians over all trials of a cell's pass.
 
-    Those of the step time and of one metric that follows from it; of the profiled pass, `PROFILED`. A cell that is
-    another program has figures of its own ranges only: those of the first are shown, by its name.
+    Those of the step time and of one metric that follows from it; of the profiled pass, `PROFILED`. Where there are
+    latencies of requests, they are all that is shown, with percentiles. A cell that is another program has figures of
+    its own ranges only: those of the first are shown, by its name.
     """
     found = [measurement for record in records for measurement in record.measurements if measurement.samples]
     range_ = "" if any(not measurement.range for measurement in found) else next((m.range for m in found), "")
@@ -45,16 +49,23 @@ def headline(records: Sequence[CellRecord]) -> str:
         if measurement.range == range_:
             pooled[measurement.metric].append(measurement)
     is_profiled = any(record.pass_ is Pass.PROFILE for record in records)
-    names = [name for name in PROFILED if name in pooled] if is_profiled else list(pooled)[:2]
+    tailed = [name for name, trials in pooled.items() if define(name, trials[0].unit).has_tail]
+    names = [name for name in PROFILED if name in pooled] if is_profiled else tailed or list(pooled)[:2]
     shown = {name: pooled[name] for name in names}
-    parts = [f"{name} {_median(trials)}" for name, trials in shown.items()]
+    parts = [f"{name} {_tail(trials) if name in tailed else _median(trials)}" for name, trials in shown.items()]
     timers = {str(trials[0].timer) for trials in shown.values() if trials[0].timer}
-    return (f"{range_}: " if range_ else "") + "  ".join(parts) + (f" ({', '.join(sorted(timers))})" if timers else "")
+    notes = [*(["p50 / p90 / p99"] if any(name in tailed for name in names) else []), *sorted(timers)]
+    return (f"{range_}: " if range_ else "") + "  ".join(parts) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _median(trials: Sequence[Measurement]) -> str:
     value = statistics.median(sample for trial in trials for sample in trial.samples)
     return format_value(value, define(trials[0].metric, trials[0].unit).unit)
+
+
+def _tail(trials: Sequence[Measurement]) -> str:
+    samples = np.concatenate([trial.samples for trial in trials])
+    return format_tail(np.quantile(samples, TAIL).tolist(), define(trials[0].metric, trials[0].unit).unit)
 
 
 def failure_lines(path: Path, most: int) -> Iterator[str]:

@@ -17,6 +17,7 @@ from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Outcome
 from gpubench.report.comparison import COMPARED, Row, Versus, compare
 from gpubench.report.content import Content
+from gpubench.report.latencies import latency_table
 from gpubench.report.times import times_table
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
@@ -41,6 +42,7 @@ def markdown_report(content: Content) -> str:
         *[f"> {escape(note)}" for note in content.choice.notes],
         *(_comparison(content) or _figures(content)),
         *_frontier(content),
+        *_latencies(content),
         *_times(content),
         *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
@@ -193,6 +195,14 @@ def _frontier(content: Content) -> list[str]:
     ]
     head = ["cell", *axes, x.label, y.label]
     return [*lines, table(head, body, right=[*_numbers(content, head), len(head) - 2, len(head) - 1])]
+
+
+def _latencies(content: Content) -> list[str]:
+    head, body = latency_table(content)
+    if not body:
+        return []
+    text = table(head, body, _numbers(content, head))
+    return ["### Latencies (p50 / p90 / p99)", _folded(f"All {len(body):,} rows", text, len(body))]
 
 
 def _times(content: Content) -> list[str]:

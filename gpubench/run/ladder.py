@@ -160,7 +160,7 @@ class _Climb:
     def _ask(self, rung: Rung, why_not_now: str = "") -> Iterator[LadderEvent]:
         if self.stop.is_requested:
             return
-        is_program = self.run.header.workload.measures_itself
+        is_program = self.run.header.workload.is_program
         unable = why_not(rung, self.signature, self.record, self.tools, is_program=is_program) or why_not_now
         if unable:
             yield self._write(rung, Told(Answer.NOT_APPLICABLE, unable))

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import GpubenchError, ProfilerError
 from gpubench.machine import Gpu
 from gpubench.profilers.names import repetition_range
@@ -51,27 +52,26 @@ class Profiler:
 
 
 def choose_profiler(
-    measure: MeasureSettings, gpus: Sequence[Gpu], *, wanted: bool = True, is_program: bool = False
+    measure: MeasureSettings, gpus: Sequence[Gpu], workload: WorkloadInfo, *, wanted: bool = True
 ) -> Profiler:
     """By `measure.timer`; `auto` takes nsys where it works, else CUPTI, else none, if there is a GPU to trace.
 
     ProfilerError if one was asked for by name and doesn't work: a figure labelled nsys is made by nothing else.
-    A workload that is another program can't be traced from within this one's process.
+    A workload that is another program can't be traced from within this one's process; one that measures itself in the
+    worker has a step of its own for each sample, so that no repetition could be profiled.
     """
-    if not wanted:
-        return Profiler(None, "unprofiled, as asked for with --no-profile")
-    if measure.timer in ("cuda_event", "wall"):
-        return Profiler(None, f"unprofiled: measure.timer is {measure.timer}")
+    if unprofiled := _why_unprofiled(measure, workload, wanted=wanted):
+        return Profiler(None, f"unprofiled{unprofiled}")
     if measure.timer == "nsys":
         return _take_nsys()
     if measure.timer == "cupti":
         if not gpus:
             raise ProfilerError("CUPTI records a GPU's work, and there is no GPU here: use --timer wall")
-        return _take_cupti(is_program)
+        return _take_cupti(workload.is_program)
     if not gpus:
         return Profiler(None, "unprofiled: there is no GPU to trace")
     refusals = []
-    for take in (_take_nsys, partial(_take_cupti, is_program)):
+    for take in (_take_nsys, partial(_take_cupti, workload.is_program)):
         try:
             found = take()
         except ProfilerError as error:
@@ -79,6 +79,19 @@ def choose_profiler(
         else:
             return replace(found, why="; ".join([found.why, *refusals]))
     return Profiler(None, f"unprofiled: {'; '.join(refusals)}")
+
+
+def _why_unprofiled(measure: MeasureSettings, workload: WorkloadInfo, *, wanted: bool) -> str:
+    """What settles it, whatever profilers there are; "" if there is to be a profiled pass."""
+    if not wanted:
+        return ", as asked for with --no-profile"
+    if measure.timer in ("cuda_event", "wall"):
+        return f": measure.timer is {measure.timer}"
+    if not workload.in_process:
+        return ""
+    if measure.timer != "auto":
+        raise ProfilerError(f"{workload.name} measures itself and has no profiled pass: leave measure.timer out")
+    return f": {workload.name} measures itself"
 
 
 def _take_nsys() -> Profiler:

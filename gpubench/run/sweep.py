@@ -66,9 +66,8 @@ class SweepRequest:
 
 def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
     """Run a sweep to its end, or until `stop` says so. What was recorded stays, whatever happens."""
-    is_program = request.workload.measures_itself
     measure = request.sweep.spec.measure
-    profiler = choose_profiler(measure, request.gpus, wanted=request.profile, is_program=is_program)
+    profiler = choose_profiler(measure, request.gpus, request.workload, wanted=request.profile)
     path, session = _open_run(request, profiler)
     with RunStore(path) as store:
         add_session(path, session)
@@ -133,7 +132,7 @@ class _Passes:
         """The launcher of the profiled pass, and how many cells a worker of its may take."""
         if self.profiler.nsys is None:
             return PlainLauncher(has_dumps=False), None  # CUPTI and core dumps exclude each other
-        is_program = self.request.workload.measures_itself
+        is_program = self.request.workload.is_program
         launcher = NsysLauncher(
             self.profiler.nsys,
             pass_environment=self.request.sweep.spec.measure.pass_environment,

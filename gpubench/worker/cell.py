@@ -15,7 +15,7 @@ from gpubench.records import CellRecord, CheckResult, Hazard, Measurement, Outco
 from gpubench.settings import uses_interpreter
 from gpubench.sharing import use_shelf
 from gpubench.worker.capture_watch import CaptureWatch
-from gpubench.worker.check import check_step, make_reference
+from gpubench.worker.check import NOTHING, check_own, check_step, make_reference
 from gpubench.worker.compilations import CompileWatch
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
@@ -142,12 +142,22 @@ class _TaskRun:
             self.prepared = self._prepare()
         prepared, settings = self.prepared, self.task.measure
         if prepared.subject.workload.measures_itself:
-            return measure_own(prepared, self._enter)
+            return self._check_own(prepared, measure_own(prepared, self._enter))
         if self.task.pass_ is Pass.PROFILE:
             return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
         found = measure_trial(prepared, settings, self._enter)
         from_set_up, self.from_set_up = self.from_set_up, []
         return replace(found, measurements=[*found.measurements, *from_set_up])
+
+    def _check_own(self, prepared: Prepared, found: Trial) -> Trial:
+        """The trial of a workload that measures itself, with its fault if what it did was wrong."""
+        if prepared.subject.workload.check_function is None or self.task.check.against == NOTHING:
+            return found
+        self._enter(Stage.CHECK)
+        result = check_own(prepared)
+        self.facts.checks = [result]
+        fault = None if result.passed else CellStopped(Outcome.MISMATCH, f"{result.against}: {result.worst}", [result])
+        return replace(found, fault=fault)
 
     def _prepare(self) -> Prepared:
         """Everything up to a step that can be timed: requirements, reference, set-up, check."""

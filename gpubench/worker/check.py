@@ -19,7 +19,7 @@ from gpubench.worker.outputs import Poison, clone, find_nan, leaves, poison, vie
 from gpubench.worker.requirements import find_unmet
 from gpubench.worker.subject import Prepared, Subject, call_by_name
 
-__all__ = ["Checked", "Reference", "check_step", "make_reference"]
+__all__ = ["NOTHING", "Checked", "Reference", "check_own", "check_step", "make_reference"]
 
 NOTHING = "none"
 """`CheckResult.against` where there is no reference: then the output was written and holds no NaN, no more."""
@@ -91,6 +91,16 @@ def check_step(prepared: Prepared, reference: Reference, settings: CheckSettings
         raise fault
     again = _judge(prepared, outputs, reference, settings)
     return Checked(first, [*reference.warnings, *_explain_change(prepared, again)])
+
+
+def check_own(prepared: Prepared) -> CheckResult:
+    """Ask a workload that measures itself whether what its step just did was right."""
+    workload = prepared.subject.workload
+    assert workload.check_function is not None, "whoever asks has looked"
+    sources = ({"step": prepared.step}, prepared.inputs, prepared.subject.arguments)
+    result: CheckResult = call_by_name(workload.check_function, f".check of {workload.name}", *sources)
+    prepared.subject.device.synchronize()
+    return result
 
 
 def _verdict(

@@ -16,7 +16,7 @@ from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.clocks import ClockWatch, watch_clocks
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, MetricFailed
-from gpubench.worker.sampling import Samples, take_samples
+from gpubench.worker.sampling import Samples, garbage_collection_paused, take_samples
 from gpubench.worker.subject import Prepared, Subject
 from gpubench.worker.timer_choice import ChosenTimer, choose_timer
 from gpubench.worker.timers import WallTimer
@@ -170,7 +170,10 @@ def warm_up(prepared: Prepared, seconds: float, clock: Callable[[], float] = tim
 
 
 def measure_own(prepared: Prepared, enter: Enter) -> Trial:
-    """Run a step that measures itself, once: its own measurements, and how long it took by the wall clock."""
+    """Run a step that measures itself, once: its own measurements.
+
+    Where a step time isn't among them, it is how long the run took by the wall clock.
+    """
     enter(Stage.MEASURE)
     reported: list[OwnMeasurement] = []
 
@@ -178,18 +181,22 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
         reported.extend(_own_measurements(prepared))
 
     prepared.restore()
-    seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
-    step_time = Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)])
+    with garbage_collection_paused():
+        seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
+    found = collect_own(reported)
+    if not any(measurement.metric == STEP_TIME for measurement in found):
+        found.insert(0, Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)]))
     stopped = "it measures itself; one run is one trial"
-    return Trial([step_time, *collect_own(reported)], stopped, seconds, {"stopped": stopped})
+    return Trial(found, stopped, seconds, {"stopped": stopped})
 
 
 def collect_own(readings: Iterable[OwnMeasurement]) -> list[Measurement]:
-    """Readings that a workload took itself as measurements: a sample each."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+    """What a workload measured itself as measurements; readings of the same figure are samples of one."""
+    found: dict[tuple[str, str, str, Timer | None], list[float]] = {}
     for own in readings:
-        found.setdefault((own.metric, own.unit, own.range), []).append(own.value)
-    return [Measurement(metric, unit, None, values, range_) for (metric, unit, range_), values in found.items()]
+        samples = found.setdefault((own.metric, own.unit, own.range, own.timer), [])
+        samples.extend(own.value if isinstance(own.value, list) else [own.value])
+    return [Measurement(metric, unit, timer, values, range_) for (metric, unit, range_, timer), values in found.items()]
 
 
 def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:

@@ -17,7 +17,7 @@ from gpubench.settings import MeasureSettings
 from gpubench.worker.failure import CellStopped
 from gpubench.worker.timers import StepTimer
 
-__all__ = ["Samples", "StoppingRule", "median_interval", "take_samples"]
+__all__ = ["Samples", "StoppingRule", "garbage_collection_paused", "median_interval", "take_samples"]
 
 _Z = NormalDist().inv_cdf(0.975)
 
@@ -86,7 +86,7 @@ def take_samples(
     rule = StoppingRule(settings)
     seconds: list[float] = []
     began = time.perf_counter()
-    with _garbage_collection_paused():
+    with garbage_collection_paused():
         stopped = ""
         while not stopped:
             prepare(len(seconds))
@@ -100,7 +100,8 @@ def take_samples(
 
 
 @contextlib.contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
+    """Collect nothing meanwhile: it would fall into some sample."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

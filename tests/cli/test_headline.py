@@ -19,6 +19,13 @@ def test_the_step_time_and_what_follows_from_it_are_medians_over_all_trials_in_t
     assert told == "step_time 2.00 ms  tok_s_user 4,660 tok/s (cuda_event)"
 
 
+def test_of_latencies_of_requests_the_percentiles_are_told_and_nothing_else(tmp_path):
+    ttft = [1e-3 * n for n in range(1, 102)]
+    samples = {"step_time": [[1e-3]], "ttft": [ttft[:50], ttft[50:]], "itl": [[9e-4] * 9 + [2e-3]]}
+    told = line(tmp_path, MadeCell({}, samples), Pass.TIMING)
+    assert told == "ttft 51.0 / 91.0 / 100 ms  itl 900 µs / 1.01 / 1.90 ms (p50 / p90 / p99, cuda_event)"
+
+
 def test_the_profiled_pass_tells_kernel_time_and_span(tmp_path):
     profile = {"kernel_sum": [18e-6], "busy": [18e-6], "span": [19e-6], "profiled_step": [88e-6], "span|mlp": [9e-6]}
     told = line(tmp_path, MadeCell({}, {"step_time": [[1e-3]]}, profile=profile), Pass.PROFILE)

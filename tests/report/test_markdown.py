@@ -195,6 +195,16 @@ def test_figures_stand_cell_by_cell_where_there_is_no_baseline_and_no_frontier(t
     assert "### Figures" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
 
 
+def test_latencies_of_requests_stand_with_their_percentiles_of_all_trials(tmp_path):
+    ttft = [1e-3 * n for n in range(1, 102)]
+    cells = [MadeCell({"concurrency": users}, {"ttft": [ttft[:50], ttft[50:]]}) for users in (1, 8)]
+    failed = MadeCell({"concurrency": 64}, outcome=Outcome.OOM)
+    text = report(tmp_path / "a", [*cells, failed])
+    assert "### Latencies (p50 / p90 / p99)\n\n| concurrency | TTFT |" in text
+    assert "| 8 | 51.0 / 91.0 / 100 ms |" in text
+    assert "### Latencies" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
+
+
 def test_what_samples_say_against_a_figure_is_said_in_words(tmp_path):
     noisy = MadeCell({"n": 1}, {"step_time": [[1e-5, 2e-5] * 5]})
     few = MadeCell({"n": 2}, {"step_time": [[1e-5, 1e-5]]})

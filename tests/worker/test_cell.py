@@ -19,7 +19,7 @@ import torch
 from worker_cells import QUICK, Ran, bare, doubling, run_cell
 
 import gpubench
-from gpubench.records import Outcome, Pass, Stage, Timer, dump_line, parse_record
+from gpubench.records import CheckResult, Outcome, Pass, Stage, Timer, dump_line, parse_record
 from gpubench.registry import OwnMeasurement, Step, get_workload
 from gpubench.settings import CheckSettings, MeasureSettings
 from gpubench.worker.device import open_device
@@ -476,6 +476,41 @@ def test_a_workload_that_measures_itself_is_run_once_per_trial_and_believed() ->
     assert (rate.samples, rate.unit, rate.timer) == ([7], "1/s", None)
     assert ttft.samples == [0.5, 0.75]
     assert Stage.CHECK not in {stage for _, stage in ran.stages}
+
+
+def test_a_workload_that_measures_itself_gives_all_samples_at_once_and_its_own_step_time() -> None:
+    step_times = OwnMeasurement("step_time", "s", [0.25, 0.5], timer=Timer.WALL)
+    workload = bare(lambda: [step_times, OwnMeasurement("rate", "1/s", 3.0)])
+    workload.measures_itself = True
+
+    step_time, rate = run_cell(workload.name, "tested").record.measurements
+
+    assert (step_time.metric, step_time.timer, step_time.samples) == ("step_time", Timer.WALL, [0.25, 0.5])
+    assert (rate.timer, rate.samples) == (None, [3.0])
+
+
+@pytest.mark.parametrize(("against", "checked"), [("auto", 2), ("none", 0)])
+def test_a_workload_that_measures_itself_may_be_asked_whether_it_was_right(against: str, checked: int) -> None:
+    workload = bare(lambda: [OwnMeasurement("rate", "1/s", 3.0)])
+    workload.measures_itself = True
+    steps = []
+
+    @workload.check
+    def _(step: Step) -> CheckResult:
+        steps.append(step)
+        return CheckResult(against="1 of 3 answers", passed=len(steps) == 1, worst="token 7 is another")
+
+    ran = run_cell(workload.name, "tested", trials=(0, 1), check=CheckSettings(against=against))
+
+    assert len(steps) == checked
+    first, second = ran.records
+    assert first.outcome is Outcome.OK
+    assert [check.passed for check in first.checks] == [True] * bool(checked)
+    assert second.outcome is (Outcome.MISMATCH if checked else Outcome.OK)
+    if checked:
+        assert second.reason == "1 of 3 answers: token 7 is another"
+        assert [check.passed for check in second.checks] == [False]
+        assert [found.samples for found in second.measurements if found.metric == "rate"] == [[3.0]]
 
 
 def test_a_workload_that_measures_itself_must_return_measurements() -> None:

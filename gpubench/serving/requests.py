@@ -1,0 +1,162 @@
+"""What users ask for: how long each request's prompt and answer are, and prompts of random tokens.
+
+A length is a number, or drawn evenly from `{uniform: [low, high]}`, both ends included. Or both lengths of a request
+come from a CSV file with the columns `isl` and `osl`, one request to a row, in the order in which users send them: the
+k-th request of user u is row u + k · users, beginning again after the last.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpubench.errors import ArgumentError
+
+__all__ = [
+    "Lengths",
+    "PairsFile",
+    "Prompts",
+    "deal_lengths",
+    "draw_lengths",
+    "make_prompts",
+    "parse_length",
+    "read_pairs",
+]
+
+COLUMNS = ["isl", "osl"]
+"""The head of a file of pairs."""
+
+Ints = NDArray[np.int64]
+Range = tuple[int, int]
+"""The least and the greatest that a length can be."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of every request, [users, requests of each]."""
+
+    isl: Ints
+    """Of its prompt."""
+    osl: Ints
+    """Of its answer."""
+
+    @property
+    def users(self) -> int:
+        return int(self.isl.shape[0])
+
+    @property
+    def requests(self) -> int:
+        """Of each user."""
+        return int(self.isl.shape[1])
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the longest request takes, prompt and answer together."""
+        return int((self.isl + self.osl).max())
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """A file of pairs as it was read."""
+
+    name: str
+    pairs: list[Range]
+    digest: str
+    """The first digits of its content's SHA-256."""
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}, {len(self.pairs):,} pairs, sha256 {self.digest}…"
+
+
+def parse_length(name: str, given: Any) -> Range:
+    """The least and the greatest of what `isl` or `osl` may be; ArgumentError names it and what it got."""
+    if type(given) is int:
+        return _checked(name, given, given)
+    if isinstance(given, Mapping) and list(given) == ["uniform"]:
+        ends = given["uniform"]
+        if isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends):
+            return _checked(f"{name}.uniform", ends[0], ends[1])
+    raise ArgumentError(f"{name}: wanted a number of tokens or {{uniform: [low, high]}}; got {given!r}")
+
+
+def _checked(name: str, low: int, high: int) -> Range:
+    if low < 1:
+        raise ArgumentError(f"{name} is {low}; wanted at least 1")
+    if high < low:
+        raise ArgumentError(f"{name}: [{low}, {high}] ends below where it begins")
+    return low, high
+
+
+def read_pairs(path: str) -> PairsFile:
+    """Read a CSV file of pairs; ArgumentError names the file, the line and the value that is wrong."""
+    try:
+        content = Path(path).read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise ArgumentError(f"pairs: can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"pairs: {path} is no text: {error.reason} at byte {error.start}") from error
+    rows = csv.reader(text.splitlines(), strict=True, skipinitialspace=True)
+    try:
+        head = [name.strip() for name in next(rows, [])]
+        if head != COLUMNS:
+            raise ArgumentError(f"pairs: {path}:1: wanted the columns {','.join(COLUMNS)}; got {','.join(head)!r}")
+        pairs = [_parse_row(f"pairs: {path}:{rows.line_num}", row) for row in rows if row]
+    except csv.Error as error:
+        raise ArgumentError(f"pairs: {path}:{rows.line_num}: {error}") from error
+    if not pairs:
+        raise ArgumentError(f"pairs: {path} has no pairs below its head")
+    return PairsFile(Path(path).name, pairs, hashlib.sha256(content).hexdigest()[:12])
+
+
+def _parse_row(place: str, row: list[str]) -> Range:
+    if len(row) != len(COLUMNS):
+        raise ArgumentError(f"{place}: wanted two numbers, isl,osl; got {','.join(row)!r}")
+    for name, text in zip(COLUMNS, row, strict=True):
+        if not (text.strip().isdecimal() and int(text) >= 1):
+            raise ArgumentError(f"{place}: {name} is {text.strip()!r}; wanted a whole number, at least 1")
+    return int(row[0]), int(row[1])
+
+
+def draw_lengths(users: int, requests: int, isl: Range, osl: Range) -> Lengths:
+    """Lengths of `requests` requests of each user, from torch's current seed."""
+    drawn = [torch.randint(low, high + 1, (users, requests), device="cpu").numpy() for low, high in (isl, osl)]
+    return Lengths(*drawn)
+
+
+def deal_lengths(users: int, requests: int, pairs: Sequence[Range]) -> Lengths:
+    """Lengths of `requests` requests of each user, in the pairs' order: first the first request of every user."""
+    order = np.arange(users)[:, None] + users * np.arange(requests)
+    dealt = np.array(pairs, dtype=np.int64)[order % len(pairs)]
+    return Lengths(dealt[..., 0], dealt[..., 1])
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The tokens of all prompts, one after another."""
+
+    tokens: Tensor
+    """int64, on the model's device."""
+    starts: Ints
+    """[users, requests]: where each begins."""
+
+    def chunk(self, user: int, request: int, first: int, count: int) -> Tensor:
+        """`count` tokens of a prompt, from its token `first` on: a view."""
+        start = int(self.starts[user, request]) + first
+        return self.tokens[start : start + count]
+
+
+def make_prompts(lengths: Lengths, vocabulary: int) -> Prompts:
+    """Random prompts from torch's current seed, on the default device."""
+    ends = lengths.isl.cumsum().reshape(lengths.isl.shape)
+    return Prompts(torch.randint(vocabulary, (int(ends[-1, -1]),)), ends - lengths.isl)
