@@ -69,17 +69,17 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(400)
-def test_twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_kills_while_records_are_written_or_workers_start_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY)
     moments = random.Random(20)
     recorded: list[bytes] = []
-    for kill in range(20):
+    for kill in range(7):
         process = start(tmp_path, "sweep", str(sweep), *(["--resume"] if kill else []))
-        if kill == 0:
-            wait_for_records(tmp_path, 1)  # there must be a run to resume
+        if kill % 3 == 1:
+            time.sleep(moments.uniform(0.1, 2.0))
         else:
-            time.sleep(moments.uniform(0.1, 5.0))
+            wait_for_records(tmp_path, len(recorded) + moments.randrange(1, 6))
+            time.sleep(moments.uniform(0, 0.03))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         lines = (only_run(tmp_path) / "cells.jsonl").read_bytes().split(b"\n")[:-1]
@@ -174,9 +174,9 @@ def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
 
 def test_every_cell_gets_a_process_of_its_own_under_isolation_cell(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY)
-    assert gpubench(tmp_path, "sweep", str(sweep), "--only", "size=<11", "--isolation", "cell").code == 0
+    assert gpubench(tmp_path, "sweep", str(sweep), "--only", "size=<10", "--isolation", "cell").code == 0
     by_cell = {record.cell_id: record.worker for record in read_run(only_run(tmp_path)).records}
-    assert len(set(by_cell.values())) == len(by_cell) == 3
+    assert len(set(by_cell.values())) == len(by_cell) == 2
 
 
 def test_a_disk_that_fills_up_stops_the_sweep_and_the_resume_finishes_it(tmp_path: Path) -> None:
