@@ -14,18 +14,18 @@ from torch import Tensor
 import gpubench
 from gpubench.graphs.piecewise.buckets import choose_buckets
 from gpubench.graphs.piecewise.cuda import CudaGraphs
-from gpubench.graphs.piecewise.start import Start, start_at_once, start_in_two_phases
+from gpubench.graphs.piecewise.start import measure_start, start_at_once, start_in_two_phases
 from gpubench.graphs.piecewise.step import Arguments, Options, PiecewiseStep
+from gpubench.graphs.piecewise.trace import Traces
 from gpubench.graphs.switch import are_graphs_off
 from gpubench.models.base import Cache, DecodeModel
 from gpubench.registry import OwnMeasurement, Step
 from gpubench.workloads.decode_step import next_tokens
 
-__all__ = ["BoundPieces", "measure_start"]
+__all__ = ["BoundPieces"]
 
 SMALL_LENGTH = 128
 """Of the cache that the first of two phases captures with."""
-MEMORY = ("device", "reserved", "allocated", "pool", "driver")
 
 
 class BoundPieces:
@@ -43,25 +43,6 @@ class BoundPieces:
     def eager(self) -> Any:
         """Run the step without graphs, and uncut."""
         return self._pieces.eager(self._tokens, self._cache)
-
-
-def measure_start(start: Start) -> list[OwnMeasurement]:
-    """What a start took, and by bucket `capture_time`, the parts of memory, `replay_time` and `eager_time`."""
-    found = [OwnMeasurement("start_time", "s", start.start_time)]
-    if start.recapture_time:
-        found += [
-            OwnMeasurement("release_time", "s", start.release_time),
-            OwnMeasurement("recapture_time", "s", start.recapture_time),
-            OwnMeasurement("graphs_estimated", "B", float(start.estimated)),
-            OwnMeasurement("graphs_kept", "B", float(start.kept)),
-        ]
-    for cost in start.costs:
-        name = f"bucket {cost.bucket}"
-        found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
-        found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
-        found.append(OwnMeasurement("replay_time", "s", cost.replay_time, name))
-        found.append(OwnMeasurement("eager_time", "s", cost.eager_time, name))
-    return found
 
 
 # `buckets` is a list of token counts, or a policy by name: exact, powers, engine.
@@ -85,7 +66,8 @@ def _(  # noqa: PLR0913 - options are axes
         return lambda: step(tokens, cache)
     beside = _shared_experts(decoder) if streams == 2 else []
     head_weight = getattr(decoder, "head", None)
-    pieces = PiecewiseStep(step, options, CudaGraphs(), head=head_weight, beside=beside, name="decode_step")
+    traces = gpubench.shared("traces", (), lambda: Traces(step))
+    pieces = PiecewiseStep(traces, options, CudaGraphs(), head=head_weight, beside=beside, name="decode_step")
 
     def arguments(length: int) -> Arguments:
         """Of the cell's own step, and with caches of their own of the smaller buckets'."""

@@ -17,6 +17,7 @@ from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
 from gpubench.graphs.piecewise.split import Operator, Piece
 from gpubench.graphs.piecewise.start import start_in_two_phases
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
+from gpubench.graphs.piecewise.trace import Traces
 from gpubench.models.dense import DenseCache, DenseModel
 from gpubench.models.presets import PRESETS
 from gpubench.workloads.decode_step import next_tokens
@@ -299,6 +300,19 @@ def test_a_reset_drops_graphs_and_all_that_was_learned_and_steps_go_on_after_ano
     twin = copy.deepcopy(state)
     tokens = tokens_of(3)
     torch.testing.assert_close(pieces(tokens, state), toy(tokens, twin))
+
+
+def test_a_step_that_is_cut_again_for_another_cache_of_these_sizes_is_not_traced_again():
+    traces = Traces(Toy())
+    first = ready(traces, make_state())
+    again = ready(traces, make_state(), pool="private")
+    assert again._plans[0].traced is first._plans[0].traced
+    assert again.trace_time == first.trace_time > 0
+    state = State(torch.rand(2 * ROWS, WIDTH))
+    other = ready(traces, state)
+    assert other._plans[0].traced is not first._plans[0].traced
+    twin, tokens = copy.deepcopy(state), tokens_of(3)
+    torch.testing.assert_close(other(tokens, state), traces.step(tokens, twin))
 
 
 def test_a_fake_that_promises_another_shape_is_found_at_warm_up():

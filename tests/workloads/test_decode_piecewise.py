@@ -62,7 +62,7 @@ def test_each_bucket_has_a_figure_of_every_part_that_reports_know(set_up):
     parts = [(f"{MEMORY_PREFIX}{part}", "B") for part in MEMORY_PARTS]
     times = [(name, "s") for name in REPLAY_TIMES]
     assert by_bucket == {bucket: [(CAPTURE_TIME, "s"), *parts, *times] for bucket in (4, 2, 1)}
-    assert [own.metric for own in step.measured if not own.range] == ["start_time"]
+    assert [own.metric for own in step.measured if not own.range] == ["trace_time", "start_time"]
 
 
 def test_a_start_in_two_phases_says_what_it_cost(set_up):

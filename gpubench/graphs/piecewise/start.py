@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpubench.graphs.piecewise.step import Arguments, BucketCost, PiecewiseStep
+from gpubench.registry import OwnMeasurement
 
-__all__ = ["Start", "start_at_once", "start_in_two_phases"]
+__all__ = ["Start", "measure_start", "start_at_once", "start_in_two_phases"]
+
+MEMORY = ("device", "reserved", "allocated", "pool", "driver")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class Start:
     costs: list[BucketCost]
     """Of the captures that are used."""
     start_time: float
-    """All of it: tracing, warming up, capturing."""
+    """All of it but for tracing: warming up, capturing."""
+    trace_time: float
+    """Before that; of what others had traced already, what it took them."""
     recapture_time: float = 0.0
     """The part after the first captures: releasing them, warming up and capturing again."""
     release_time: float = 0.0
@@ -39,7 +44,7 @@ def start_at_once(pieces: PiecewiseStep, final: Callable[[], Arguments]) -> Star
     arguments = final()
     pieces.warm_up(arguments)
     costs = pieces.capture(arguments)
-    return Start(costs, watch.elapsed_s())
+    return Start(costs, watch.elapsed_s(), pieces.trace_time)
 
 
 def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], final: Callable[[], Arguments]) -> Start:
@@ -58,15 +63,38 @@ def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], f
     released_s, kept = watch.elapsed_s(), pieces.device_bytes() - before
     costs = start_at_once(pieces, final).costs
     ended_s = watch.elapsed_s()
-    return Start(costs, ended_s, ended_s - captured_s, released_s - captured_s, estimated, kept)
+    recapture_s, release_s = ended_s - captured_s, released_s - captured_s
+    return Start(costs, ended_s, pieces.trace_time, recapture_s, release_s, estimated, kept)
+
+
+def measure_start(start: Start) -> list[OwnMeasurement]:
+    """What a start took, and by bucket `capture_time`, the parts of memory, `replay_time` and `eager_time`."""
+    found = [OwnMeasurement("trace_time", "s", start.trace_time), OwnMeasurement("start_time", "s", start.start_time)]
+    if start.recapture_time:
+        found += [
+            OwnMeasurement("release_time", "s", start.release_time),
+            OwnMeasurement("recapture_time", "s", start.recapture_time),
+            OwnMeasurement("graphs_estimated", "B", float(start.estimated)),
+            OwnMeasurement("graphs_kept", "B", float(start.kept)),
+        ]
+    for cost in start.costs:
+        name = f"bucket {cost.bucket}"
+        found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
+        found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
+        found.append(OwnMeasurement("replay_time", "s", cost.replay_time, name))
+        found.append(OwnMeasurement("eager_time", "s", cost.eager_time, name))
+    return found
 
 
 class _Watch:
-    """Tells the time, less what timing steps took."""
+    """Tells the time, less what timing steps and tracing took."""
 
     def __init__(self, pieces: PiecewiseStep) -> None:
         self._pieces = pieces
-        self._began = time.perf_counter() - pieces.timed_s
+        self._began = self._now()
 
     def elapsed_s(self) -> float:
-        return time.perf_counter() - self._pieces.timed_s - self._began
+        return self._now() - self._began
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._pieces.timed_s - self._pieces.traced_s

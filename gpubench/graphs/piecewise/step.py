@@ -26,7 +26,7 @@ from gpubench.graphs.piecewise.capture import BucketCapture
 from gpubench.graphs.piecewise.entry import Entry, OutputInfo, call_operator, call_piece, learn_output
 from gpubench.graphs.piecewise.seam import Graphs, MemoryInUse
 from gpubench.graphs.piecewise.split import Piece, Plan, split
-from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, trace_step
+from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, Traces
 
 __all__ = ["BucketCost", "Options", "PiecewiseStep"]
 
@@ -86,7 +86,7 @@ class PiecewiseStep:
 
     def __init__(
         self,
-        step: Callable[..., Any],
+        step: Callable[..., Any] | Traces,
         options: Options,
         graphs: Graphs,
         *,
@@ -94,13 +94,17 @@ class PiecewiseStep:
         beside: Sequence[Tensor] = (),
         name: str = "step",
     ) -> None:
-        """`head` is the weight with which `head: outside` begins, `beside` are those that `streams: 2` is for."""
-        self.eager = step
-        """The step as it was given."""
+        """`step` may be its traces, for those who cut one step in several ways. `head` is the weight with which
+        `head: outside` begins, `beside` are those that `streams: 2` is for."""
+        self._traces = step if isinstance(step, Traces) else Traces(step)
         self.options = options
         self.name = name
         self.timed_s = 0.0
-        """Seconds that timing steps took so far: no part of a start."""
+        """Seconds that timing steps took so far …"""
+        self.traced_s = 0.0
+        """… and finding traces: neither is part of a start."""
+        self.trace_time = 0.0
+        """Seconds that its traces took whoever had them made."""
         self._graphs = graphs
         self._head = head if options.head == "outside" else None
         self._beside = beside if options.streams == 2 else ()
@@ -113,6 +117,11 @@ class PiecewiseStep:
         self._buffers: list[Tensor] = []
         self._copies: dict[fx.Node, Tensor] = {}
         self._pool: Any = None
+
+    @property
+    def eager(self) -> Callable[..., Any]:
+        """The step as it was given."""
+        return self._traces.step
 
     @property
     def buckets(self) -> list[int]:
@@ -159,7 +168,7 @@ class PiecewiseStep:
         return self._replay(find_bucket(self.options.buckets, len(per_token[0])), per_token, state)
 
     def reset(self) -> None:
-        """Drop all graphs, addresses, outputs and what was learned: the cache is going to move."""
+        """Drop all graphs, addresses, outputs and what was learned: the cache is going to move. Traces know of none."""
         self._graphs.settle()
         for entry in self._entries.values():
             for graph in entry.graphs:
@@ -177,7 +186,11 @@ class PiecewiseStep:
         for plan in self._plans:
             if plan.traced.admits(bucket):
                 return plan
-        self._plans.append(split(trace_step(self.eager, per_token, state, bucket), self._head, self._beside))
+        began = time.perf_counter()
+        traced = self._traces.find(per_token, state, bucket)
+        self.traced_s += time.perf_counter() - began
+        self.trace_time += traced.seconds
+        self._plans.append(split(traced, self._head, self._beside))
         return self._plans[-1]
 
     def _known_values(self, plan: Plan, bucket: int, live: Sequence[Any]) -> Values:

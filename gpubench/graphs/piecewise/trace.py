@@ -7,6 +7,7 @@ the graph is called with the inputs that were found in the step's arguments by i
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import FunctionType
@@ -20,7 +21,18 @@ from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
 from gpubench.kernels.ops import cut_at_seams
 
-__all__ = ["Constant", "Input", "NumTokens", "Path", "PerToken", "State", "Traced", "state_tensors", "trace_step"]
+__all__ = [
+    "Constant",
+    "Input",
+    "NumTokens",
+    "Path",
+    "PerToken",
+    "State",
+    "Traced",
+    "Traces",
+    "state_tensors",
+    "trace_step",
+]
 
 Step = Callable[..., Any]
 """`step(*per_token, state)`: tensors whose first dimension is the tokens', and what is remembered between steps."""
@@ -91,6 +103,8 @@ class Traced:
     structure: pytree.TreeSpec
     """… and how the leaves are put together."""
     sizes: Sizes
+    seconds: float = 0.0
+    """What tracing it took."""
 
     def admits(self, num_tokens: int) -> bool:
         """Whether a step of so many tokens is this graph, too."""
@@ -146,6 +160,28 @@ class _OneNumber:
 
     def rows(self, node: fx.Node) -> Rows | None:
         return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
+
+
+class Traces:
+    """The graphs of one step, each traced once. They know the sizes of a state and where its tensors are in it, but
+    nothing of its memory: whoever cuts the step again, for another cache of these sizes, may have them."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        """The step as it was given."""
+        self._by_sizes: dict[Any, list[Traced]] = {}
+
+    def find(self, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
+        """The graph for so many tokens; arguments and refusals are those of `trace_step`."""
+        sizes = tuple((path, value.shape, value.stride(), value.dtype) for path, value in state_tensors(state))
+        found = self._by_sizes.setdefault(sizes, [])
+        for traced in found:
+            if traced.admits(num_tokens):
+                return traced
+        began = time.perf_counter()
+        traced = trace_step(self.step, per_token, state, num_tokens)
+        found.append(replace(traced, seconds=time.perf_counter() - began))
+        return found[-1]
 
 
 def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, Tensor]]:
