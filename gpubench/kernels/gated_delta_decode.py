@@ -53,8 +53,8 @@ def load_state(state_ptr, K: tl.constexpr, V: tl.constexpr, BLOCK_V: tl.constexp
 
 
 @triton.jit
-def advance(loaded, state_ptr, q, k, v, decay, beta, scale, V: tl.constexpr):
-    """One token for the columns of a head's state that were loaded; they are stored where they came from.
+def advance(loaded, state_ptr, q, k, v, decay, beta, scale, is_live, V: tl.constexpr):
+    """One token for the columns of a head's state that were loaded; a live one's are stored where they came from.
 
     q, k [K]; v [BLOCK_V]; gives the output [BLOCK_V].
     """
@@ -63,7 +63,7 @@ def advance(loaded, state_ptr, q, k, v, decay, beta, scale, V: tl.constexpr):
     recalled = tl.sum(state * k[:, None], axis=0)
     queried = tl.sum(state * q[:, None], axis=0)
     fresh = beta * (v - decay * recalled)
-    tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(state_ptr.dtype.element_ty))
+    tl.store(tile, (decay * state + k[:, None] * fresh[None, :]).to(state_ptr.dtype.element_ty), mask=is_live)
     return (decay * queried + tl.sum(k * q, axis=0) * fresh) * scale
 
 
@@ -104,7 +104,7 @@ def _decode_kernel(
     decay = tl.exp(tl.load(g_ptr + sequence * heads + head))
     beta = tl.load(beta_ptr + sequence * heads + head)
 
-    out = advance(state, own_state, q, k, v, decay, beta, scale, V)
+    out = advance(state, own_state, q, k, v, decay, beta, scale, True, V)
     tl.store(out_ptr + sequence * out_stride + values, out.to(out_ptr.dtype.element_ty))
 
 

@@ -11,7 +11,8 @@ K, V], float32 or bfloat16.
 
 conv_state [batch, TAPS, channels] is a ring: the input of position p is in slot p mod TAPS, and positions int32 [batch]
 says which token this is. So nothing is moved, and the slot that is written is the one that no program reads. Slots of
-inputs before position 0 hold zeros. positions is the caller's, who counts.
+inputs before position 0 hold zeros. positions is the caller's, who counts; a sequence at position −1 stays as it is,
+and its output means nothing. Ring and state may be of more sequences, of which the first are meant.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _convolve(mixed_ptr, ring_ptr, weight_ptr, channels, position, total_channel
         older = tl.load(ring_ptr + slot * total_channels + channels).to(tl.float32)
         total += older * tl.load(weight_ptr + channels * TAPS + TAPS - 1 - back).to(tl.float32)
     # Other programs may be reading the slots of older tokens; this one held the token that no tap reaches any more.
-    tl.store(ring_ptr + (position % TAPS) * total_channels + channels, newest, mask=is_writer)
+    tl.store(ring_ptr + (position % TAPS) * total_channels + channels, newest, mask=is_writer & (position >= 0))
     return total * tl.sigmoid(total)
 
 
@@ -113,7 +114,7 @@ def _step_kernel(
 
     if not IS_STATE_FIRST:
         state = load_state(own_state, K, V, BLOCK_V)
-    out = advance(state, own_state, q, k, v, decay, beta, scale, V)
+    out = advance(state, own_state, q, k, v, decay, beta, scale, position >= 0, V)
     tl.store(out_ptr + sequence * (heads * V) + values, out.to(out_ptr.dtype.element_ty))
 
 
@@ -144,9 +145,10 @@ def gated_delta_step(
         raise ArgumentError(
             f"{kernel}: state has shape {tuple(state.shape)}; wanted (batch, heads, K, V), K one of {KEY_DIMS}"
         )
-    batch, heads, dim_k, dim_v = state.shape
+    heads, dim_k, dim_v = state.shape[1:]
     key_heads = _count_key_heads(mixed, state)
-    channels = mixed.shape[1]
+    batch, channels = mixed.shape
+    sequences = max(batch, len(state))
     taps = conv_weight.shape[-1] if conv_weight.dim() else 0
     if not 2 <= taps <= MAX_TAPS:
         raise ArgumentError(
@@ -154,7 +156,7 @@ def gated_delta_step(
         )
     for name, tensor, shape in (
         ("conv_weight", conv_weight, (channels, taps)),
-        ("conv_state", conv_state, (batch, taps, channels)),
+        ("conv_state", conv_state, (sequences, taps, channels)),
         ("out", out, (batch, heads, dim_v)),
     ):
         check_operand(kernel, name, tensor, shape, like=mixed)
@@ -165,7 +167,7 @@ def gated_delta_step(
     check_index(kernel, "positions", positions, (batch,), like=mixed)
     for name, tensor in (("a_log", a_log), ("dt_bias", dt_bias)):
         check_float32(kernel, name, tensor, (heads,), like=mixed)
-    check_state(kernel, state, (batch, heads, dim_k, dim_v), STATE_DTYPES)
+    check_state(kernel, state, (sequences, heads, dim_k, dim_v), STATE_DTYPES)
     if block_v is None:
         block_v = choose_block_v(batch * heads, dim_v, "step")
     check_block_v(kernel, block_v, dim_v, tuple(WARPS))
@@ -188,8 +190,8 @@ def gated_delta_step(
 def _count_key_heads(mixed: Tensor, state: Tensor) -> int:
     """How many key heads the channels of `mixed` have room for; ArgumentError if that comes out wrong."""
     check_launchable("gated_delta_step", "mixed", mixed)
-    batch, heads, dim_k, dim_v = state.shape
-    channels = mixed.shape[-1] if mixed.dim() == 2 and mixed.shape[0] == batch else 0
+    heads, dim_k, dim_v = state.shape[1:]
+    batch, channels = mixed.shape if mixed.dim() == 2 and mixed.numel() else (len(state), 0)
     key_heads, rest = divmod(channels - heads * dim_v, 2 * dim_k)
     if key_heads < 1 or rest or heads % key_heads:
         raise ArgumentError(

@@ -2,9 +2,10 @@
 
     out[b, h] = softmax over t < lengths[b] of (q[b, h] · keys[b, g, t] · scale) · values[b, g, t],   g = ⌊h / group⌋
 
-q, out [batch, heads, dim]; keys, values [batch, kv_heads, capacity, dim]; group = heads / kv_heads query heads share a
-KV head, and one load of it. lengths [batch], int32, on the device; what is beyond the capacity doesn't count, and a
-length of 0 gives 0. Operands are float32, float16 or bfloat16, everything else float32 until the final cast.
+q, out [batch, heads, dim]; keys, values [batch or more, kv_heads, capacity, dim], of which the first are meant; group =
+heads / kv_heads query heads share a KV head, and one load of it. lengths [batch], int32, on the device; what is beyond
+the capacity doesn't count, and a length of 0 gives 0. Operands are float32, float16 or bfloat16, everything else
+float32 until the final cast.
 
 One query row per sequence is little to do in parallel, so the cache is split: a program attends to one split of one KV
 head, and a second kernel merges the splits, which lie in the caller's scratch as gpubench.kernels.mla_merge has it. How
@@ -227,7 +228,7 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
     batch, heads, dim = q.shape
     if keys.dim() != 4 or keys.shape[1] < 1 or keys.shape[2] < 1:
         raise ArgumentError(
-            f"{kernel}: keys has shape {tuple(keys.shape)}; wanted ({batch}, kv_heads, capacity, {dim})"
+            f"{kernel}: keys has shape {tuple(keys.shape)}; wanted ({batch} or more, kv_heads, capacity, {dim})"
         )
     kv_heads, capacity = keys.shape[1:3]
     if heads % kv_heads or heads // kv_heads > MAX_GROUP:
@@ -236,7 +237,7 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
             f"wanted a divisor that leaves at most {MAX_GROUP} query heads to each"
         )
     for name, tensor in (("keys", keys), ("values", values)):
-        check_operand(kernel, name, tensor, (batch, kv_heads, capacity, dim), like=q)
+        check_operand(kernel, name, tensor, (max(batch, len(keys)), kv_heads, capacity, dim), like=q)
     check_operand(kernel, "out", out, (batch, heads, dim), like=q)
     for name, tensor in (("q", q), ("keys", keys), ("values", values)):
         check_adjacent(kernel, name, tensor)

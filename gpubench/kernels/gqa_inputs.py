@@ -4,11 +4,11 @@
     keys[b, :, positions[b]] ← k,   values[b, :, positions[b]] ← v
 
 projected [batch, width]: queries of all heads, then whatever else there is, then keys and values of all KV heads, a
-head's `dim` adjacent. query_norm, key_norm [dim] or None. query [batch, heads, dim]; keys, values [batch, kv_heads,
-capacity, dim]. All of these float32, float16 or bfloat16, computed in float32. rotary [positions, 2, HALF], float32:
-cos and sin of each position's angles, of which dims i and i + HALF make a pair, as in GPT-NeoX, after Su et al.,
-"RoFormer", 2021. positions [batch], int32, on the device; a sequence whose position lies beyond the table or the cache
-is left as it is.
+head's `dim` adjacent. query_norm, key_norm [dim] or None. query [batch, heads, dim]; keys, values [batch or more,
+kv_heads, capacity, dim]. All of these float32, float16 or bfloat16, computed in float32. rotary [positions, 2, HALF],
+float32: cos and sin of each position's angles, of which dims i and i + HALF make a pair, as in GPT-NeoX, after Su et
+al., "RoFormer", 2021. positions [batch], int32, on the device; a sequence whose position is negative, or lies beyond
+the table or the cache, is left as it is.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _check(
     if query.dim() != 3 or keys.dim() != 4 or min(query.shape) < 1:
         raise ArgumentError(
             f"{kernel}: query has shape {tuple(query.shape)} and keys {tuple(keys.shape)}; "
-            "wanted (batch, heads, dim) and (batch, kv_heads, capacity, dim)"
+            "wanted (batch, heads, dim) and (batch or more, kv_heads, capacity, dim)"
         )
     (batch, heads, dim), (kv_heads, capacity) = query.shape, keys.shape[1:3]
     width = projected.shape[-1]
@@ -181,7 +181,7 @@ def _check(
         )
     check_operand(kernel, "query", query, (batch, heads, dim), like=projected)
     for name, tensor in (("keys", keys), ("values", values)):
-        check_operand(kernel, name, tensor, (batch, kv_heads, capacity, dim), like=projected)
+        check_operand(kernel, name, tensor, (max(batch, len(keys)), kv_heads, capacity, dim), like=projected)
     for name, tensor in (("projected", projected), ("query", query), ("keys", keys), ("values", values)):
         check_adjacent(kernel, name, tensor)
     if (norms[0] is None) != (norms[1] is None):

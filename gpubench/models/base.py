@@ -125,8 +125,10 @@ class DecodeModel(Protocol):
 class Slots(Protocol):
     """The caches of sequences that come and go: a slot for each, all of one capacity."""
 
-    capacity: int
-    """Tokens that a slot has room for."""
+    @property
+    def capacity(self) -> int:
+        """Tokens that a slot has room for."""
+        ...
 
     def clear(self, slot: int) -> None:
         """A new sequence begins in this slot: recurrent states go to zero. Without a sync."""

@@ -2,8 +2,8 @@
 
 Per layer, for hidden states x [batch, hidden]:
 
-    q, k, v = split(RMSNorm(x) · W_qkvᵀ);  q, k rotated to the new token's position
-    x ← x + softmax(q · Kᵀ / √head_dim) · V · W_oᵀ            K, V: the cache, k and v written to its last position
+    q, k, v = split(RMSNorm(x) · W_qkvᵀ)
+    x ← x + softmax(q · Kᵀ / √head_dim) · V · W_oᵀ            gpubench.models.attention, of rotated q and k
     x ← x + (silu(gate) ⊙ up) · W_downᵀ,  gate, up = split(RMSNorm(x) · W_gate_upᵀ)
 """
 
@@ -16,9 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import Unsupported
-from gpubench.models.attention import cached_attention
-from gpubench.models.base import Attention, Parallel
-from gpubench.models.layers import random_weight, rotary_table, rotate, weight
+from gpubench.models.attention import (
+    KeyValueCache,
+    Place,
+    attention_scratch,
+    make_key_values,
+    place_chunk,
+    place_last,
+    place_rows,
+)
+from gpubench.models.base import Attention, Chunk, Parallel, check_triton
+from gpubench.models.layers import random_weight, rotary_table, weight
 from gpubench.models.ranks import divide, divide_kv_heads
 from gpubench.models.shapes import check_groups, check_rotary
 from gpubench.ranges import annotate
@@ -104,35 +112,56 @@ class DenseConfig:
         return 2 * batch * (products + attention)
 
     def build(self, dtype: torch.dtype, attention: Attention = "torch") -> DenseModel:
-        if attention != "torch":
+        """`attention: triton` takes our kernels for one token's attention and for what stands before it."""
+        if attention == "flashinfer":
             raise Unsupported(
-                f"attention: {attention}: dense models have torch's attention alone; use attention: torch"
+                "attention: flashinfer: dense models have torch's operators and our kernels; use torch or triton"
             )
-        return DenseModel(self, dtype)
+        if attention == "triton":
+            check_triton()
+        return DenseModel(self, dtype, attention)
 
 
 @dataclass(frozen=True)
 class DenseCache:
-    """Keys and values of a batch, one pair of [batch, kv_heads, length, head_dim] per layer, and its positions."""
+    """Keys and values of a batch, one pair of [batch, kv_heads, length, head_dim] per layer: of sequences that are all
+    of that length, or of slots that have room for it."""
 
     keys: list[Tensor]
     values: list[Tensor]
     rotary: Tensor
     """cos and sin of every position's angles: [length, 2, head_dim / 2], fp32."""
+    positions: Tensor
+    """Of the new token: [batch], int32, length − 1 for all."""
+    lengths: Tensor
+    """What attention sees: [batch], int32, length for all."""
+    scratch: Tensor
+    """What our attention kernel works in, layer after layer: fp32."""
 
     @property
     def length(self) -> int:
         return self.rotary.shape[0]
 
+    @property
+    def capacity(self) -> int:
+        return self.length
+
     def restore(self) -> None:
         """Nothing to do: a step writes the last position alone, and the same again when it is repeated."""
 
+    def clear(self, slot: int) -> None:
+        """Nothing to do: of what a sequence didn't write itself it sees nothing."""
+
     def prefix(self, length: int) -> DenseCache:
         """The same memory seen as a shorter cache: what a step at an earlier position reads and writes."""
-        return DenseCache(
-            [keys[:, :, :length] for keys in self.keys],
-            [values[:, :, :length] for values in self.values],
-            self.rotary[:length],
+        lengths = torch.full_like(self.lengths, length)
+        return replace(
+            self,
+            keys=[keys[:, :, :length] for keys in self.keys],
+            values=[values[:, :, :length] for values in self.values],
+            rotary=self.rotary[:length],
+            positions=lengths - 1,
+            lengths=lengths,
         )
 
 
@@ -150,51 +179,78 @@ class DenseLayer(nn.Module):
         self.gate_up = random_weight(2 * c.intermediate, c.hidden, dtype=dtype)
         self.down = random_weight(c.hidden, c.intermediate, dtype=dtype)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor) -> Tensor:
-        """x [batch, hidden] → the same; writes the last position of `keys` and `values`; `rotary` is that row."""
+    def forward(self, x: Tensor, own: KeyValueCache, place: Place) -> Tensor:
+        """x [tokens, hidden] → the same; writes to `own` what stands at `place`."""
         with annotate("attention"):
-            x = x + self._attend(self._norm(x, self.attention_norm), keys, values, rotary)
+            projected = F.linear(self._norm(x, self.attention_norm), self.qkv)
+            x = x + F.linear(place.attend(projected, own, self.config), self.attention_out)
         with annotate("mlp"):
             gate, up = F.linear(self._norm(x, self.mlp_norm), self.gate_up).chunk(2, dim=-1)
             return x + F.linear(F.silu(gate) * up, self.down)
-
-    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor) -> Tensor:
-        c = self.config
-        batch = x.shape[0]
-        heads = F.linear(x, self.qkv).view(batch, c.heads + 2 * c.kv_heads, c.head_dim)
-        query, key, value = torch.split(heads, [c.heads, c.kv_heads, c.kv_heads], dim=1)
-        attended = cached_attention(rotate(query, rotary), rotate(key, rotary), value, keys, values)
-        return F.linear(attended, self.attention_out)
 
     def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
         return F.rms_norm(x, scale.shape, scale, self.config.norm_eps)
 
 
 class DenseModel(nn.Module):
-    """A dense decoder; satisfies `DecodeModel`."""
+    """A dense decoder; satisfies `DecodeModel` and `ServingModel`."""
 
-    def __init__(self, config: DenseConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: DenseConfig, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.has_kernels = config, attention == "triton"
+        if self.has_kernels:
+            import gpubench.kernels.gqa_decode
+            import gpubench.kernels.gqa_inputs  # noqa: F401 - both register their operators
         self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
         self.layers = nn.ModuleList(DenseLayer(config, dtype) for _ in range(config.layers))
         self.norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: DenseCache) -> Tensor:
+        return self._finish(self._run(tokens, cache, place_last(cache, has_kernels=self.has_kernels)))
+
+    def decode(self, tokens: Tensor, positions: Tensor, slots: DenseCache) -> Tensor:
+        place = place_rows(slots, positions, has_kernels=self.has_kernels, dtype=self.head.dtype)
+        return self._finish(self._run(tokens, slots, place))
+
+    def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        slots = chunk.slots
+        assert isinstance(slots, DenseCache), "what make_slots gave"
+        place = place_chunk(slots, positions, chunk.span, has_kernels=self.has_kernels)
+        x = self._run(tokens, slots, place)
+        with annotate("head"):
+            return self._norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with annotate("head"):
+            return F.linear(hidden, self.head)
+
+    def _run(self, tokens: Tensor, cache: DenseCache, place: Place) -> Tensor:
+        """All layers: hidden states [tokens, hidden]."""
         with annotate("embedding"):
             x = F.embedding(tokens, self.embedding)
-        position = cache.rotary[-1]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x = layer(x, keys, values, position)
+            x = layer(x, KeyValueCache(keys, values), place)
+        return x
+
+    def _finish(self, x: Tensor) -> Tensor:
         with annotate("head"):
-            x = F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps)
-            return F.linear(x, self.head)
+            return F.linear(self._norm(x), self.head)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps)
 
     def make_cache(self, batch: int, length: int) -> DenseCache:
-        c = self.config
-        shape = (batch, c.kv_heads, length, c.head_dim)
-        like = self.embedding  # its dtype and device
-        keys = [like.new_empty(shape).normal_() for _ in range(c.layers)]
-        values = [like.new_empty(shape).normal_() for _ in range(c.layers)]
-        return DenseCache(keys, values, rotary_table(length, c.head_dim, c.rotary_base, like.device))
+        return self._make_cache(batch, length, is_empty=False)
+
+    def make_slots(self, slots: int, capacity: int) -> DenseCache:
+        return self._make_cache(slots, capacity, is_empty=True)
+
+    def _make_cache(self, batch: int, length: int, *, is_empty: bool) -> DenseCache:
+        c, like = self.config, self.embedding  # its dtype and device
+        layers = [make_key_values(like, batch, length, c, is_empty=is_empty) for _ in range(c.layers)]
+        rotary = rotary_table(length, c.head_dim, c.rotary_base, like.device)
+        lengths = torch.full((batch,), length, dtype=torch.int32, device=like.device)
+        scratch = attention_scratch(like, batch, length, c, has_kernels=self.has_kernels)
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        return DenseCache(keys, values, rotary, lengths - 1, lengths, scratch)

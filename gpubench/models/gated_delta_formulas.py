@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gpubench.kernels.gated_delta_arguments import CHUNK, GATE_FLOOR
 
-__all__ = ["advance", "chunked", "pack", "prepare", "scan", "unpack"]
+__all__ = ["advance", "chunked", "pack", "prepare", "prepare_chunk", "ring_slots", "scan", "unpack"]
 
 _NORM_EPS = 1e-6
 
@@ -38,18 +38,52 @@ def prepare(token: Mapping[str, Tensor], conv_state: Tensor, state: Tensor) -> t
 
     `token` has mixed, conv_weight, positions, a, b, a_log and dt_bias, as in gpubench.kernels.gated_delta_step.
     """
-    mixed, (batch, heads, dim_k, dim_v) = token["mixed"], state.shape
-    taps = conv_state.shape[1]
+    mixed = token["mixed"]
+    batch, taps = conv_state.shape[:2]
     rows = torch.arange(batch, device=mixed.device)[:, None]
     slots = (token["positions"][:, None] + 1 + torch.arange(taps, device=mixed.device)) % taps  # oldest to newest
     conv_state = conv_state.index_put((rows[:, 0], slots[:, -1]), mixed)
     convolved = F.silu((conv_state[rows, slots] * token["conv_weight"].T).sum(dim=1))
-    keys, values = torch.split(convolved, [mixed.shape[1] - heads * dim_v, heads * dim_v], dim=1)
-    keys = keys.view(batch, 2, -1, dim_k)
+    return *_split(convolved, state), *_rates(token), conv_state
+
+
+def prepare_chunk(
+    tokens: Mapping[str, Tensor], conv_state: Tensor, first: int, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same for consecutive tokens of one sequence, the first of them at position `first`: q, k, v, g and beta.
+
+    `tokens` has all but the positions; conv_state [taps, channels] is the sequence's ring, which is left as it is, and
+    state [1, heads, K, V] only tells sizes.
+    """
+    mixed, weights = tokens["mixed"], tokens["conv_weight"].T
+    inputs = torch.cat((conv_state[ring_slots(first, conv_state)[1:]], mixed))
+    convolved = inputs[: len(mixed)] * weights[0]
+    for tap in range(1, len(weights)):
+        convolved.addcmul_(inputs[tap : tap + len(mixed)], weights[tap])
+    q, k, v = _split(F.silu(convolved), state)
+    return q, k, v, *_rates(tokens)
+
+
+def ring_slots(position: int, conv_state: Tensor) -> Tensor:
+    """Where a ring [taps, channels] has the inputs of the positions before this one, oldest to newest."""
+    taps = conv_state.shape[0]
+    return (torch.arange(taps, device=conv_state.device) + position) % taps
+
+
+def _split(convolved: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k, normalised, and v of convolved tokens [rows, channels], by the sizes of a state [_, heads, K, V]."""
+    rows, (heads, dim_k, dim_v) = len(convolved), state.shape[1:]
+    keys, values = torch.split(convolved, [convolved.shape[1] - heads * dim_v, heads * dim_v], dim=1)
+    keys = keys.view(rows, 2, -1, dim_k)
     q, k = (keys * (keys.square().sum(dim=-1, keepdim=True) + _NORM_EPS).rsqrt()).unbind(dim=1)
-    kind = torch.promote_types(mixed.dtype, torch.float32)
+    return q, k, values.view(rows, heads, dim_v)
+
+
+def _rates(token: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """g and beta, [rows, heads] each."""
+    kind = torch.promote_types(token["mixed"].dtype, torch.float32)
     g = -token["a_log"].to(kind).exp() * F.softplus(token["a"].to(kind) + token["dt_bias"])
-    return q, k, values.view(batch, heads, dim_v), g, token["b"].to(kind).sigmoid(), conv_state
+    return g, token["b"].to(kind).sigmoid()
 
 
 def unpack(rows: Tensor, lengths: Sequence[int], multiple: int = 1) -> Tensor:

@@ -5,10 +5,10 @@ The shape of Qwen3-Next and Qwen3.5. Per layer, for hidden states x [batch, hidd
     x ← x + mix(RMSNorm(x))                    mix: a gated delta layer, or gated attention
     x ← x + experts(RMSNorm(x))                as in gpubench.models.moe
 
-Gated attention, with the cache K, V, whose last position the new k and v are written to:
+Gated attention, with queries and keys that have norms, and of which the first `rotary_dims` are rotated:
 
-    q, gate, k, v = split(x · W_inᵀ);  q, k ← RMSNorm over each head, then the first `rotary_dims` of it rotated
-    mix(x) = (softmax(q · Kᵀ / √head_dim) · V ⊙ σ(gate)) · W_outᵀ
+    q, gate, k, v = split(x · W_inᵀ)
+    mix(x) = (softmax(q · Kᵀ / √head_dim) · V ⊙ σ(gate)) · W_outᵀ           as in gpubench.models.attention
 
 With `attention: triton`, a captured step of qwen3.5-35b-a3b at full depth in bfloat16, on an NVIDIA H200 (2026-11-21):
 
@@ -31,11 +31,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import Unsupported
-from gpubench.models.attention import KeyValueCache, cached_attention
-from gpubench.models.base import Attention, Parallel, check_triton
+from gpubench.models.attention import (
+    KeyValueCache,
+    Place,
+    attention_scratch,
+    make_key_values,
+    place_chunk,
+    place_last,
+    place_rows,
+)
+from gpubench.models.base import Attention, Chunk, Parallel, check_triton
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
-from gpubench.models.layers import random_weight, rotary_table, rotate, weight
+from gpubench.models.layers import random_weight, rotary_table, weight
 from gpubench.models.moe import MixtureOfExperts, MoeShape
 from gpubench.models.projections import Operand, project
 from gpubench.models.ranks import divide, divide_kv_heads, stand_ins
@@ -194,7 +202,7 @@ class HybridConfig:
 
 @dataclass(frozen=True)
 class HybridCache:
-    """What a batch's layers remember, one entry per layer, and where the new token stands."""
+    """What layers remember, one entry per layer: of a batch, and where its new token stands, or of slots."""
 
     layers: list[KeyValueCache | GatedDeltaCache]
     rotary: Tensor
@@ -212,6 +220,16 @@ class HybridCache:
     def length(self) -> int:
         return self.rotary.shape[0]
 
+    @property
+    def capacity(self) -> int:
+        return self.length
+
+    def clear(self, slot: int) -> None:
+        """Put the slot's states back to where they started. Of keys and values a sequence sees its own alone."""
+        for layer in self.layers:
+            if isinstance(layer, GatedDeltaCache):
+                layer.clear(slot)
+
     def restore(self) -> None:
         """Put states back to where they started. Keys and values need none: a step writes the same again."""
         for layer in self.layers:
@@ -223,6 +241,21 @@ class HybridCache:
         layers = [layer.prefix(length) if isinstance(layer, KeyValueCache) else layer for layer in self.layers]
         lengths = torch.full_like(self.lengths, length)
         return replace(self, layers=layers, rotary=self.rotary[:length], positions=lengths - 1, lengths=lengths)
+
+
+@dataclass(frozen=True)
+class HybridPlace:
+    """Where a step's tokens stand: what attention asks, and what else there is to know."""
+
+    attention: Place
+    positions: Tensor
+    """[tokens], int32; −1 in the rows of idle slots."""
+    span: Tensor | None = None
+    """Of a chunk of one sequence, as in `Chunk`; None: every token is a sequence's."""
+    may_idle: bool = False
+    """Whether any stands at −1, where it changes nothing."""
+    others: Tensor | None = None
+    """As in `HybridCache`."""
 
 
 class GatedAttention(nn.Module):
@@ -241,43 +274,13 @@ class GatedAttention(nn.Module):
             import gpubench.kernels.gqa_inputs
             import gpubench.kernels.linear_few  # noqa: F401 - all register their operators
 
-    def forward(self, x: Tensor, scale: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
-        """x [batch, hidden] → the same; writes the last position of `own`. `scale` [hidden] is the norm's."""
-        c, batch, width = self.config, x.shape[0], self.config.heads * self.config.head_dim
+    def forward(self, x: Tensor, scale: Tensor, own: KeyValueCache, place: Place) -> Tensor:
+        """x [tokens, hidden] → the same; writes to `own` what stands at `place`. `scale` [hidden] is the norm's."""
+        c, width = self.config, self.config.heads * self.config.head_dim
         projected = project(Operand(x, "norm", scale, eps=c.norm_eps), self.projection, has_kernel=self.has_kernel)
-        attend = self._attend_in_kernels if self.has_kernel else self._attend_in_torch
-        attended = attend(projected, own, cache).view(batch, width)
+        attended = place.attend(projected, own, c, (self.query_norm, self.key_norm))
         gated = Operand(attended, "sigmoid_gate", gate=projected[:, width : 2 * width])
         return project(gated, self.out, x, has_kernel=self.has_kernel)
-
-    def _attend_in_kernels(self, projected: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
-        c, batch = self.config, len(projected)
-        query = projected.new_empty(batch, c.heads, c.head_dim)
-        torch.ops.gpubench.gqa_inputs(
-            projected,
-            self.query_norm,
-            self.key_norm,
-            cache.rotary,
-            cache.positions,
-            query,
-            own.keys,
-            own.values,
-            eps=c.norm_eps,
-        )
-        out = torch.empty_like(query)
-        torch.ops.gpubench.gqa_decode(
-            query, own.keys, own.values, cache.lengths, out, cache.scratch, softmax_scale=c.head_dim**-0.5
-        )
-        return out
-
-    def _attend_in_torch(self, projected: Tensor, own: KeyValueCache, cache: HybridCache) -> Tensor:
-        c, batch = self.config, len(projected)
-        heads = projected.view(batch, -1, c.head_dim)
-        query, _, key, value = torch.split(heads, [c.heads, c.heads, c.kv_heads, c.kv_heads], dim=1)
-        rotary = cache.rotary[-1]
-        query = rotate(F.rms_norm(query, (c.head_dim,), self.query_norm, c.norm_eps), rotary)
-        key = rotate(F.rms_norm(key, (c.head_dim,), self.key_norm, c.norm_eps), rotary)
-        return cached_attention(query, key, value, own.keys, own.values)
 
 
 class HybridLayer(nn.Module):
@@ -295,20 +298,20 @@ class HybridLayer(nn.Module):
         self.experts_norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.experts = MixtureOfExperts(config.moe, config.hidden, dtype, attention)
 
-    def forward(self, x: Tensor, own: KeyValueCache | GatedDeltaCache, cache: HybridCache) -> Tensor:
-        """x [batch, hidden] → the same; `own` is this layer's part of `cache`, and advances."""
+    def forward(self, x: Tensor, own: KeyValueCache | GatedDeltaCache, place: HybridPlace) -> Tensor:
+        """x [tokens, hidden] → the same; `own` is this layer's part of the cache, and advances."""
         if isinstance(own, KeyValueCache):
             with annotate("attention"):
-                x = self.mixing(x, self.mixing_norm, own, cache)
+                x = self.mixing(x, self.mixing_norm, own, place.attention)
         else:
             with annotate("linear_attention"):
-                x = self.mixing(x, self.mixing_norm, own, cache.positions)
+                x = self.mixing(x, self.mixing_norm, own, place.positions, place.span, place.may_idle)
         with annotate("moe"):
-            return self.experts.add(x, self.experts_norm, self.norm_eps, cache.others)
+            return self.experts.add(x, self.experts_norm, self.norm_eps, place.others)
 
 
 class HybridModel(nn.Module):
-    """A hybrid decoder; satisfies `DecodeModel`."""
+    """A hybrid decoder; satisfies `DecodeModel` and `ServingModel`."""
 
     def __init__(self, config: HybridConfig, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
@@ -319,33 +322,56 @@ class HybridModel(nn.Module):
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: HybridCache) -> Tensor:
+        attention = place_last(cache, has_kernels=self.has_kernel)
+        return self._finish(self._run(tokens, cache, HybridPlace(attention, cache.positions, others=cache.others)))
+
+    def decode(self, tokens: Tensor, positions: Tensor, slots: HybridCache) -> Tensor:
+        attention = place_rows(slots, positions, has_kernels=self.has_kernel, dtype=self.head.dtype)
+        return self._finish(self._run(tokens, slots, HybridPlace(attention, positions, may_idle=True)))
+
+    def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        slots = chunk.slots
+        assert isinstance(slots, HybridCache), "what make_slots gave"
+        attention = place_chunk(slots, positions, chunk.span, has_kernels=self.has_kernel)
+        x = self._run(tokens, slots, HybridPlace(attention, positions, chunk.span))
+        with annotate("head"):
+            return F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with annotate("head"):
+            return project(Operand(hidden), self.head, has_kernel=self.has_kernel)
+
+    def _run(self, tokens: Tensor, cache: HybridCache, place: HybridPlace) -> Tensor:
+        """All layers: hidden states [tokens, hidden]."""
         with annotate("embedding"):
             x = F.embedding(tokens, self.embedding)
         for layer, own in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, own, cache)
+            x = layer(x, own, place)
+        return x
+
+    def _finish(self, x: Tensor) -> Tensor:
+        normed = Operand(x, "norm", self.norm, eps=self.config.norm_eps)
         with annotate("head"):
-            return project(
-                Operand(x, "norm", self.norm, eps=self.config.norm_eps), self.head, has_kernel=self.has_kernel
-            )
+            return project(normed, self.head, has_kernel=self.has_kernel)
 
     def make_cache(self, batch: int, length: int) -> HybridCache:
+        return self._make_cache(batch, length, is_empty=False)
+
+    def make_slots(self, slots: int, capacity: int) -> HybridCache:
+        if self.config.expert_ranks > 1:
+            raise Unsupported("parallel: DEP: the other ranks' sequences stand in for a batch of one size; use TEP")
+        return self._make_cache(slots, capacity, is_empty=True)
+
+    def _make_cache(self, batch: int, length: int, *, is_empty: bool) -> HybridCache:
         c, like = self.config, self.embedding  # its dtype and device
-        shape = (batch, c.kv_heads, length, c.head_dim)
         layers = [
-            KeyValueCache(like.new_empty(shape).normal_(), like.new_empty(shape).normal_())
+            make_key_values(like, batch, length, c, is_empty=is_empty)
             if c.is_attention(index)
-            else make_delta_cache(c.delta, batch, like)
+            else make_delta_cache(c.delta, batch, like, is_empty=is_empty)
             for index in range(c.layers)
         ]
         lengths = torch.full((batch,), length, dtype=torch.int32, device=like.device)
         rotary = rotary_table(length, c.rotary_dims, c.rotary_base, like.device)
+        scratch = attention_scratch(like, batch, length, c, has_kernels=self.has_kernel)
         others = stand_ins(batch, c.expert_ranks, c.hidden, like)
-        return HybridCache(layers, rotary, lengths - 1, lengths, self._make_scratch(batch, length), others)
-
-    def _make_scratch(self, batch: int, length: int) -> Tensor:
-        c, elements = self.config, 0
-        if self.has_kernel:
-            from gpubench.kernels.gqa_decode import gqa_decode_scratch
-
-            elements = gqa_decode_scratch(batch, c.heads, c.kv_heads, length, c.head_dim)
-        return torch.empty(elements, device=self.embedding.device)
+        return HybridCache(layers, rotary, lengths - 1, lengths, scratch, others)

@@ -59,10 +59,11 @@ def rotary_table(length: int, dims: int, base: float, device: torch.device) -> T
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate the first dims of x [batch, heads, head_dim] by one position's row of the table; the others stay.
 
-    Halves of what is rotated are paired, as in GPT-NeoX.
+    `rotary` is that row, [2, half], or one of each, [batch, 2, half]. Halves of what is rotated are paired, as in
+    GPT-NeoX.
     """
-    cos, sin = rotary.unbind(0)
-    half = cos.shape[0]
+    cos, sin = rotary[..., None, :].unbind(-3)
+    half = cos.shape[-1]
     first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
 
