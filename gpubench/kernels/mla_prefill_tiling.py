@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ __all__ = [
     "choose_splits",
     "choose_tiling",
     "head_group",
+    "is_sdpa_faster",
     "split_nope",
 ]
 
@@ -91,6 +93,19 @@ _ABSORBED_COST = {256: 0.9, 512: 2.5}
 _ABSORBED_START_FLOP = 4e9
 """Absorbing is two launches more, and short of work at first: worth it from so many saved operations on, × cost."""
 
+# By GPU, whether keys and values are expanded already, and N + P + V: from how many operations of causal attention on
+# torch's SDPA is faster than the expanded form. It copies the rotary key to all heads, and is cuDNN's there.
+_SDPA_FROM_FLOP: dict[str, dict[tuple[bool, int], float]] = {
+    "NVIDIA H200": {
+        (False, 256): 30e9,
+        (False, 320): 40e9,
+        (False, 512): 40e9,
+        (True, 256): 2e9,
+        (True, 320): 40e9,
+        (True, 512): 2e9,
+    },
+}
+
 _FEWEST_KEYS = 256
 """That a row sees on average, per split: below, merging costs more than the split brings."""
 
@@ -104,6 +119,14 @@ def choose_form(sizes: Sizes) -> Form:
     per_pair = cost * (2 * sizes.latent + sizes.rope) - (sizes.nope + sizes.rope + sizes.v)
     saved_per_key = sizes.latent * (sizes.nope + sizes.v) - new * per_pair
     return "absorbed" if 2 * sizes.keys * sizes.heads * saved_per_key > cost * _ABSORBED_START_FLOP else "expanded"
+
+
+def is_sdpa_faster(gpu: str, sizes: Sizes, *, is_expanded: bool) -> bool:
+    """Whether torch's SDPA is, for sequences of one length without a prefix; if `is_expanded`, on keys that are so."""
+    table = _SDPA_FROM_FLOP.get(gpu, {}) if sizes.itemsize == 2 else {}
+    width, new = sizes.nope + sizes.rope + sizes.v, sizes.tokens // sizes.sequences
+    flop = sizes.tokens * (new + 1) * sizes.heads * width
+    return flop >= table.get((is_expanded, width), math.inf)
 
 
 def choose_tiling(form: Form, sizes: Sizes) -> Tiling:

@@ -22,12 +22,13 @@ from torch import Tensor
 
 import gpubench
 from gpubench.errors import Unsupported
-from gpubench.kernels.mla_prefill_tiling import Form, Sizes, choose_form
+from gpubench.kernels.mla_prefill_tiling import Form, Sizes
 from gpubench.models.shapes import MLA, MlaShape, local_heads
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
 from gpubench.workloads.mla_prefill_batch import Batch, Lengths, deal
+from gpubench.workloads.mla_prefill_form import choose_fastest_form, choose_triton_form, sizes_of, this_gpu
 
 Model = Literal["deepseek-v3", "mistral-small-4-119b", "glm-4.7-flash"]
 Scope = Literal["op", "core"]
@@ -76,7 +77,7 @@ class Operands:
         return float((self.shape.nope + self.shape.rope) ** -0.5)
 
     def sizes(self) -> Sizes:
-        return _sizes(self.batch, self.shape, self.q.element_size())
+        return sizes_of(self.batch, self.shape, self.q.element_size())
 
     def new_kv(self) -> Tensor:
         """Room for expanded keys and values."""
@@ -169,9 +170,12 @@ def _refuse_scores_that_do_not_fit(x: Operands) -> None:
 @mla_prefill.backend("sdpa")
 def _(launch: Launch, **given: Any) -> Step:
     # torch chooses the kernel. Sequences of equal lengths are one call, others a call each.
+    return launched(_sdpa_step(Operands.of(given)), launch)
+
+
+def _sdpa_step(x: Operands) -> Step:
     from torch.nn.attention.bias import causal_lower_right  # it imports all of Dynamo, half a second to every worker
 
-    x = Operands.of(given)
     out, kv = x.new_out(), x.new_kv() if x.kv is None else x.kv
     k = x.q.new_empty(len(kv), x.shape.heads, x.shape.nope + x.shape.rope)
     v = kv[..., x.shape.nope :]
@@ -197,20 +201,31 @@ def _(launch: Launch, **given: Any) -> Step:
         x.clear_padding(out)
         return out
 
-    return launched(step, launch)
+    return step
 
 
 @mla_prefill.backend("triton", requires=["triton"])
 def _(launch: Launch, *, form: Literal["auto", "expanded", "absorbed"] = "auto", **given: Any) -> Step:
+    x = Operands.of(given)
+    return launched(_triton_step(x, choose_triton_form(form, x.kv is not None, x.sizes())), launch)
+
+
+@mla_prefill.backend("auto", requires=["triton"])
+def _(launch: Launch, **given: Any) -> Step:
+    # The fastest of the three forms at this shape, by a table of measurements; the record says which one.
+    x = Operands.of(given)
+    form = choose_fastest_form(this_gpu(), x.batch, x.kv is not None, x.sizes())
+    return launched(_sdpa_step(x) if form == "sdpa" else _triton_step(x, form), launch)
+
+
+def _triton_step(x: Operands, form: Form) -> Step:
     from gpubench.kernels.mla_prefill import mla_prefill_attention
     from gpubench.kernels.mla_prefill_forms import mla_prefill_absorbed, mla_prefill_expanded
     from gpubench.kernels.mla_prefill_tiling import choose_splits
 
-    x = Operands.of(given)
-    chosen = choose_triton_form(form, x.kv is not None, x.sizes())
     out = x.new_out()
-    partial_lse = out.new_empty(choose_splits(chosen, x.sizes()), *out.shape[:2], dtype=torch.float32)
-    width = x.shape.v if chosen == "expanded" else x.shape.kv_lora
+    partial_lse = out.new_empty(choose_splits(form, x.sizes()), *out.shape[:2], dtype=torch.float32)
+    width = x.shape.v if form == "expanded" else x.shape.kv_lora
     scratch = partial_lse.new_empty(*partial_lse.shape, width), partial_lse
     offsets = x.cu_q, x.cu_k
 
@@ -226,20 +241,11 @@ def _(launch: Launch, *, form: Literal["auto", "expanded", "absorbed"] = "auto",
         mla_prefill_absorbed(x.q, x.cache, x.w_kv, *offsets, q_latent, out_latent, out, *scratch)
         return out
 
-    if chosen == "absorbed":
+    if form == "absorbed":
         q_latent, out_latent = x.q.new_empty(2, *out.shape[:2], x.shape.kv_lora)
-        return launched(absorbed, launch)
+        return absorbed
     kv = x.new_kv() if x.kv is None else x.kv
-    return launched(expanded if x.kv is None else core, launch)
-
-
-def choose_triton_form(form: str, is_expanded: bool, sizes: Sizes) -> Form:
-    """The form that the option asks for; `auto` takes the faster one."""
-    if form == "absorbed" and is_expanded:
-        raise Unsupported("form: absorbed has no use for the expanded keys and values that scope: core starts from")
-    if form == "absorbed" or (form == "auto" and not is_expanded and choose_form(sizes) == "absorbed"):
-        return "absorbed"
-    return "expanded"
+    return expanded if x.kv is None else core
 
 
 @mla_prefill.backend("flashinfer", requires=["cuda", "flashinfer-python:flashinfer"])
@@ -305,20 +311,6 @@ def _(out: Tensor, ref: Tensor, batch: Batch, q: Tensor) -> str | None:
     return None
 
 
-def _sizes(batch: Batch, shape: MlaShape, itemsize: int) -> Sizes:
-    return Sizes(
-        tokens=batch.tokens,
-        keys=sum(batch.keys),
-        sequences=len(batch.new),
-        heads=shape.heads,
-        latent=shape.kv_lora,
-        rope=shape.rope,
-        nope=shape.nope,
-        v=shape.v,
-        itemsize=itemsize,
-    )
-
-
 @mla_prefill.bytes
 def _(dtype: FloatType, scope: Scope, **cell: Any) -> int:
     batch, s = _problem(**cell)
@@ -353,12 +345,17 @@ def _(dtype: FloatType, device_bytes: int, **cell: Any) -> str | None:
 @mla_prefill.label
 def _(dtype: FloatType, scope: Scope, form: str = "auto", **cell: Any) -> dict[str, Any]:
     batch, s = _problem(**cell)
-    shape = f"{s.heads} heads, R {s.kv_lora}, P {s.rope}, N {s.nope}, V {s.v}"
+    sizes, is_expanded = sizes_of(batch, s, itemsize(dtype)), scope == "core"
     try:
-        form = choose_triton_form(form, scope == "core", _sizes(batch, s, itemsize(dtype)))
+        form = choose_triton_form(form, is_expanded, sizes)
     except Unsupported:
         form = "none"
-    return {"shape": shape, "triton_form": form, "padded_rows": batch.padding}
+    return {
+        "shape": f"{s.heads} heads, R {s.kv_lora}, P {s.rope}, N {s.nope}, V {s.v}",
+        "triton_form": form,
+        "auto_form": choose_fastest_form(this_gpu(), batch, is_expanded, sizes),
+        "padded_rows": batch.padding,
+    }
 
 
 def _problem(

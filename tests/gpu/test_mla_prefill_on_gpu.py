@@ -99,7 +99,7 @@ def test_offsets_beyond_32_bits_are_right():
 @pytest.mark.parametrize("launch", ["eager", "graph"])
 @pytest.mark.parametrize("scope", ["op", "core"])
 @pytest.mark.parametrize("lengths", ["equal", "ragged"])
-@pytest.mark.parametrize("backend", ["torch", "sdpa", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "sdpa", "triton", "auto"])
 def test_every_backend_passes_the_check_of_a_sweep(backend, lengths, scope, launch):
     workload = get_workload("mla_prefill")
     with torch.device("cuda"):

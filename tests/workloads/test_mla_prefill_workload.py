@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.errors import ArgumentError, Unsupported
+from gpubench.models.shapes import MLA
 from gpubench.registry import get_workload
 from gpubench.workloads import load_builtin
 from gpubench.workloads.mla_prefill_batch import deal
+from gpubench.workloads.mla_prefill_form import choose_fastest_form, sizes_of
 
 load_builtin()
 WORKLOAD = get_workload("mla_prefill")
@@ -137,7 +139,32 @@ def test_the_record_says_which_form_triton_took():
     assert WORKLOAD.label_function(**few, form="expanded")["triton_form"] == "expanded"
     assert WORKLOAD.label_function(**{**few, "scope": "core"})["triton_form"] == "expanded"
     assert WORKLOAD.label_function(**{**few, "prefix": 0, "tokens": 8192})["triton_form"] == "expanded"
+    assert WORKLOAD.label_function(**few)["auto_form"] == "absorbed"
     assert WORKLOAD.label_function(**ALL)["padded_rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({}, "sdpa"),
+        ({"tokens": 512}, "expanded"),
+        ({"sequences": 16}, "sdpa"),
+        ({"prefix": 64}, "expanded"),
+        ({"lengths": "ragged", "sequences": 2}, "expanded"),
+        ({"dtype": "float32"}, "expanded"),
+        ({"tokens": 64, "prefix": 16384}, "absorbed"),
+        ({"scope": "core", "tokens": 2048}, "sdpa"),
+    ],
+)
+def test_auto_takes_sdpa_where_that_was_measured_to_be_faster(changes, form):
+    given_ = {"tokens": 8192, "sequences": 1, "prefix": 0, "lengths": "equal", "dtype": "bfloat16", "scope": "op"}
+    given_ |= changes
+    batch = deal(*(given_[name] for name in ("tokens", "sequences", "prefix", "lengths")))
+    sizes = sizes_of(batch, MLA["mistral-small-4-119b"], 4 if given_["dtype"] == "float32" else 2)
+    is_expanded = given_["scope"] == "core"
+    assert choose_fastest_form("NVIDIA H200", batch, is_expanded, sizes) == form
+    elsewhere = choose_fastest_form("another GPU", batch, is_expanded, sizes)
+    assert elsewhere == ("absorbed" if form == "absorbed" else "expanded"), "nothing was measured there"
 
 
 def test_absorbing_what_is_expanded_already_is_skipped_with_the_reason():
@@ -153,11 +180,13 @@ from gpubench.workloads import load_builtin
 
 load_builtin()
 workload = get_workload("mla_prefill")
-for scope, form in (("op", "auto"), ("op", "absorbed"), ("core", "auto")):
+for scope, backend, options in (
+    ("op", "triton", {}), ("op", "triton", {"form": "absorbed"}), ("core", "triton", {}), ("op", "auto", {})
+):
     torch.manual_seed(0)
     cell = dict(tokens=20, sequences=2, prefix=9, lengths="ragged", model="mistral-small-4-119b", tp=16)
     inputs = workload.make(**cell, dtype="float32", scope=scope)
-    out = workload.backends["triton"].setup(launch="eager", **inputs, form=form)()
+    out = workload.backends[backend].setup(launch="eager", **inputs, **options)()
     told = workload.compare_function(out, workload.oracle_function(**inputs), batch=inputs["batch"], q=inputs["q"])
     assert told is None, told
 """
@@ -171,6 +200,6 @@ def test_the_triton_backend_runs_in_the_interpreter_in_both_forms_and_scopes():
 def test_triton_is_required_only_by_its_own_backend_and_flashinfer_is_optional():
     requires = {backend.name: backend.requires for backend in WORKLOAD.info().backends}
     assert requires["torch"] == requires["sdpa"] == []
-    assert requires["triton"] == ["triton"]
+    assert requires["triton"] == requires["auto"] == ["triton"]
     assert "cuda" in requires["flashinfer"]
     assert WORKLOAD.info().baseline == "torch"
