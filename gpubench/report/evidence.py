@@ -1,4 +1,4 @@
-"""What the page tells of a cell beyond its figures: its fault, stale addresses in its graphs, what it printed."""
+"""What the page tells of a cell beyond its figures: its fault, stale addresses in its graphs, what it left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 from gpubench.report.content import Content
 from gpubench.run.logs import read_tail
+from gpubench.run.worker import LOG_NAMES
 from gpubench.store import ARTIFACTS
 from gpubench.triage import Triage
 
-__all__ = ["hazards", "printed", "signatures"]
+__all__ = ["files", "hazards", "printed", "signatures"]
 
 MOST_HAZARDS = 12
 """Of a cell on a page; their count says how many there are."""
+MOST_FILES = 12
+"""Of a cell on a page."""
 TAIL_BYTES = 4096
 ALL_TAILS_BYTES = 1 << 20
 """What is printed beyond this stays in the run's folder: what went wrong is rather in stderr."""
@@ -26,6 +29,20 @@ def hazards(content: Content) -> dict[int, list[Any]]:
         texts = list(dict.fromkeys(hazard.text for record in cell.records for hazard in record.hazards))
         if texts:
             found[row] = [len(texts), texts[:MOST_HAZARDS]]
+    return found
+
+
+def files(content: Content) -> dict[int, list[str]]:
+    """What cells left in their folders besides their logs, by row of `cells`: paths from the run's folder."""
+    found: dict[int, list[str]] = {}
+    cells = [(run.path, cell.cell.cell_id) for run in content.runs for cell in run.cells]
+    for row, (path, cell_id) in enumerate(cells):
+        folder = path / ARTIFACTS / cell_id
+        if folder.is_dir():
+            left = sorted(
+                f"{ARTIFACTS}/{cell_id}/{file.name}" for file in folder.iterdir() if file.name not in LOG_NAMES
+            )
+            found |= {row: left[:MOST_FILES]} if left else {}
     return found
 
 

@@ -20,7 +20,7 @@ from gpubench.analysis.metrics import Metric
 from gpubench.analysis.run import Run
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content
-from gpubench.report.evidence import hazards, printed, signatures
+from gpubench.report.evidence import files, hazards, printed, signatures
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data, script_json
 from gpubench.report.samples import samples
@@ -119,6 +119,7 @@ def _evidence(content: Content, triages: Sequence[Triage]) -> dict[str, Any]:
         "samples": samples(content),
         "memory": memory(content),
         "hazards": hazards(content),
+        "files": files(content),
         "printed": printed(content),
         "signatures": signatures(content, triages),
     }

@@ -37,6 +37,12 @@ _COMPARED_BYTES = 24
 """Of memory per logit, for a moment: both steps' logits in float64, and their difference."""
 
 
+def logits_tolerance(model: str, dtype: torch.dtype) -> float:
+    """How far a model's logits may be from a reference's: ‖out − ref‖ / ‖ref‖."""
+    tolerances = _ROUTED_TOLERANCE if find_preset(model).is_routed else _LOGITS_TOLERANCE
+    return tolerances[dtype]
+
+
 # All that says which model it is: cells in which it is the same share weights and compiled code.
 _MODEL = ("model", "layers", "dtype", "attention", "parallel", "ranks", "gvr", "shape")
 
@@ -124,8 +130,7 @@ def _(out: Mapping[str, Tensor], ref: Mapping[str, Tensor], model: str) -> str |
     """
     got, want = out["logits"].double(), ref["logits"].double()
     difference = ((got - want).norm() / want.norm()).item()
-    tolerances = _ROUTED_TOLERANCE if find_preset(model).is_routed else _LOGITS_TOLERANCE
-    tolerance = tolerances[out["logits"].dtype]
+    tolerance = logits_tolerance(model, out["logits"].dtype)
     if not difference <= tolerance:  # a NaN is not
         return f"logits: ‖out − ref‖ / ‖ref‖ = {difference:.3g}, allowed {tolerance:g}"
     chosen = got.gather(1, out["tokens"][:, None]).squeeze(1)

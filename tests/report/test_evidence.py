@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from gpubench.analysis.run import load_run
 from gpubench.records import Hazard, KernelShare, Outcome, PointerState
 from gpubench.report.content import read_content
-from gpubench.report.evidence import ALL_TAILS_BYTES, TAIL_BYTES, hazards, printed, signatures
+from gpubench.report.evidence import ALL_TAILS_BYTES, TAIL_BYTES, files, hazards, printed, signatures
 from gpubench.report.html import render_html
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data
@@ -99,6 +99,16 @@ def test_the_end_of_what_failed_cells_printed_is_kept_up_to_a_limit(tmp_path):
     assert list(found) == list(range(count - 5))
     assert found[0].endswith("the last words")
     assert len(found[0]) <= TAIL_BYTES
+
+
+def test_what_a_cell_left_besides_its_logs_is_told_by_its_path_in_the_run(tmp_path):
+    path = make_run(tmp_path, [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES)])
+    cell_id = read_content([load_run(path)]).wide["cell_id"][1]
+    folder = path / "artifacts" / cell_id
+    folder.mkdir(parents=True)
+    for name in ("stderr.txt", "requests.jsonl"):
+        (folder / name).write_text("x")
+    assert files(read_content([load_run(path)])) == {1: [f"artifacts/{cell_id}/requests.jsonl"]}
 
 
 def test_cells_are_with_their_signature_also_where_runs_are_laid_over_one_another(tmp_path):

@@ -58,6 +58,7 @@ function openDetail(row, frontier) {
     warningsNode(row),
     logNode(row, true),
     printedNode(row),
+    filesNode(row),
     commandNode(row),
   );
   if (!dialog.open) dialog.showModal();
@@ -210,6 +211,12 @@ function warningsNode(row) {
 function printedNode(row) {
   const text = data.printed[row];
   return text ? h("details", {}, h("summary", {}, "the end of stdout"), h("pre", { tabindex: "0", dir: "auto" }, text)) : "";
+}
+
+// What the cell left in its folder besides its logs.
+function filesNode(row) {
+  const left = data.files[row];
+  return left ? [h("h3", {}, "Files it left, from the run's folder"), h("ul", {}, left.map((path) => h("li", {}, h("code", {}, path))))] : "";
 }
 
 // The end of what the cell wrote to stderr; nothing when it wrote nothing.
