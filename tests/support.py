@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+from gpubench.cli import main
 
 PLUGINS = Path(__file__).parent / "data" / "plugins"
 
@@ -41,6 +46,26 @@ def gpubench(folder: Path, *arguments: str, timeout_s: float = 120, **variables:
         check=False,
     )
     return Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
+    """The same in this process, which has imported it: for what starts no worker. A process of its own takes longest."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        chdir(folder),
+        patch.dict(os.environ, environment(**variables)),
+        patch.object(sys, "argv", ["gpubench", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        else:
+            code = 0
+    assert isinstance(code, int)
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 def write_sweep(folder: Path, text: str, name: str = "sweep.yaml") -> Path:

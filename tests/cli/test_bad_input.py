@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import PLUGINS, Finished, gpubench, write_sweep
+from support import PLUGINS, Finished, gpubench, gpubench_here, write_sweep
 
 from gpubench.catalogue import Catalogue, WorkloadInfo
 from gpubench.errors import PluginError
@@ -63,7 +63,7 @@ FILES = {
 def test_a_sweep_file_is_refused_at_the_line_of_its_fault(tmp_path: Path, fault: str) -> None:
     text, told = FILES[fault]
     write_sweep(tmp_path, text)
-    assert_refused(gpubench(tmp_path, "sweep", "sweep.yaml"), *told)
+    assert_refused(gpubench_here(tmp_path, "sweep", "sweep.yaml"), *told)
     assert not (tmp_path / "results").exists()
 
 
@@ -86,7 +86,7 @@ FLAGS = {
 def test_flags_that_cannot_be_meant_are_refused_by_name(tmp_path: Path, flags: str) -> None:
     write_sweep(tmp_path, GOOD)
     (tmp_path / "taken").write_text("a file where results should go")
-    assert_refused(gpubench(tmp_path, "sweep", "sweep.yaml", *flags.split()), FLAGS[flags])
+    assert_refused(gpubench_here(tmp_path, "sweep", "sweep.yaml", *flags.split()), FLAGS[flags])
     assert (tmp_path / "taken").read_text() == "a file where results should go"
 
 
@@ -107,7 +107,7 @@ PATHS = {
 def test_a_path_or_a_name_that_leads_nowhere_is_refused(tmp_path: Path, arguments: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "binary").write_bytes(b"\x7fELF\xff\xfe")
-    assert_refused(gpubench(tmp_path, *arguments.split()), PATHS[arguments])
+    assert_refused(gpubench_here(tmp_path, *arguments.split()), PATHS[arguments])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_path_or_a_name_that_leads_nowhere_is_refused(tmp_path: Path, argument
     ],
 )
 def test_a_command_line_that_cannot_be_parsed_says_so(tmp_path: Path, arguments: list[str], told: str) -> None:
-    assert_usage_error(gpubench(tmp_path, *arguments), told)
+    assert_usage_error(gpubench_here(tmp_path, *arguments), told)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_report_that_cannot_be_made_says_why_and_writes_nothing(runs: Path, arguments: str, told: str) -> None:
-    assert_refused(gpubench(runs, "report", *arguments.split()), told)
+    assert_refused(gpubench_here(runs, "report", *arguments.split()), told)
     assert list(runs.rglob("*report.*")) == []
 
 
@@ -234,6 +234,6 @@ def test_a_plugin_that_hangs_is_ended_with_its_children_and_the_line_it_hung_in(
 def test_a_mistake_in_what_the_overlay_replaces_is_told_without_a_gpu_too(tmp_path: Path) -> None:
     text = "workload: matmul\naxes:\n  backend: [torch, tritn]\n  m: [8]\nparams: {n: 8, k: 8}\n"
     sweep = write_sweep(tmp_path, text + "overlay: {cpu: {axes: {backend: [torch]}}}\n")
-    refused = gpubench(tmp_path, "sweep", str(sweep), "--dry-run")
+    refused = gpubench_here(tmp_path, "sweep", str(sweep), "--dry-run")
     assert refused.code == 2
     assert "sweep.yaml:3: axes.backend[1]: unknown backend 'tritn' of matmul; did you mean 'triton'?" in refused.err

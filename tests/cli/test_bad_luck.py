@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support import PLUGINS, Finished, gpubench, only_run, write_sweep
+from support import PLUGINS, Finished, gpubench_here, only_run, write_sweep
 
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.records import Outcome, Stage
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Finished:
-    return gpubench(folder, "sweep", str(write_sweep(folder, SWEEP)), timeout_s=170)
+    return gpubench_here(folder, "sweep", str(write_sweep(folder, SWEEP)))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ plugins: [scribbler.py]
 axes: {backend: [tidy, scribbles, tidy_after]}
 measure: {trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}
 """
-    done = gpubench(tmp_path, "sweep", str(write_sweep(tmp_path, sweep)))
+    done = gpubench_here(tmp_path, "sweep", str(write_sweep(tmp_path, sweep)))
     assert done.code == 0, done.err
     tidy, scribbles, after = merge_cells(read_run(only_run(tmp_path)))
     assert {tidy.outcome, scribbles.outcome, after.outcome} == {Outcome.OK}
@@ -154,11 +154,11 @@ measure: {trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}
 def test_the_command_that_is_printed_tries_the_same_cells_again_whatever_options_there_were(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, SWEEP)
     options = ["--only", "backend=raises_in_step", "--set", "measure.seed=7", "--out", "kept here", "--gpus", "none"]
-    first = gpubench(tmp_path, "sweep", str(sweep), *options)
+    first = gpubench_here(tmp_path, "sweep", str(sweep), *options)
     retry = next(line for line in first.out.splitlines() if line.startswith("retry"))
     words = shlex.split(retry.split("(")[0])[1:]
     assert words[0] == "gpubench"
-    second = gpubench(tmp_path, *words[1:])
+    second = gpubench_here(tmp_path, *words[1:])
     assert second.code == 3, second.err
     runs = list((tmp_path / "kept here").glob("*/run.json"))
     assert len(runs) == 1

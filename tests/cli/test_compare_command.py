@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import MadeCell, make_run
-from support import gpubench
+from support import gpubench, gpubench_here
 
 from gpubench.cli.compare import parse_threshold
 from gpubench.errors import UsageError
@@ -50,7 +50,7 @@ def run(name: str) -> str:
 
 @pytest.mark.parametrize("columns", [80, 120, 200])
 def test_a_slowdown_is_told_at_any_width_and_fails(folder: Path, columns: int) -> None:
-    told = gpubench(folder, "compare", run("old"), run("new"), COLUMNS=str(columns))
+    told = gpubench_here(folder, "compare", run("old"), run("new"), COLUMNS=str(columns))
     assert (told.code, told.err) == (1, "")
     words = " ".join(told.out.split())
     assert "Of 6 cells: 1 slower." in words
@@ -77,22 +77,22 @@ def test_a_threshold_that_can_mean_two_things_is_refused(threshold: str) -> None
 
 
 def test_a_faster_run_and_the_same_run_pass(folder: Path) -> None:
-    faster = gpubench(folder, "compare", run("new"), run("old"))
+    faster = gpubench_here(folder, "compare", run("new"), run("old"))
     assert faster.code == 0
     assert "Of 6 cells: 1 faster." in faster.out
-    assert gpubench(folder, "compare", run("old"), run("old")).code == 0
+    assert gpubench_here(folder, "compare", run("old"), run("old")).code == 0
 
 
 def test_a_newly_failing_cell_fails_and_its_reason_is_shown_as_it_is(folder: Path) -> None:
-    told = gpubench(folder, "compare", run("old"), run("dead"))
+    told = gpubench_here(folder, "compare", run("old"), run("dead"))
     assert told.code == 1
     assert "✗ newly failing" in told.out
     assert "crash: illegal [bold]address" in told.out
-    assert gpubench(folder, "compare", run("dead"), run("old")).code == 0
+    assert gpubench_here(folder, "compare", run("dead"), run("old")).code == 0
 
 
 def test_frontiers_say_their_area_and_what_they_yield_at_a_fixed_rate(folder: Path) -> None:
-    told = gpubench(folder, "compare", run("old"), run("new"), "--threshold=1%")
+    told = gpubench_here(folder, "compare", run("old"), run("new"), "--threshold=1%")
     (line,) = [line for line in told.out.splitlines() if line.strip().startswith("triton  ")]
     assert "tok/s/GPU against tok/s/user" in told.out
     assert "at 1,500 tok/s: 66,600 tok/s → 61,676 tok/s (−7.4%)" in line
@@ -100,7 +100,7 @@ def test_frontiers_say_their_area_and_what_they_yield_at_a_fixed_rate(folder: Pa
 
 
 def test_files_are_written_where_asked_and_tell_the_same(folder: Path) -> None:
-    told = gpubench(folder, "compare", run("old"), run("new"), "--format=md,html,json", "--out", "out")
+    told = gpubench_here(folder, "compare", run("old"), run("new"), "--format=md,html,json", "--out", "out")
     assert told.out.splitlines()[-3:] == [f"out/compare.{kind}" for kind in ("md", "html", "json")]
     found = json.loads((folder / "out" / "compare.json").read_text())
     assert found["is_regression"] is True
@@ -116,7 +116,7 @@ def test_files_are_written_where_asked_and_tell_the_same(folder: Path) -> None:
 
 
 def test_by_default_they_are_written_beside_the_second_run(folder: Path) -> None:
-    told = gpubench(folder, "compare", run("old"), run("new"), "--format", "md")
+    told = gpubench_here(folder, "compare", run("old"), run("new"), "--format", "md")
     assert told.out.splitlines()[-1] == f"results/{run('new')}/compare.md"
 
 
@@ -129,7 +129,7 @@ def test_by_default_they_are_written_beside_the_second_run(folder: Path) -> None
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(folder: Path, arguments: list[str], said: str) -> None:
-    told = gpubench(folder, "compare", run(arguments[0]), run("new"), *arguments[1:])
+    told = gpubench_here(folder, "compare", run(arguments[0]), run("new"), *arguments[1:])
     assert (told.code, told.out) == (2, "")
     assert said in told.err
     assert len(told.err.splitlines()) == 1
@@ -153,7 +153,7 @@ def test_runs_that_are_odd_get_an_answer(folder: Path) -> None:
         ("one", "few"): (0, "2 samples can't tell: 6 samples or 3 trials can"),
     }
     for (before, after), (code, words) in said.items():
-        told = gpubench(folder, "compare", run(before), run(after))
+        told = gpubench_here(folder, "compare", run(before), run(after))
         assert (told.code, told.err) == (code, ""), (before, after)
         assert words in told.out, (before, after)
-    assert gpubench(folder, "compare", run("one"), run("old")).code == 2, "they have no cell in common"
+    assert gpubench_here(folder, "compare", run("one"), run("old")).code == 2, "they have no cell in common"

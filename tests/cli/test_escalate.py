@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import PLUGINS, command_line, environment, gpubench, only_run, write_sweep
+from support import PLUGINS, command_line, environment, gpubench_here, only_run, write_sweep
 
 from gpubench.triage import VERDICTS, read_verdicts
 
@@ -45,7 +45,7 @@ exec "$@"
 
 
 def sweep(folder: Path, backends: str) -> Path:
-    done = gpubench(folder, "sweep", str(write_sweep(folder, SWEEP.replace("BACKENDS", backends))), "-q", timeout_s=150)
+    done = gpubench_here(folder, "sweep", str(write_sweep(folder, SWEEP.replace("BACKENDS", backends))), "-q")
     assert done.code == 3, done.err
     return only_run(folder)
 
@@ -78,7 +78,7 @@ def own_files(run: Path) -> dict[str, bytes]:
 def test_faults_of_the_host_are_run_again_and_what_they_are_is_said(swept: Path, tmp_path: Path) -> None:
     run = copy_of(swept, tmp_path)
     before = own_files(run)
-    done = gpubench(tmp_path, "triage", "--escalate", MOOD="later")
+    done = gpubench_here(tmp_path, "triage", "--escalate", MOOD="later")
     assert done.code == 0, done.err
     found = answers(run)
     assert (found["segfaults"]["alone"], found["hangs"]["alone"]) == ("fails the same", "fails the same")
@@ -101,7 +101,7 @@ def test_faults_of_the_host_are_run_again_and_what_they_are_is_said(swept: Path,
 def test_one_cell_can_be_named_and_asked_again_and_the_table_is_all_that_stdout_gets(swept: Path, tmp_path: Path):
     run = copy_of(swept, tmp_path)
     for _ in range(2):
-        done = gpubench(tmp_path, "triage", "--escalate", "--cell", "2", "--format", "json")
+        done = gpubench_here(tmp_path, "triage", "--escalate", "--cell", "2", "--format", "json")
         assert done.code == 0, done.err
     rows = {row["class"]: row for row in json.loads(done.out)["signatures"]}
     assert [verdict["rung"] for verdict in rows["segfault"]["verdicts"]].count("alone") == 2
@@ -122,7 +122,7 @@ def test_one_cell_can_be_named_and_asked_again_and_the_table_is_all_that_stdout_
 )
 def test_what_cannot_be_meant_is_refused(swept: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     run = copy_of(swept, tmp_path)
-    done = gpubench(tmp_path, "triage", *arguments)
+    done = gpubench_here(tmp_path, "triage", *arguments)
     assert (done.code, done.out) == (2, "")
     assert words in done.err
     assert not (run / VERDICTS).exists()
@@ -148,7 +148,7 @@ def test_an_interrupted_ladder_leaves_what_it_has_found_and_nothing_running(swep
     found = read_verdicts(run)
     assert found.found
     assert found.note == ""
-    assert gpubench(tmp_path, "triage").code == 0
+    assert gpubench_here(tmp_path, "triage").code == 0
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def sanitizer(folder: Path, **logs: str) -> dict[str, str]:
 
 
 def row_of(folder: Path, backend: str, *arguments: str, **variables: str) -> dict[str, object]:
-    done = gpubench(folder, "triage", "--format", "json", *arguments, **variables)
+    done = gpubench_here(folder, "triage", "--format", "json", *arguments, **variables)
     assert done.code == 0, done.err
     rows = json.loads(done.out)["signatures"]
     return next(row for row in rows if any(cell.endswith(backend) for cell in row["cells"]))
@@ -225,7 +225,7 @@ def test_a_run_of_a_gpu_is_not_escalated_without_one(on_gpu: Path, tmp_path: Pat
     header = json.loads((run / "run.json").read_text())
     header["environment"]["gpus"] = [{"name": "NVIDIA H200", "index": 0}]
     (run / "run.json").write_text(json.dumps(header))
-    done = gpubench(tmp_path, "triage", "--escalate")
+    done = gpubench_here(tmp_path, "triage", "--escalate")
     assert (done.code, done.out) == (2, "")
     assert "there is none to use here" in done.err
     assert not (run / VERDICTS).exists()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import Finished, gpubench, only_run
+from support import Finished, gpubench_here, only_run
 
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.records import CellRecord, Outcome, Stage
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Finished:
-    return gpubench(folder, "sweep", FAULTS, *SOON, timeout_s=170)
+    return gpubench_here(folder, "sweep", FAULTS, *SOON)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_nothing_is_left_behind_but_evidence(folder: Path, together) -> None:
 def test_a_fault_alone_is_recorded_the_same(tmp_path: Path) -> None:
     kinds = ",".join(PLANTED)
     alone = ["--isolation", "cell", "--only", f"kind={kinds}", "--only", "batch=8"]
-    done = gpubench(tmp_path, "sweep", FAULTS, *SOON, *alone, timeout_s=170)
+    done = gpubench_here(tmp_path, "sweep", FAULTS, *SOON, *alone)
     assert done.code == 3, done.err
     results = merge_cells(read_run(only_run(tmp_path)))
     assert len({record.worker for result in results for record in result.records}) == len(results) == len(PLANTED)
@@ -127,7 +127,7 @@ def test_a_fault_alone_is_recorded_the_same(tmp_path: Path) -> None:
 
 
 def test_the_story_is_told_by_three_cells_of_24(tmp_path: Path) -> None:
-    done = gpubench(tmp_path, "sweep", STORY)
+    done = gpubench_here(tmp_path, "sweep", STORY)
     assert done.code == 3, done.err
     results = merge_cells(read_run(only_run(tmp_path)))
     crashed = [result for result in results if result.outcome is Outcome.CRASH]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import gpubench, only_run, write_sweep
+from support import gpubench_here, only_run, write_sweep
 
 from gpubench.records import CellRecord, Outcome
 from gpubench.store import read_run
@@ -40,7 +40,7 @@ def cells(folder: Path) -> dict[str, CellRecord]:
 
 def test_a_grid_of_ranks_and_top_ks_is_named_labelled_and_counted_per_gpu(tmp_path: Path) -> None:
     write_sweep(tmp_path, SWEEP)
-    done = gpubench(tmp_path, "sweep", "sweep.yaml", "--no-profile", OMP_NUM_THREADS="1")
+    done = gpubench_here(tmp_path, "sweep", "sweep.yaml", "--no-profile", OMP_NUM_THREADS="1")
     assert done.code == 0, done.out + done.err
     found = cells(tmp_path)
     assert sorted(found)[:4] == [
@@ -64,7 +64,7 @@ def test_a_grid_of_ranks_and_top_ks_is_named_labelled_and_counted_per_gpu(tmp_pa
 
 def test_a_rank_that_cannot_be_is_an_error_of_its_cell_alone(tmp_path: Path) -> None:
     write_sweep(tmp_path, REFUSED)
-    done = gpubench(tmp_path, "sweep", "sweep.yaml", "--no-profile", OMP_NUM_THREADS="1")
+    done = gpubench_here(tmp_path, "sweep", "sweep.yaml", "--no-profile", OMP_NUM_THREADS="1")
     assert done.code == 3, done.out + done.err
     found = cells(tmp_path)
     assert [found[cell_id].outcome for cell_id in sorted(found)] == [Outcome.OK] + 3 * [Outcome.ERROR]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import PLUGINS, Finished, gpubench, only_run, write_sweep
+from support import PLUGINS, Finished, gpubench_here, only_run, write_sweep
 
 from gpubench.analysis.run import load_run
 from gpubench.records import Outcome
@@ -30,7 +30,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run in it."""
     folder = tmp_path_factory.mktemp("moody")
     file = write_sweep(folder, SWEEP)
-    done = gpubench(folder, "sweep", str(file), "--set", "timeout_s.check=2", "-q", timeout_s=150)
+    done = gpubench_here(folder, "sweep", str(file), "--set", "timeout_s.check=2", "-q")
     assert done.code == 3, done.err
     file.write_text("name: another\n")  # what is reproduced is the sweep that the run recorded
     return folder
@@ -45,7 +45,7 @@ def folder(swept: Path, tmp_path: Path) -> Path:
 
 def reproduce(folder: Path, *arguments: str) -> Finished:
     """`gpubench reproduce ARGUMENTS`, in another world than the sweep's."""
-    return gpubench(folder, "reproduce", *arguments, MOOD="later")
+    return gpubench_here(folder, "reproduce", *arguments, MOOD="later")
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -86,7 +86,7 @@ def test_the_settings_are_those_that_the_run_was_made_with(folder: Path) -> None
 
 def test_a_reproduction_is_a_small_run_of_its_own_that_changes_no_results(folder: Path) -> None:
     run = only_run(folder)
-    table = gpubench(folder, "triage", "--format", "json").out
+    table = gpubench_here(folder, "triage", "--format", "json").out
     for _ in range(2):
         told = reproduce(folder, run.name, "cell_005_SIZE016_raises")
         assert told.code == 0, told.out
@@ -95,16 +95,16 @@ def test_a_reproduction_is_a_small_run_of_its_own_that_changes_no_results(folder
     assert str(found[-1].relative_to(folder)) in " ".join(told.out.split())
     again = load_run(found[-1])
     assert [(cell.cell.cell_id, cell.outcome) for cell in again.cells] == [("cell_005_SIZE016_raises", Outcome.ERROR)]
-    assert gpubench(folder, "triage", "--format", "json").out == table
-    assert "1 of 1 cells failed" in gpubench(folder, "triage", str(found[-1])).out
+    assert gpubench_here(folder, "triage", "--format", "json").out == table
+    assert "1 of 1 cells failed" in gpubench_here(folder, "triage", str(found[-1])).out
     assert only_run(folder) == run, "it is no run among the others"
 
 
 def test_the_command_in_the_table_is_one_that_reproduces(folder: Path) -> None:
-    found = json.loads(gpubench(folder, "triage", "--format", "json").out)["signatures"]
+    found = json.loads(gpubench_here(folder, "triage", "--format", "json").out)["signatures"]
     command = next(row["reproduce"] for row in found if row["class"] == "segfault").split()
     only_run(folder).rename(folder / "results" / "renamed")
-    told = gpubench(folder, *command[1:])
+    told = gpubench_here(folder, *command[1:])
     assert told.code == 0, told.out
     assert "the same signature" in told.out
     assert next(row["id"] for row in found if row["class"] == "segfault") in told.out
@@ -143,7 +143,7 @@ def test_a_cell_without_an_answer_has_no_end_to_reproduce(folder: Path) -> None:
     (run / "cells.jsonl").write_bytes(b"".join(lines[:3]))
     told = reproduce(folder, run.name, "cell_013_SIZE016_fails-otherwise")
     assert (told.code, "has not been run" in told.err, "--resume" in told.err) == (2, True, True)
-    assert "9 not run" in gpubench(folder, "triage").out, "and its run can be triaged all the same"
+    assert "9 not run" in gpubench_here(folder, "triage").out, "and its run can be triaged all the same"
 
 
 def change_header(run: Path, **changed: object) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PLUGINS, gpubench, only_run, write_sweep
+from support import PLUGINS, gpubench_here, only_run, write_sweep
 
 from gpubench.records import CellRecord, Outcome
 from gpubench.store import StoredRun, read_run
@@ -29,7 +29,7 @@ def run(folder: Path, backends: str, *flags: str, order: str = "cells", isolatio
     """The run of a sweep over two models, the model the innermost axis, on the CPU."""
     plugin, trials = PLUGINS / "sharing.py", 2 if order == "interleaved" else 1
     text = SWEEP.format(plugin=plugin, backends=backends, order=order, isolation=isolation, trials=trials)
-    finished = gpubench(folder, "sweep", str(write_sweep(folder, text)), "--gpus", "none", *flags)
+    finished = gpubench_here(folder, "sweep", str(write_sweep(folder, text)), "--gpus", "none", *flags)
     assert finished.code in (0, 3), finished.err
     return read_run(only_run(folder))
 
