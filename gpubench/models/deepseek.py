@@ -68,6 +68,10 @@ class DeepseekConfig:
     """Whether our kernels find an indexer's top-k from the last step's selection, instead of by digits."""
 
     def __post_init__(self) -> None:
+        if self.mla.rope % 2:
+            raise ArgumentError(
+                f"mla.rope: {self.mla.rope} dimensions can't be rotated in pairs; wanted an even number"
+            )
         if self.indexer is None:
             return
         if self.indexer.compress_ratio != 1:

@@ -276,6 +276,11 @@ def test_an_indexer_must_fit_the_rotary_part_and_is_not_compressed():
             replace(SPARSE, indexer=replace(SPARSE.indexer, **changes))
 
 
+def test_a_rotary_part_that_has_no_pairs_is_refused():
+    with pytest.raises(ArgumentError, match="mla.rope: 15 dimensions can't be rotated in pairs"):
+        replace(TINY, mla=replace(TINY.mla, rope=15))
+
+
 def test_what_cannot_be_had_here_is_unsupported():
     with pytest.raises(Unsupported, match="TRITON_INTERPRET=1"):
         TINY.build(torch.float32, "triton")
