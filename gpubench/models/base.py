@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from gpubench.errors import Unsupported
+from gpubench.errors import ArgumentError, Unsupported
 
 __all__ = [
     "Attention",
@@ -24,6 +24,7 @@ __all__ = [
     "Parallel",
     "ServingModel",
     "Slots",
+    "check_positions",
     "check_triton",
 ]
 
@@ -176,6 +177,12 @@ class ServingModel(DecodeModel, Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden], as `prefill` gives them → [rows, vocabulary]."""
         ...
+
+
+def check_positions(tokens: Tensor, positions: Tensor) -> None:
+    """ArgumentError unless every token has a position."""
+    if tokens.shape[0] != positions.shape[0]:
+        raise ArgumentError(f"{tokens.shape[0]} tokens are given {positions.shape[0]} positions; wanted one for each")
 
 
 def check_triton() -> None:

@@ -25,7 +25,7 @@ from gpubench.models.attention import (
     place_last,
     place_rows,
 )
-from gpubench.models.base import Attention, Chunk, Parallel, check_triton
+from gpubench.models.base import Attention, Chunk, Parallel, check_positions, check_triton
 from gpubench.models.layers import random_weight, rotary_table, weight
 from gpubench.models.ranks import divide, divide_kv_heads
 from gpubench.models.shapes import check_groups, check_rotary
@@ -210,10 +210,12 @@ class DenseModel(nn.Module):
         return self._finish(self._run(tokens, cache, place_last(cache, has_kernels=self.has_kernels)))
 
     def decode(self, tokens: Tensor, positions: Tensor, slots: DenseCache) -> Tensor:
+        check_positions(tokens, positions)
         place = place_rows(slots, positions, has_kernels=self.has_kernels, dtype=self.head.dtype)
         return self._finish(self._run(tokens, slots, place))
 
     def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        check_positions(tokens, positions)
         slots = chunk.slots
         assert isinstance(slots, DenseCache), "what make_slots gave"
         place = place_chunk(slots, positions, chunk.span, has_kernels=self.has_kernels)

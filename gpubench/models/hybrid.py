@@ -40,7 +40,7 @@ from gpubench.models.attention import (
     place_last,
     place_rows,
 )
-from gpubench.models.base import Attention, Chunk, Parallel, check_triton
+from gpubench.models.base import Attention, Chunk, Parallel, check_positions, check_triton
 from gpubench.models.gated_delta import GatedDelta, GatedDeltaCache
 from gpubench.models.gated_delta import make_cache as make_delta_cache
 from gpubench.models.layers import random_weight, rotary_table, weight
@@ -326,10 +326,12 @@ class HybridModel(nn.Module):
         return self._finish(self._run(tokens, cache, HybridPlace(attention, cache.positions, others=cache.others)))
 
     def decode(self, tokens: Tensor, positions: Tensor, slots: HybridCache) -> Tensor:
+        check_positions(tokens, positions)
         attention = place_rows(slots, positions, has_kernels=self.has_kernel, dtype=self.head.dtype)
         return self._finish(self._run(tokens, slots, HybridPlace(attention, positions, may_idle=True)))
 
     def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        check_positions(tokens, positions)
         slots = chunk.slots
         assert isinstance(slots, HybridCache), "what make_slots gave"
         attention = place_chunk(slots, positions, chunk.span, has_kernels=self.has_kernel)

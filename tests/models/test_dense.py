@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from whole_sequences import forward_whole
+from models.whole_sequences import forward_whole
 
 from gpubench.errors import ArgumentError
 from gpubench.models.attention import cached_attention

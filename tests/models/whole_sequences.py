@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import deepseek_reference
 import torch
+from models import deepseek_reference
 from torch import Tensor
 from torch.nn.functional import softplus
 
