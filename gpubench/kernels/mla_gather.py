@@ -9,13 +9,15 @@ The cache, its block table and the lengths are laid out as mla_cache.py says. En
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_index, check_launchable, check_operand
-from gpubench.kernels.launching import Launcher
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_table
 from gpubench.kernels.ops import as_op
 
@@ -53,12 +55,15 @@ def _gather_kernel(
     tl.store(target[:, None] + place[None, :], entry, mask=inside)
 
 
-_LAUNCH = Launcher(_gather_kernel)
-
-
 @as_op("mla_gather", mutates=("gathered",))
 def mla_gather(cache: Tensor, block_table: Tensor, lengths: Tensor, indices: Tensor, gathered: Tensor) -> None:
     """Copy the selected entries. Neither allocates nor synchronises; ArgumentError names what doesn't fit."""
+    _LAUNCH((cache, block_table, lengths, indices, gathered))
+
+
+def _prepare(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    cache, block_table, lengths, indices, gathered = tensors
     kernel = "mla_gather"
     check_launchable(kernel, "cache", cache)
     if cache.dim() != 3 or cache.shape[0] < 1 or cache.shape[1] != PAGE:
@@ -72,10 +77,13 @@ def mla_gather(cache: Tensor, block_table: Tensor, lengths: Tensor, indices: Ten
     check_table(kernel, block_table, lengths, batch, cache)
     for name, tensor in (("cache", cache), ("gathered", gathered)):
         check_contiguous(kernel, name, tensor)
-    _LAUNCH(
-        (triton.cdiv(k, _BLOCK), batch, 1),
-        (cache, block_table, lengths, indices, gathered),
+    launch = _LAUNCHER.prepare(
         (block_table.stride(0), k, pages * PAGE, width),
         {"BLOCK": _BLOCK, "WIDTH": triton.next_power_of_2(width), "PAGE": PAGE},
         num_warps=4,
     )
+    grid = (triton.cdiv(k, _BLOCK), batch, 1)
+    return lambda tensors: launch(grid, tensors)
+
+
+_LAUNCHER, _LAUNCH = Launcher(_gather_kernel), Planned(_prepare)

@@ -12,6 +12,8 @@ GPT-NeoX. All is computed in float32 and rounded once.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,7 +26,7 @@ from gpubench.kernels.arguments import (
     check_operand,
     check_scratch,
 )
-from gpubench.kernels.launching import Launcher
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.ops import as_op
 
@@ -96,9 +98,6 @@ def _rotate_kernel(x, rotary, stride_b, stride_h, heads, half_size, HEADS: tl.co
     tl.store(x + half_size, (second * cos + first * sin).to(x.dtype.element_ty), mask=inside)
 
 
-_PREPARE, _ROTATE = Launcher(_prepare_kernel), Launcher(_rotate_kernel)
-
-
 @as_op("mla_prepare", mutates=("cache", "query"))
 def mla_prepare(
     projected: Tensor,
@@ -115,9 +114,17 @@ def mla_prepare(
 
     Neither allocates nor synchronises; ArgumentError names an argument that doesn't fit.
     """
+    _PREPARE((projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query), eps)
+
+
+def _plan_preparing(tensors: Sequence[Tensor], eps: float) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query = tensors
     kernel = "mla_prepare"
-    rope = 2 * rotary.shape[-1]
-    kv_lora, rope = check_cache(kernel, cache, ("latent_norm", latent_norm[None]), ("rotary", rotary.view(1, rope)))
+    if rotary.dim() != 2 or rotary.shape[0] != 2:
+        raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (2, half of what is rotated)")
+    check_contiguous(kernel, "rotary", rotary)
+    kv_lora, rope = check_cache(kernel, cache, ("latent_norm", latent_norm[None]), ("rotary", rotary.view(1, -1)))
     check_launchable(kernel, "projected", projected)
     batch, q_lora = query.shape if query.dim() == 2 else (0, 0)
     if batch < 1 or not 1 <= q_lora <= 8192:
@@ -130,18 +137,26 @@ def mla_prepare(
     check_contiguous(kernel, "query", query)
     check_scratch(kernel, "rotary", rotary, rope, like=cache)
     check_table(kernel, block_table, lengths, batch, cache)
-    _PREPARE(
-        (batch, 2, 1),
-        (projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query),
+    launch = _PREPARER.prepare(
         (projected.stride(0), block_table.stride(0), q_lora, eps),
         {"Q": triton.next_power_of_2(q_lora), "R": kv_lora, "P": rope, "PAGE": PAGE},
         num_warps=4,
     )
+    return lambda tensors: launch((batch, 2, 1), tensors)
+
+
+_PREPARER, _PREPARE = Launcher(_prepare_kernel), Planned(_plan_preparing)
 
 
 @as_op("rotate_heads", mutates=("x",))
 def rotate_heads(x: Tensor, rotary: Tensor) -> None:
     """Rotate every head in place. Neither allocates nor synchronises."""
+    _ROTATE((x, rotary))
+
+
+def _plan_rotating(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    x, rotary = tensors
     kernel = "rotate_heads"
     check_launchable(kernel, "x", x)
     if x.dim() != 3 or min(x.shape) < 1 or x.shape[2] % 2:
@@ -151,10 +166,13 @@ def rotate_heads(x: Tensor, rotary: Tensor) -> None:
     if rotary.shape != (2, size // 2):
         raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted {(2, size // 2)}")
     check_scratch(kernel, "rotary", rotary, size, like=x)
-    _ROTATE(
-        (batch, triton.cdiv(heads, _HEADS), 1),
-        (x, rotary),
+    launch = _ROTATOR.prepare(
         (x.stride(0), x.stride(1), heads, size // 2),
         {"HEADS": _HEADS, "HALF": triton.next_power_of_2(size // 2)},
         num_warps=1,
     )
+    grid = (batch, triton.cdiv(heads, _HEADS), 1)
+    return lambda tensors: launch(grid, tensors)
+
+
+_ROTATOR, _ROTATE = Launcher(_rotate_kernel), Planned(_plan_rotating)

@@ -15,6 +15,7 @@ H200, bfloat16, nsys and CUPTI within replayed steps of DeepSeek-V3.2, 2026-11-2
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import triton
@@ -24,7 +25,7 @@ from torch import Tensor
 from gpubench.errors import ArgumentError
 from gpubench.kernels.arguments import check_contiguous, check_index, check_operand, check_scratch
 from gpubench.kernels.gpu import sm_count
-from gpubench.kernels.launching import Launcher
+from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
 from gpubench.kernels.ops import as_op
@@ -138,9 +139,6 @@ def _attend_kernel(
     tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-_LAUNCH = Launcher(_attend_kernel)
-
-
 @functools.cache
 def _choose_splits(programs: int, k: int, itemsize: int, sms: int) -> int:
     """Into how many parts a selection is split: as many as find room side by side, of two tiles at least."""
@@ -181,35 +179,49 @@ def mla_sparse_decode(
 
     ArgumentError names an argument that doesn't fit.
     """
-    tiling, splits = _check(q_latent, q_rope, cache, block_table, lengths, indices, out, scratch)
+    _LAUNCH((q_latent, q_rope, cache, block_table, lengths, indices, out, scratch), softmax_scale)
+
+
+def _prepare(tensors: Sequence[Tensor], softmax_scale: float) -> Callable[[Sequence[Tensor]], None]:
+    """What launches on tensors like these, which are checked."""
+    tiling, splits = _check(*tensors)
+    q_latent, q_rope, _cache, block_table, _lengths, indices, *_ = tensors
     batch, heads, kv_lora = q_latent.shape
-    _LAUNCH(
-        (batch * splits * -(-heads // tiling.block_h), 1, 1),
-        (q_latent, q_rope, cache, block_table, lengths, indices, out if splits == 1 else scratch),
-        (
-            batch * splits * heads * kv_lora,
-            q_latent.stride(0),
-            q_latent.stride(1),
-            q_rope.stride(0),
-            q_rope.stride(1),
-            block_table.stride(0),
-            heads,
-            indices.shape[1],
-            softmax_scale * _LOG2_E,
-        ),
-        {
-            "R": kv_lora,
-            "P": q_rope.shape[2],
-            "PAGE": PAGE,
-            "SPLITS": splits,
-            "BLOCK_H": tiling.block_h,
-            "BLOCK_N": tiling.block_n,
-            "NUM_STAGES": tiling.num_stages,
-        },
-        num_warps=tiling.num_warps,
+    numbers = (
+        batch * splits * heads * kv_lora,
+        q_latent.stride(0),
+        q_latent.stride(1),
+        q_rope.stride(0),
+        q_rope.stride(1),
+        block_table.stride(0),
+        heads,
+        indices.shape[1],
+        softmax_scale * _LOG2_E,
     )
-    if splits > 1:
-        merge_splits(scratch, out, splits)
+    constants = {
+        "R": kv_lora,
+        "P": q_rope.shape[2],
+        "PAGE": PAGE,
+        "SPLITS": splits,
+        "BLOCK_H": tiling.block_h,
+        "BLOCK_N": tiling.block_n,
+        "NUM_STAGES": tiling.num_stages,
+    }
+    attend = _LAUNCHER.prepare(numbers, constants, num_warps=tiling.num_warps)
+    grid = (batch * splits * -(-heads // tiling.block_h), 1, 1)
+
+    def launch(tensors: Sequence[Tensor]) -> None:
+        *operands, out, scratch = tensors
+        if splits == 1:
+            attend(grid, (*operands, out))
+        else:
+            attend(grid, (*operands, scratch))
+            merge_splits(scratch, out, splits)
+
+    return launch
+
+
+_LAUNCHER, _LAUNCH = Launcher(_attend_kernel), Planned(_prepare)
 
 
 def _check(

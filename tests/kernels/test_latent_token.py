@@ -89,6 +89,7 @@ def test_a_selection_takes_as_many_pages_as_it_needs(interpreted, k):
         ("mla_prepare", {"query": torch.zeros(2, 24, 1)}, r"query has shape \(2, 24, 1\)"),
         ("mla_prepare", {"latent_norm": torch.ones(24)}, "latent_norm has shape .* a power of 2"),
         ("mla_prepare", {"rotary": torch.ones(2, 8).double()}, "rotary is torch.float64"),
+        ("mla_prepare", {"rotary": torch.ones(3, 8)}, r"rotary has shape \(3, 8\); wanted \(2, half of what"),
         ("mla_prepare", {"lengths": torch.ones(2, dtype=torch.int64)}, "lengths is torch.int64"),
         ("rotate_heads", {"rotary": torch.ones(2, 4)}, r"rotary has shape \(2, 4\); wanted \(2, 8\)"),
         ("rotate_heads", {"x": torch.zeros(2, 3, 15)}, r"x has shape \(2, 3, 15\)"),

@@ -277,7 +277,7 @@ def test_an_indexer_must_fit_the_rotary_part_and_is_not_compressed():
 
 
 def test_a_rotary_part_that_has_no_pairs_is_refused():
-    with pytest.raises(ArgumentError, match="mla.rope: 15 dimensions can't be rotated in pairs"):
+    with pytest.raises(ArgumentError, match=r"mla\.rope: 15 dimensions can't be rotated in pairs"):
         replace(TINY, mla=replace(TINY.mla, rope=15))
 
 
