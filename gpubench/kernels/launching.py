@@ -114,7 +114,7 @@ class Planned:
     def __call__(self, tensors: Sequence[Tensor], *options: Any) -> None:
         key = [torch.cuda.current_device() if tensors[0].is_cuda else -1, *options]
         for t in tensors:
-            key += t.shape, t.stride(), t.dtype, t.get_device(), t.data_ptr() % _ALIGNMENT
+            key += t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % _ALIGNMENT
         kind = tuple(key)
         launch = self._launches.get(kind)
         if launch is None:
