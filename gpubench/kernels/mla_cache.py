@@ -1,7 +1,8 @@
 """The paged cache of multi-head latent attention: its layout, and the new token's entry written into it in place.
 
     cache [pages, 64, R + P]      per token one latent c (R) and, behind it, one rotary key k_pe (P), for all heads
-    block_table [B, max_pages]    int32: the pages of sequence b, in order; token t is in its page t // 64, row t % 64
+    block_table [B, max_pages]    int32: the pages of sequence b, in order; token t is in its page t // 64, row t % 64;
+                                  of more rows, the first are meant
     lengths [B]                   int32: tokens that sequence b has, at most 64 · max_pages; 0 for a padded row
 
 All on one device. Pages belong to one sequence each where they are written.
@@ -119,6 +120,6 @@ def check_table(kernel: str, block_table: Tensor, lengths: Tensor, batch: int, c
         raise ArgumentError(
             f"{kernel}: block_table has shape {tuple(block_table.shape)}; wanted ({batch}, max_pages), at least 1 page"
         )
-    check_index(kernel, "block_table", block_table, (batch, max_pages), like=cache)
+    check_index(kernel, "block_table", block_table, (max(batch, len(block_table)), max_pages), like=cache)
     check_index(kernel, "lengths", lengths, (batch,), like=cache)
     return max_pages

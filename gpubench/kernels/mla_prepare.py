@@ -5,9 +5,9 @@
     rotate_heads      x[b, h] ← rotate(x[b, h]), in place
 
 projected [B, Q + R + P] of one of float32, float16 and bfloat16, rows adjacent; query [B, Q]; the norms' weights [Q]
-and [R]; rotary [2, P / 2], float32: cos and sin of the new token's angles. The cache, its block table and the lengths
-are laid out as mla_cache.py says. x [B, H, P], a head's elements adjacent. Halves of what is rotated are paired, as in
-GPT-NeoX. All is computed in float32 and rounded once.
+and [R]; rotary [2, P / 2] or [B, 2, P / 2], float32: cos and sin of the new token's angles, the same for all sequences
+or of each. The cache, its block table and the lengths are laid out as mla_cache.py says. x [B, H, P], a head's elements
+adjacent. Halves of what is rotated are paired, as in GPT-NeoX. All is computed in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _prepare_kernel(
     query,
     projected_stride,
     table_stride,
+    rotary_stride,
     q_lora,
     eps,
     Q: tl.constexpr,
@@ -65,6 +66,7 @@ def _prepare_kernel(
 ):
     b = tl.program_id(0).to(tl.int64)
     projected += b * projected_stride
+    rotary += b * rotary_stride
     if tl.program_id(1) == 0:
         place = tl.arange(0, Q)
         found = _normalise(projected, query_norm, q_lora, eps, Q)
@@ -85,7 +87,10 @@ def _prepare_kernel(
 
 
 @triton.jit
-def _rotate_kernel(x, rotary, stride_b, stride_h, heads, half_size, HEADS: tl.constexpr, HALF: tl.constexpr):
+def _rotate_kernel(
+    x, rotary, stride_b, stride_h, rotary_stride, heads, half_size, HEADS: tl.constexpr, HALF: tl.constexpr
+):
+    rotary += tl.program_id(0).to(tl.int64) * rotary_stride
     h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     half = tl.arange(0, HALF)
     inside = (h[:, None] < heads) & (half[None, :] < half_size)
@@ -121,12 +126,15 @@ def _plan_preparing(tensors: Sequence[Tensor], eps: float) -> Callable[[Sequence
     """What launches on tensors like these, which are checked."""
     projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query = tensors
     kernel = "mla_prepare"
-    if rotary.dim() != 2 or rotary.shape[0] != 2:
-        raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (2, half of what is rotated)")
-    check_contiguous(kernel, "rotary", rotary)
-    kv_lora, rope = check_cache(kernel, cache, ("latent_norm", latent_norm[None]), ("rotary", rotary.view(1, -1)))
-    check_launchable(kernel, "projected", projected)
     batch, q_lora = query.shape if query.dim() == 2 else (0, 0)
+    if rotary.shape[:-1] not in ((2,), (batch, 2)):
+        raise ArgumentError(
+            f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (2, half of what is rotated), or {batch} of that"
+        )
+    check_contiguous(kernel, "rotary", rotary)
+    check_launchable(kernel, "projected", projected)
+    rows = rotary.view(-1, 2 * rotary.shape[-1])
+    kv_lora, rope = check_cache(kernel, cache, ("latent_norm", latent_norm[None]), ("rotary", rows))
     if batch < 1 or not 1 <= q_lora <= 8192:
         raise ArgumentError(f"{kernel}: query has shape {tuple(query.shape)}; wanted (batch, 1 to 8192)")
     check_operand(kernel, "projected", projected, (batch, q_lora + kv_lora + rope), like=cache)
@@ -138,7 +146,7 @@ def _plan_preparing(tensors: Sequence[Tensor], eps: float) -> Callable[[Sequence
     check_scratch(kernel, "rotary", rotary, rope, like=cache)
     check_table(kernel, block_table, lengths, batch, cache)
     launch = _PREPARER.prepare(
-        (projected.stride(0), block_table.stride(0), q_lora, eps),
+        (projected.stride(0), block_table.stride(0), rope if rotary.dim() == 3 else 0, q_lora, eps),
         {"Q": triton.next_power_of_2(q_lora), "R": kv_lora, "P": rope, "PAGE": PAGE},
         num_warps=4,
     )
@@ -163,11 +171,13 @@ def _plan_rotating(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], No
         raise ArgumentError(f"{kernel}: x has shape {tuple(x.shape)}; wanted (batch, heads, an even number)")
     check_adjacent(kernel, "x", x)
     batch, heads, size = x.shape
-    if rotary.shape != (2, size // 2):
-        raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted {(2, size // 2)}")
+    if rotary.shape not in ((2, size // 2), (batch, 2, size // 2)):
+        raise ArgumentError(
+            f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted {(2, size // 2)}, or {batch} of that"
+        )
     check_scratch(kernel, "rotary", rotary, size, like=x)
     launch = _ROTATOR.prepare(
-        (x.stride(0), x.stride(1), heads, size // 2),
+        (x.stride(0), x.stride(1), size if rotary.dim() == 3 else 0, heads, size // 2),
         {"HEADS": _HEADS, "HALF": triton.next_power_of_2(size // 2)},
         num_warps=1,
     )
