@@ -160,7 +160,8 @@ class _Recording(TorchDispatchMode):
             found = func(*args, **kwargs)
             if outputs is not None:
                 for out, value in zip(pytree.tree_leaves(outputs), pytree.tree_leaves(found), strict=True):
-                    out.copy_(value)
+                    if isinstance(out, Tensor):
+                        out.copy_(value)
 
         self._graph.tape.append(run)
         self._graph.num_kernels += 1

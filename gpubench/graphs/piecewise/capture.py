@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from gpubench.graphs.piecewise.entry import Call, Entry, OutputInfo, call_piece
 from gpubench.graphs.piecewise.seam import Graph, Graphs
 from gpubench.graphs.piecewise.split import Operator, Piece, Plan
+from gpubench.graphs.places import Places
 
 __all__ = ["BucketCapture"]
 
@@ -34,8 +35,15 @@ class BucketCapture:
         self._pool = pool
         self._captured: list[Graph] = []
 
-    def run(self, values: Values, copies: Mapping[fx.Node, Tensor], learned: Mapping[fx.Node, OutputInfo]) -> Entry:
-        """`values` are those that no piece makes; `copies` what pieces read of the state; `learned` at warm-up."""
+    def run(
+        self,
+        values: Values,
+        copies: Mapping[fx.Node, Tensor],
+        learned: Mapping[fx.Node, OutputInfo],
+        places: Places,
+    ) -> Entry:
+        """`values` are those that no piece makes, `copies` what pieces read of the state, `learned` is from warm-up;
+        `places` are those of the state's tensors."""
         seen = dict(values)  # what the program sees: addresses
         held = {**values, **copies}  # what the next captures read: alive
         parts: list[Call | Graph] = []
@@ -54,7 +62,7 @@ class BucketCapture:
                 head = part
             for node in [node for node, last in self.plan.last_reader.items() if last == number]:
                 held.pop(node, None)
-        return Entry(self.bucket, self.plan, self._captured, parts, head, seen, [])
+        return Entry(self.bucket, self.plan, self._captured, parts, head, seen, places)
 
     def _borrow(self, value: Tensor) -> Tensor:
         return self._graphs.borrow(value, self._captured)

@@ -13,6 +13,7 @@ from gpubench.errors import ArgumentError
 from gpubench.graphs.piecewise.seam import Graph
 from gpubench.graphs.piecewise.split import Operator, Piece, Plan
 from gpubench.graphs.piecewise.trace import NumTokens, PerToken
+from gpubench.graphs.places import Places
 
 __all__ = ["Call", "Entry", "OutputInfo", "call_operator", "call_piece", "learn_output"]
 
@@ -175,7 +176,7 @@ class Entry:
     """What runs eagerly after all else."""
     values: dict[fx.Node, Any]
     """What the head and the step's caller get to see, for as many tokens as the bucket has."""
-    places: list[tuple[int, torch.Size]]
+    places: Places
     """Where the state's tensors were, and their sizes, which the trace may have taken for constants."""
     programs: dict[int, Program] = field(default_factory=dict)
 

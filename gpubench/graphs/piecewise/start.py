@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from gpubench.graphs.piecewise.step import Arguments, BucketCost, PiecewiseStep
+from gpubench.graphs.cost import BucketCost
+from gpubench.graphs.piecewise.step import Arguments, PiecewiseStep
 from gpubench.registry import OwnMeasurement
 
-__all__ = ["Start", "measure_start", "start_at_once", "start_in_two_phases"]
+__all__ = ["Captured", "Start", "measure_start", "start_at_once", "start_in_two_phases"]
 
 MEMORY = ("device", "reserved", "allocated", "pool", "driver")
 
@@ -38,7 +40,30 @@ class Start:
     """… and of that, what didn't come back when they were released."""
 
 
-def start_at_once(pieces: PiecewiseStep, final: Callable[[], Arguments]) -> Start:
+class Captured(Protocol):
+    """A step that is warmed up and captured by bucket: in pieces, or whole."""
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds that timing steps took so far …"""
+        ...
+
+    @property
+    def traced_s(self) -> float:
+        """… and finding traces: neither is part of a start."""
+        ...
+
+    @property
+    def trace_time(self) -> float:
+        """Seconds that its traces took, whoever had them made."""
+        ...
+
+    def warm_up(self, arguments_for: Arguments) -> None: ...
+
+    def capture(self, arguments_for: Arguments) -> list[BucketCost]: ...
+
+
+def start_at_once(pieces: Captured, final: Callable[[], Arguments]) -> Start:
     """Warm up and capture."""
     watch = _Watch(pieces)
     arguments = final()
@@ -67,18 +92,24 @@ def start_in_two_phases(pieces: PiecewiseStep, small: Callable[[], Arguments], f
     return Start(costs, ended_s, pieces.trace_time, recapture_s, release_s, estimated, kept)
 
 
-def measure_start(start: Start) -> list[OwnMeasurement]:
-    """What a start took, and by bucket `capture_time`, the parts of memory, `replay_time` and `eager_time`."""
-    found = [OwnMeasurement("trace_time", "s", start.trace_time), OwnMeasurement("start_time", "s", start.start_time)]
+def measure_start(start: Start, of: str = "") -> list[OwnMeasurement]:
+    """What a start took, and by bucket `capture_time`, the parts of memory, `replay_time` and `eager_time`.
+
+    `of` says of which step it is where there are several: its figures have the ranges `prefill` and `prefill bucket 8`.
+    """
+    found = [
+        OwnMeasurement("trace_time", "s", start.trace_time, of),
+        OwnMeasurement("start_time", "s", start.start_time, of),
+    ]
     if start.recapture_time:
         found += [
-            OwnMeasurement("release_time", "s", start.release_time),
-            OwnMeasurement("recapture_time", "s", start.recapture_time),
-            OwnMeasurement("graphs_estimated", "B", float(start.estimated)),
-            OwnMeasurement("graphs_kept", "B", float(start.kept)),
+            OwnMeasurement("release_time", "s", start.release_time, of),
+            OwnMeasurement("recapture_time", "s", start.recapture_time, of),
+            OwnMeasurement("graphs_estimated", "B", float(start.estimated), of),
+            OwnMeasurement("graphs_kept", "B", float(start.kept), of),
         ]
     for cost in start.costs:
-        name = f"bucket {cost.bucket}"
+        name = f"{of} bucket {cost.bucket}".strip()
         found.append(OwnMeasurement("capture_time", "s", cost.capture_time, name))
         found += [OwnMeasurement(f"memory_{part}", "B", float(getattr(cost, part)), name) for part in MEMORY]
         found.append(OwnMeasurement("replay_time", "s", cost.replay_time, name))
@@ -89,7 +120,7 @@ def measure_start(start: Start) -> list[OwnMeasurement]:
 class _Watch:
     """Tells the time, less what timing steps and tracing took."""
 
-    def __init__(self, pieces: PiecewiseStep) -> None:
+    def __init__(self, pieces: Captured) -> None:
         self._pieces = pieces
         self._began = self._now()
 

@@ -20,18 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from gpubench.errors import StaleGraphError
+from gpubench.graphs.cost import BucketCost, Meter
 from gpubench.graphs.piecewise.buckets import find_bucket
 from gpubench.graphs.piecewise.capture import BucketCapture
 from gpubench.graphs.piecewise.entry import Entry, OutputInfo, call_operator, call_piece, learn_output
-from gpubench.graphs.piecewise.seam import Graphs, MemoryInUse
+from gpubench.graphs.piecewise.seam import Graphs
 from gpubench.graphs.piecewise.split import Piece, Plan, split
 from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, Traces
+from gpubench.graphs.places import Places
 
-__all__ = ["BucketCost", "Options", "PiecewiseStep"]
+__all__ = ["Arguments", "Options", "PiecewiseStep"]
 
-TIMED_STEPS = 5
-"""Of a bucket, in pieces and as many eagerly."""
 Values = dict[fx.Node, Any]
 Arguments = Callable[[int], Sequence[Any]]
 """Gives the arguments of a step of no more tokens than a bucket has, for warming it up or capturing it."""
@@ -53,28 +52,6 @@ class Options:
     are."""
     streams: Literal[1, 2] = 1
     """With 2, pieces fork where the step reads certain weights, and what follows from these runs on a second stream."""
-
-
-@dataclass(frozen=True)
-class BucketCost:
-    """What a bucket's captures cost, once they have been replayed: bytes, and seconds."""
-
-    bucket: int
-    capture_time: float
-    replay_time: float
-    """Of a step in pieces, the shortest of some …"""
-    eager_time: float
-    """… and of an eager one."""
-    device: int
-    """By how much less the driver had free."""
-    reserved: int
-    allocated: int
-    pool: int
-
-    @property
-    def driver(self) -> int:
-        """What the driver took for itself: for the graphs' nodes, not for tensors."""
-        return self.device - self.reserved
 
 
 class PiecewiseStep:
@@ -99,13 +76,12 @@ class PiecewiseStep:
         self._traces = step if isinstance(step, Traces) else Traces(step)
         self.options = options
         self.name = name
-        self.timed_s = 0.0
-        """Seconds that timing steps took so far …"""
         self.traced_s = 0.0
-        """… and finding traces: neither is part of a start."""
+        """Seconds that finding traces took so far …"""
         self.trace_time = 0.0
-        """Seconds that its traces took whoever had them made."""
+        """… and those that they took whoever had them made."""
         self._graphs = graphs
+        self._meter = Meter(graphs)
         self._head = head if options.head == "outside" else None
         self._beside = beside if options.streams == 2 else ()
         self._forget()
@@ -117,6 +93,11 @@ class PiecewiseStep:
         self._buffers: list[Tensor] = []
         self._copies: dict[fx.Node, Tensor] = {}
         self._pool: Any = None
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds that timing steps took so far."""
+        return self._meter.timed_s
 
     @property
     def eager(self) -> Callable[..., Any]:
@@ -150,16 +131,10 @@ class PiecewiseStep:
             if self._pool is None or self.options.pool == "private":
                 self._pool = self._graphs.new_pool()
             *per_token, state = arguments_for(bucket)
-            before, began = self._graphs.memory(self._pool), time.perf_counter()
-            self._entries[bucket] = self._capture_bucket(bucket, per_token, state)
-            self._graphs.wait()
-            seconds = time.perf_counter() - began
+            capture = partial(self._capture_bucket, bucket, per_token, state)
             replay = partial(self._replay, bucket, per_token, state)
-            replay()
-            self._graphs.wait()
-            taken = _taken(before, self._graphs.memory(self._pool))
             eager = partial(self.eager, *per_token, state)
-            costs.append(BucketCost(bucket, seconds, self._shortest(replay), self._shortest(eager), *taken))
+            costs.append(self._meter.measure(bucket, self._pool, capture, replay, eager))
         return costs
 
     def __call__(self, *arguments: Any) -> Any:
@@ -231,32 +206,20 @@ class PiecewiseStep:
                 (part.rows.first(whole, num_tokens) if part.rows else whole).copy_(returned)
         self._learned[bucket] = learned
 
-    def _shortest(self, run: Callable[[], Any]) -> float:
-        found = []
-        for _ in range(TIMED_STEPS):
-            self._graphs.wait()
-            began = time.perf_counter()
-            run()
-            self._graphs.wait()
-            found.append(time.perf_counter() - began)
-        self.timed_s += sum(found)
-        return min(found)
-
-    def _capture_bucket(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Entry:
+    def _capture_bucket(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
         plan = self._plan(bucket, per_token, state)
         live = plan.find_live(state)
         values = self._known_values(plan, bucket, live)
         capture = BucketCapture(plan, bucket, self.options.out_buffers, self._graphs, self._pool)
-        entry = capture.run(values, self._copies, self._learned[bucket])
-        entry.places = [(value.data_ptr(), value.shape) for value in live[: len(plan.state)]]
-        return entry
+        places = Places.of((source.path for source in plan.state.values()), live[: len(plan.state)])
+        self._entries[bucket] = capture.run(values, self._copies, self._learned[bucket], places)
 
     def _replay(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Any:
         entry = self._entries.get(bucket)
         if entry is None:
             raise RuntimeError(f"{self.name}: bucket {bucket} isn't captured; call warm_up and capture first")
         live = entry.plan.find_live(state)
-        self._refuse_stale(entry, live)
+        entry.places.refuse_others(live[: len(entry.plan.state)], f"{self.name}: the graphs of bucket {bucket}")
         program = entry.program(len(per_token[0]))
         program.fill(per_token)
         for node in entry.plan.copied:
@@ -264,27 +227,3 @@ class PiecewiseStep:
         for part in program.parts:
             part(live)
         return program.outputs if entry.head is None else entry.run_head(program)
-
-    def _refuse_stale(self, entry: Entry, live: Sequence[Tensor]) -> None:
-        """StaleGraphError if a tensor of the state isn't what it was when the bucket was captured."""
-        found = [(value.data_ptr(), value.shape) for value in live[: len(entry.places)]]
-        if found == entry.places:
-            return
-        number = next(number for number, place in enumerate(entry.places) if found[number] != place)
-        path = [source.path for source in entry.plan.state.values()][number]
-        (was, old), (now, new) = entry.places[number], found[number]
-        moved = f"was at {was:#x}; it is at {now:#x} now"
-        resized = f"at {was:#x} had the sizes {list(old)}; it has {list(new)} now"
-        raise StaleGraphError(
-            f"{self.name}: the graphs of bucket {entry.bucket} were captured when {path} "
-            f"{moved if was != now else resized}. Call reset, then warm_up and capture"
-        )
-
-
-def _taken(before: MemoryInUse, after: MemoryInUse) -> tuple[int, int, int, int]:
-    return (
-        after.device - before.device,
-        after.reserved - before.reserved,
-        after.allocated - before.allocated,
-        after.pool - before.pool,
-    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any, Protocol
 
@@ -19,47 +19,13 @@ from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
+from gpubench.graphs.places import Path, state_tensors
 from gpubench.kernels.ops import cut_at_seams
 
-__all__ = [
-    "Constant",
-    "Input",
-    "NumTokens",
-    "Path",
-    "PerToken",
-    "State",
-    "Traced",
-    "Traces",
-    "state_tensors",
-    "trace_step",
-]
+__all__ = ["Constant", "Input", "NumTokens", "PerToken", "State", "Traced", "Traces", "trace_step"]
 
 Step = Callable[..., Any]
 """`step(*per_token, state)`: tensors whose first dimension is the tokens', and what is remembered between steps."""
-
-
-@dataclass(frozen=True)
-class Path:
-    """Where a tensor is in a state: `keys[3]`."""
-
-    steps: tuple[tuple[bool, Any], ...] = ()
-    """Names of attributes, and what to index by: whether it is the latter, and the name or key."""
-
-    def attribute(self, name: str) -> Path:
-        return Path((*self.steps, (False, name)))
-
-    def item(self, key: Any) -> Path:
-        return Path((*self.steps, (True, key)))
-
-    def get(self, state: Any) -> Any:
-        """What is there in this state."""
-        for is_item, key in self.steps:
-            state = state[key] if is_item else getattr(state, key)
-        return state
-
-    def __str__(self) -> str:
-        text = "".join(f"[{key!r}]" if is_item else f".{key}" for is_item, key in self.steps)
-        return text.removeprefix(".") or "the state"
 
 
 @dataclass(frozen=True)
@@ -182,22 +148,6 @@ class Traces:
         traced = trace_step(self.step, per_token, state, num_tokens)
         found.append(replace(traced, seconds=time.perf_counter() - began))
         return found[-1]
-
-
-def state_tensors(value: Any, path: Path | None = None) -> Iterator[tuple[Path, Tensor]]:
-    """The tensors of a state and where they are: in dataclasses, mappings and lists."""
-    path = path or Path()
-    if isinstance(value, Tensor):
-        yield path, value
-    elif is_dataclass(value):
-        for part in fields(value):
-            yield from state_tensors(getattr(value, part.name), path.attribute(part.name))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from state_tensors(item, path.item(key))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from state_tensors(item, path.item(index))
 
 
 def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
