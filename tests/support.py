@@ -50,7 +50,8 @@ def gpubench(folder: Path, *arguments: str, timeout_s: float = 120, **variables:
 
 def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
     """The same in this process, which has imported it: for what starts no worker. A process of its own takes longest."""
-    out, err = io.StringIO(), io.StringIO()
+    written = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in written)
     with (
         chdir(folder),
         patch.dict(os.environ, environment(**variables)),
@@ -65,7 +66,7 @@ def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
         else:
             code = 0
     assert isinstance(code, int)
-    return Finished(code, out.getvalue(), err.getvalue())
+    return Finished(code, *(stream.getvalue().decode() for stream in written))
 
 
 def write_sweep(folder: Path, text: str, name: str = "sweep.yaml") -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from support import Finished, command_line, environment, gpubench, only_run, write_sweep
+from support import Finished, command_line, environment, gpubench, gpubench_here, only_run, write_sweep
 
 import gpubench as api
 from gpubench.cli.app import app
@@ -64,7 +64,7 @@ def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
-    shown = gpubench(tmp_path, command, "--help")
+    shown = gpubench_here(tmp_path, command, "--help")
     assert (shown.code, shown.err) == (0, "")
     flags = [flag for option in typer.main.get_command(app).commands[command].params for flag in option.opts]
     for flag in flags:
@@ -183,12 +183,12 @@ def test_doctor_says_the_same_to_people_and_to_programs(tmp_path: Path) -> None:
 
 
 def test_list_shows_what_its_json_says(tmp_path: Path) -> None:
-    catalogue = json.loads(gpubench(tmp_path, "list", "--json").out)["workloads"]
-    shown = gpubench(tmp_path, "list").out
+    catalogue = json.loads(gpubench_here(tmp_path, "list", "--json").out)["workloads"]
+    shown = gpubench_here(tmp_path, "list").out
     for name, workload in catalogue.items():
         assert name in shown
         assert all(backend["name"] in shown for backend in workload["backends"])
-    alone = gpubench(tmp_path, "list", "matmul").out
+    alone = gpubench_here(tmp_path, "list", "matmul").out
     assert "matmul" in alone
     assert "rmsnorm" not in alone
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import PLUGINS, command_line, environment, gpubench, only_run, write_sweep
+from support import PLUGINS, command_line, environment, gpubench_here, only_run, write_sweep
 
 from gpubench.analysis.merge import merge_cells
 from gpubench.records import Outcome
@@ -85,7 +85,7 @@ def test_kills_while_records_are_written_or_workers_start_lose_nothing_and_repea
         lines = (only_run(tmp_path) / "cells.jsonl").read_bytes().split(b"\n")[:-1]
         assert lines[: len(recorded)] == recorded, "what was once on disk stays"
         recorded = lines
-    finished = gpubench(tmp_path, "sweep", str(sweep), "--resume")
+    finished = gpubench_here(tmp_path, "sweep", str(sweep), "--resume")
     assert finished.code == 0, finished.out + finished.err
     run = read_run(only_run(tmp_path))
     times = Counter((record.cell_id, record.trial) for record in run.records)
@@ -117,7 +117,7 @@ def test_one_ctrl_c_lets_the_cell_end_and_says_how_to_resume(tmp_path: Path) -> 
     assert "not run" in out
     outcomes = {record.outcome for record in read_run(only_run(tmp_path)).records}
     assert outcomes == {Outcome.OK}, "a stop is no failure of any cell"
-    assert gpubench(tmp_path, "sweep", str(sweep), "--resume").code == 0
+    assert gpubench_here(tmp_path, "sweep", str(sweep), "--resume").code == 0
 
 
 def test_two_ctrl_c_stop_a_hanging_cell_at_once(tmp_path: Path) -> None:
@@ -141,20 +141,20 @@ def test_two_ctrl_c_stop_a_hanging_cell_at_once(tmp_path: Path) -> None:
 def test_a_resume_after_a_change_is_refused_with_the_change_named_and_force_is_recorded(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY)
     few = ["--only", "size=<12"]
-    assert gpubench(tmp_path, "sweep", str(sweep), *few).code == 0
-    refused = gpubench(tmp_path, "sweep", str(sweep), *few, "--resume", "--set", "params.seconds=0.02")
+    assert gpubench_here(tmp_path, "sweep", str(sweep), *few).code == 0
+    refused = gpubench_here(tmp_path, "sweep", str(sweep), *few, "--resume", "--set", "params.seconds=0.02")
     assert refused.code == 2
     assert "sweep.params.seconds: 0.01 → 0.02" in refused.err
     assert "--force" in refused.err
-    forced = gpubench(tmp_path, "sweep", str(sweep), *few, "--resume", "--set", "measure.max_samples=4", "--force")
+    forced = gpubench_here(tmp_path, "sweep", str(sweep), *few, "--resume", "--set", "measure.max_samples=4", "--force")
     assert forced.code == 0, forced.err
     assert "sweep.measure.max_samples: 3 → 4" in read_run(only_run(tmp_path)).sessions[-1].forced
 
 
 def test_failed_cells_run_again_when_asked_and_the_last_attempt_counts(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY.replace("axes:", "axes:\n  backend: [healthy, raises_in_step]"))
-    assert gpubench(tmp_path, "sweep", str(sweep), "--only", "size=8").code == 3
-    again = gpubench(tmp_path, "sweep", str(sweep), "--only", "size=8", "--retry-failed", "error")
+    assert gpubench_here(tmp_path, "sweep", str(sweep), "--only", "size=8").code == 3
+    again = gpubench_here(tmp_path, "sweep", str(sweep), "--only", "size=8", "--retry-failed", "error")
     assert again.code == 3
     failed = [result for result in merge_cells(read_run(only_run(tmp_path))) if result.cell.backend != "healthy"]
     assert [result.attempt for result in failed] == [1]
@@ -164,7 +164,7 @@ def test_failed_cells_run_again_when_asked_and_the_last_attempt_counts(tmp_path:
 def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
     text = MANY.replace("axes:", "axes:\n  backend: [hangs_with_children]") + "timeout_s: 1\n"
     pid_file = tmp_path / "pid"
-    finished = gpubench(
+    finished = gpubench_here(
         tmp_path, "sweep", str(write_sweep(tmp_path, text)), "--only", "size=8", BAD_LUCK_PID_FILE=str(pid_file)
     )
     assert finished.code == 3, finished.err
@@ -174,7 +174,7 @@ def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
 
 def test_every_cell_gets_a_process_of_its_own_under_isolation_cell(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY)
-    assert gpubench(tmp_path, "sweep", str(sweep), "--only", "size=<10", "--isolation", "cell").code == 0
+    assert gpubench_here(tmp_path, "sweep", str(sweep), "--only", "size=<10", "--isolation", "cell").code == 0
     by_cell = {record.cell_id: record.worker for record in read_run(only_run(tmp_path)).records}
     assert len(set(by_cell.values())) == len(by_cell) == 2
 
@@ -187,11 +187,11 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_the_resume_finishes_it(tmp_pat
         pytest.skip("a small file system can only be mounted by root")
     try:
         sweep = write_sweep(tmp_path, MANY)
-        full = gpubench(tmp_path, "sweep", str(sweep), "--out", str(small))
+        full = gpubench_here(tmp_path, "sweep", str(sweep), "--out", str(small))
         assert full.code == 2, full.out + full.err
         assert "--resume" in full.err
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        resumed = gpubench(tmp_path, "sweep", str(sweep), "--out", str(small), "--resume")
+        resumed = gpubench_here(tmp_path, "sweep", str(sweep), "--out", str(small), "--resume")
         assert resumed.code == 0, resumed.out + resumed.err
         run = read_run(next(small.glob("*/run.json")).parent)
         assert len({(record.cell_id, record.trial) for record in run.records}) == len(run.records) == 2 * CELLS
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_the_resume_finishes_it(tmp_pat
 
 def test_json_events_are_one_object_a_line_and_quiet_is_quiet(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, MANY)
-    told = gpubench(tmp_path, "sweep", str(sweep), "--only", "size=8", "--json")
+    told = gpubench_here(tmp_path, "sweep", str(sweep), "--only", "size=8", "--json")
     events = [json.loads(line) for line in told.out.splitlines()]
     assert events[0]["event"] == "sweep_started"
     assert events[-1] == {
@@ -216,5 +216,5 @@ def test_json_events_are_one_object_a_line_and_quiet_is_quiet(tmp_path: Path) ->
         (0, "timing", "ok"),
         (1, "timing", "ok"),
     ]
-    quiet = gpubench(tmp_path, "sweep", str(sweep), "--only", "size=8", "--quiet")
+    quiet = gpubench_here(tmp_path, "sweep", str(sweep), "--only", "size=8", "--quiet")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
