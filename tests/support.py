@@ -49,7 +49,7 @@ def gpubench(folder: Path, *arguments: str, timeout_s: float = 120, **variables:
 
 
 def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
-    """The same in this process, which has imported it: for what starts no worker. A process of its own takes longest."""
+    """The same in this process, which has imported what the command needs: most of a short command's time."""
     written = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in written)
     with (
