@@ -21,16 +21,7 @@ from torch import Tensor
 
 from gpubench.errors import ArgumentError
 
-__all__ = [
-    "Lengths",
-    "PairsFile",
-    "Prompts",
-    "deal_lengths",
-    "draw_lengths",
-    "make_prompts",
-    "parse_length",
-    "read_pairs",
-]
+__all__ = ["Lengths", "PairsFile", "Prompts", "Wanted", "make_prompts", "parse_wanted"]
 
 COLUMNS = ["isl", "osl"]
 """The head of a file of pairs."""
@@ -78,7 +69,45 @@ class PairsFile:
         return f"{self.name}, {len(self.pairs):,} pairs, sha256 {self.digest}…"
 
 
-def parse_length(name: str, given: Any) -> Range:
+@dataclass(frozen=True)
+class Wanted:
+    """Lengths as they were asked for: two ranges, or a file."""
+
+    isl: Range
+    osl: Range
+    pairs: PairsFile | None = None
+
+    @property
+    def longest(self) -> Range:
+        """Prompt and answer of the request that takes most tokens."""
+        return (self.isl[1], self.osl[1]) if self.pairs is None else max(self.pairs.pairs, key=sum)
+
+    def draw(self, users: int, requests: int) -> Lengths:
+        """Those of `requests` requests of each user: from torch's current seed, or as the file has them."""
+        if self.pairs is None:
+            ranges = (self.isl, self.osl)
+            drawn = [torch.randint(low, high + 1, (users, requests), device="cpu").numpy() for low, high in ranges]
+            return Lengths(*drawn)
+        order = np.arange(users)[:, None] + users * np.arange(requests)
+        dealt = np.array(self.pairs.pairs, dtype=np.int64)[order % len(self.pairs.pairs)]
+        return Lengths(dealt[..., 0], dealt[..., 1])
+
+
+def parse_wanted(isl: Any, osl: Any, pairs: str | None) -> Wanted:
+    """What the three arguments ask for; ArgumentError names the one that can't be meant, and its value."""
+    if pairs is None:
+        return Wanted(_parse_length("isl", isl), _parse_length("osl", osl))
+    for name, given in (("isl", isl), ("osl", osl)):
+        if given is not None:
+            raise ArgumentError(
+                f"{name}: {given!r} beside pairs: {pairs}, which has every request's lengths; leave one out"
+            )
+    file = _read_pairs(pairs)
+    isls, osls = zip(*file.pairs, strict=True)
+    return Wanted((min(isls), max(isls)), (min(osls), max(osls)), file)
+
+
+def _parse_length(name: str, given: Any) -> Range:
     """The least and the greatest of what `isl` or `osl` may be; ArgumentError names it and what it got."""
     if type(given) is int:
         return _checked(name, given, given)
@@ -97,7 +126,7 @@ def _checked(name: str, low: int, high: int) -> Range:
     return low, high
 
 
-def read_pairs(path: str) -> PairsFile:
+def _read_pairs(path: str) -> PairsFile:
     """Read a CSV file of pairs; ArgumentError names the file, the line and the value that is wrong."""
     try:
         content = Path(path).read_bytes()
@@ -126,19 +155,6 @@ def _parse_row(place: str, row: list[str]) -> Range:
         if not (text.strip().isdecimal() and int(text) >= 1):
             raise ArgumentError(f"{place}: {name} is {text.strip()!r}; wanted a whole number, at least 1")
     return int(row[0]), int(row[1])
-
-
-def draw_lengths(users: int, requests: int, isl: Range, osl: Range) -> Lengths:
-    """Lengths of `requests` requests of each user, from torch's current seed."""
-    drawn = [torch.randint(low, high + 1, (users, requests), device="cpu").numpy() for low, high in (isl, osl)]
-    return Lengths(*drawn)
-
-
-def deal_lengths(users: int, requests: int, pairs: Sequence[Range]) -> Lengths:
-    """Lengths of `requests` requests of each user, in the pairs' order: first the first request of every user."""
-    order = np.arange(users)[:, None] + users * np.arange(requests)
-    dealt = np.array(pairs, dtype=np.int64)[order % len(pairs)]
-    return Lengths(dealt[..., 0], dealt[..., 1])
 
 
 @dataclass(frozen=True)

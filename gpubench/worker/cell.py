@@ -142,10 +142,11 @@ class _TaskRun:
             self.prepared = self._prepare()
         prepared, settings = self.prepared, self.task.measure
         if prepared.subject.workload.measures_itself:
-            return self._check_own(prepared, measure_own(prepared, self._enter))
-        if self.task.pass_ is Pass.PROFILE:
+            found = self._check_own(prepared, measure_own(prepared, self._enter))
+        elif self.task.pass_ is Pass.PROFILE:
             return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
-        found = measure_trial(prepared, settings, self._enter)
+        else:
+            found = measure_trial(prepared, settings, self._enter)
         from_set_up, self.from_set_up = self.from_set_up, []
         return replace(found, measurements=[*found.measurements, *from_set_up])
 
@@ -170,7 +171,9 @@ class _TaskRun:
             with capture_range(self.device, self.task.cell.cell_id):
                 return self._take_turns(subject.set_up(subject.backend, subject.make_inputs()))
         if subject.workload.measures_itself:
-            return subject.set_up(subject.backend, subject.make_inputs())
+            prepared = subject.set_up(subject.backend, subject.make_inputs())
+            self.from_set_up = collect_own(prepared.measured)
+            return prepared
         explain_choice(self.task.measure, self.device)  # a timer that can't be had is said before any work
         self._enter(Stage.CHECK)
         reference = make_reference(subject, self.task.check.against)

@@ -7,6 +7,7 @@ import importlib
 __all__ = ["BUILTIN", "load_builtin"]
 
 BUILTIN = (
+    "closed_loop",
     "command",
     "decode_step",
     "decode_piecewise",

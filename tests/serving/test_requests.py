@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from gpubench.errors import ArgumentError
-from gpubench.serving.requests import deal_lengths, draw_lengths, parse_length, read_pairs
+from gpubench.serving.requests import parse_wanted
 
 
 def test_a_length_is_a_number_or_a_range():
-    assert parse_length("isl", 7) == (7, 7)
-    assert parse_length("osl", {"uniform": [3, 9]}) == (3, 9)
+    wanted = parse_wanted(7, {"uniform": [3, 9]}, None)
+    assert (wanted.isl, wanted.osl, wanted.longest) == ((7, 7), (3, 9), (7, 9))
 
 
 @pytest.mark.parametrize(
@@ -34,12 +33,12 @@ def test_a_length_is_a_number_or_a_range():
 )
 def test_a_length_that_cannot_be_meant_is_refused_with_what_was_given(given, said):
     with pytest.raises(ArgumentError) as caught:
-        parse_length("isl", given)
+        parse_wanted(given, 1, None)
     assert said in str(caught.value)
 
 
 def test_uniform_lengths_take_both_ends_and_nothing_beyond():
-    drawn = draw_lengths(50, 20, (2, 4), (7, 7))
+    drawn = parse_wanted({"uniform": [2, 4]}, 7, None).draw(50, 20)
     assert drawn.isl.shape == drawn.osl.shape == (50, 20)
     assert set(drawn.isl.ravel()) == {2, 3, 4}
     assert set(drawn.osl.ravel()) == {7}
@@ -53,13 +52,19 @@ def write(folder, text):
 
 
 def test_pairs_are_read_from_csv_and_dealt_in_their_order(tmp_path):
-    file = read_pairs(write(tmp_path, "isl, osl\n10,1\n20, 2\n\n30,3\n"))
-    assert file.pairs == [(10, 1), (20, 2), (30, 3)]
-    assert file.words.startswith("pairs.csv, 3 pairs, sha256 ")
-    dealt = deal_lengths(2, 3, file.pairs)
-    assert dealt.isl.tolist() == [[10, 30, 20], [20, 10, 30]]
-    assert dealt.osl.tolist() == [[1, 3, 2], [2, 1, 3]]
-    assert np.array_equal(deal_lengths(1, 2, [(5, 6)]).isl, [[5, 5]])
+    wanted = parse_wanted(None, None, write(tmp_path, "isl, osl\n10,4\n20, 2\n\n18,5\n"))
+    assert (wanted.isl, wanted.osl, wanted.longest) == ((10, 20), (2, 5), (18, 5))
+    assert wanted.pairs.words.startswith("pairs.csv, 3 pairs, sha256 ")
+    dealt = wanted.draw(2, 3)
+    assert dealt.isl.tolist() == [[10, 18, 20], [20, 10, 18]]
+    assert dealt.osl.tolist() == [[4, 5, 2], [2, 4, 5]]
+    assert dealt.capacity == 23
+
+
+def test_a_file_and_a_length_beside_it_are_one_too_many(tmp_path):
+    path = write(tmp_path, "isl,osl\n10,4\n")
+    with pytest.raises(ArgumentError, match=r"osl: 5 beside pairs: .*pairs.csv, which has every request's lengths"):
+        parse_wanted(None, 5, path)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +86,10 @@ def test_pairs_are_read_from_csv_and_dealt_in_their_order(tmp_path):
 )
 def test_nonsense_in_a_file_is_refused_with_its_line_and_value(tmp_path, text, said):
     with pytest.raises(ArgumentError) as caught:
-        read_pairs(write(tmp_path, text))
+        parse_wanted(None, None, write(tmp_path, text))
     assert said in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ArgumentError, match=r"pairs: can't read .*nowhere.csv: No such file"):
-        read_pairs(str(tmp_path / "nowhere.csv"))
+        parse_wanted(None, None, str(tmp_path / "nowhere.csv"))
