@@ -9,48 +9,44 @@ kernels and six inner ranges each, have three times the figures and take longer.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from made_grid import BACKENDS, make_cell, make_record, write_grid
 
 from gpubench.analysis.run import load_run
-from gpubench.catalogue import AxisInfo, BackendInfo, WorkloadInfo
-from gpubench.records import Cell, CellRecord, KernelShare, Measurement, Outcome, Pass, Stage, Timer, dump_line
+from gpubench.records import Cell, CellRecord, KernelShare, Measurement, Outcome, Pass, Timer
 from gpubench.report import write_report
-from gpubench.store import RunHeader, create_run
 
-BACKENDS = ["torch", "triton", "flashinfer", "mine"]
 TRIALS, SAMPLES = 3, 30
 REPETITIONS, KERNELS = 10, 20
 RANGES = ["", "attention", "mlp", "head", "sampling", "embedding", "norm"]
 
 
 def make_run(results: Path, count: int, *, is_profiled: bool) -> Path:
-    """A run of `count` cells on disk, in one write."""
+    """A run of `count` cells on disk."""
     generator = np.random.default_rng(0)
     cells = [_cell(index) for index in range(count)]
-    header = create_run(results, _header(cells))
-    path = results / header.run_id
-    with (path / "cells.jsonl").open("wb") as file:
+
+    def records() -> Iterator[CellRecord]:
         for cell in cells:
-            records = _records(cell, generator)
-            if is_profiled and records[0].outcome is Outcome.OK:
-                records.append(_profiled(cell, generator))
-            file.writelines(dump_line(record) for record in records)
-    return path
+            timed = _records(cell, generator)
+            yield from timed
+            if is_profiled and timed[0].outcome is Outcome.OK:
+                yield _profiled(cell, generator)
+
+    return write_grid(results, "report-10k", cells, records())
 
 
 def _cell(index: int) -> Cell:
     axes = {"backend": BACKENDS[index % 4], "concurrency": 1 << index // 4 % 10, "isl": 128 * (1 + index // 40)}
-    key = hashlib.sha256(repr(axes).encode()).hexdigest()[:16]
-    return Cell(index, f"cell_{index:05d}", key, "mla_decode", str(axes["backend"]), axes, {"tp": 8})
+    return make_cell(index, axes)
 
 
 def _records(cell: Cell, generator: np.random.Generator) -> list[CellRecord]:
@@ -65,7 +61,12 @@ def _records(cell: Cell, generator: np.random.Generator) -> list[CellRecord]:
             Measurement("tok_s_user", "1/s", Timer.CUDA_EVENT, (1 / samples).tolist()),
             Measurement("tok_s_gpu", "1/s", Timer.CUDA_EVENT, (concurrency / 8 / samples).tolist()),
         ]
-        records.append(_record(cell, trial, outcome, measurements if outcome is Outcome.OK else []))
+        if outcome is Outcome.OK:
+            records.append(make_record(cell, outcome, trial=trial, measurements=measurements))
+        else:
+            records.append(
+                make_record(cell, outcome, trial=trial, reason=f"SIGSEGV in trial {trial} of {cell.cell_id}")
+            )
     return records
 
 
@@ -81,44 +82,7 @@ def _profiled(cell: Cell, generator: np.random.Generator) -> CellRecord:
         )
         for n in range(KERNELS)
     ]
-    record = _record(cell, 0, Outcome.OK, measurements)
-    return replace(record, pass_=Pass.PROFILE, kernels=kernels)
-
-
-def _record(cell: Cell, trial: int, outcome: Outcome, measurements: list[Measurement]) -> CellRecord:
-    return CellRecord(
-        **vars(cell),
-        trial=trial,
-        pass_=Pass.TIMING,
-        attempt=1,
-        outcome=outcome,
-        stage=Stage.DONE if outcome is Outcome.OK else Stage.MEASURE,
-        reason="" if outcome is Outcome.OK else f"SIGSEGV in trial {trial} of {cell.cell_id}",
-        measurements=measurements,
-        gpu="cuda:0 NVIDIA H200",
-        started_at="2026-11-21T09:30:00+00:00",
-    )
-
-
-def _header(cells: list[Cell]) -> RunHeader:
-    return RunHeader(
-        run_id="report-10k",
-        name="report-10k",
-        created_at="2026-11-21T09:30:00+00:00",
-        sweep={"name": "report-10k"},
-        sweep_file="benchmarks/report_10k.py",
-        cells=cells,
-        workload=WorkloadInfo(
-            name="mla_decode",
-            description="",
-            axes=[AxisInfo("concurrency", "int", True), AxisInfo("isl", "int", True)],
-            backends=[BackendInfo(name, number == 0, [], "") for number, name in enumerate(BACKENDS)],
-            metrics=[],
-            origin="",
-        ),
-        environment={},
-        fingerprint={},
-    )
+    return make_record(cell, Outcome.OK, pass_=Pass.PROFILE, measurements=measurements, kernels=kernels)
 
 
 def render(path: Path, out: Path) -> None:

@@ -8,7 +8,6 @@ The target is under 5 s, from the records on disk to the table as JSON.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -17,35 +16,21 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from made_grid import BACKENDS, make_cell, make_record, write_grid
 
 from gpubench.analysis.run import load_run
-from gpubench.catalogue import AxisInfo, BackendInfo, WorkloadInfo
-from gpubench.records import (
-    Cell,
-    CellRecord,
-    Crash,
-    FaultingKernel,
-    Frame,
-    Measurement,
-    Outcome,
-    Pass,
-    Stage,
-    Timer,
-    dump_line,
-)
+from gpubench.records import Cell, CellRecord, Crash, FaultingKernel, Frame, Measurement, Outcome, Timer
 from gpubench.report.triage import triage_json
-from gpubench.store import RunHeader, create_run
 from gpubench.triage import triage_run
 
 TARGET_S = 5.0
 FAILED_SHARE = 0.1
-BACKENDS = ["torch", "triton", "flashinfer", "mine"]
 NUM_PLACES = 60
 """Functions in which cells fail by chance; each is a signature without an exact rule."""
 
 
 def make_run(results: Path, count: int) -> Path:
-    """A run of `count` cells on disk, in one write; a tenth of them failed."""
+    """A run of `count` cells on disk; a tenth of them failed."""
     generator = np.random.default_rng(0)
     cells = [_cell(index) for index in range(count)]
     by_rule = [cell for cell in cells if cell.backend == "triton" and int(cell.axes["concurrency"] or 0) >= 256]
@@ -55,11 +40,7 @@ def make_run(results: Path, count: int) -> Path:
             break
         dead.setdefault(index, _chance(index))
     dead = {index: _planted(index) if crash == Crash() else crash for index, crash in dead.items()}
-    header = create_run(results, _header(cells))
-    path = results / header.run_id
-    with (path / "cells.jsonl").open("wb") as file:
-        file.writelines(dump_line(_record(cell, dead.get(cell.index))) for cell in cells)
-    return path
+    return write_grid(results, "triage-10k", cells, (_record(cell, dead.get(cell.index)) for cell in cells))
 
 
 def _cell(index: int) -> Cell:
@@ -70,8 +51,7 @@ def _cell(index: int) -> Cell:
         "parallel": ["TEP", "DEP"][index // 80 % 2],
         "isl": 128 * (1 + index // 160),
     }
-    key = hashlib.sha256(repr(axes).encode()).hexdigest()[:16]
-    return Cell(index, f"cell_{index:05d}", key, "mla_decode", str(axes["backend"]), axes, {"tp": 8})
+    return make_cell(index, axes)
 
 
 def _planted(index: int) -> Crash:
@@ -89,40 +69,9 @@ def _chance(index: int) -> Crash:
 
 
 def _record(cell: Cell, crash: Crash | None) -> CellRecord:
-    measured = [Measurement("step_time", "s", Timer.CUDA_EVENT, [1e-5] * 30)]
-    return CellRecord(
-        **vars(cell),
-        trial=0,
-        pass_=Pass.TIMING,
-        attempt=1,
-        outcome=Outcome.CRASH if crash else Outcome.OK,
-        stage=Stage.MEASURE if crash else Stage.DONE,
-        measurements=[] if crash else measured,
-        crash=crash,
-        gpu="cuda:0 NVIDIA H200",
-        started_at="2026-11-21T09:30:00+00:00",
-    )
-
-
-def _header(cells: list[Cell]) -> RunHeader:
-    return RunHeader(
-        run_id="triage-10k",
-        name="triage-10k",
-        created_at="2026-11-21T09:30:00+00:00",
-        sweep={"name": "triage-10k"},
-        sweep_file="benchmarks/triage_10k.py",
-        cells=cells,
-        workload=WorkloadInfo(
-            name="mla_decode",
-            description="",
-            axes=[AxisInfo(name, "any", True) for name in cells[0].axes],
-            backends=[BackendInfo(name, number == 0, [], "") for number, name in enumerate(BACKENDS)],
-            metrics=[],
-            origin="",
-        ),
-        environment={},
-        fingerprint={},
-    )
+    if crash:
+        return make_record(cell, Outcome.CRASH, crash=crash)
+    return make_record(cell, Outcome.OK, measurements=[Measurement("step_time", "s", Timer.CUDA_EVENT, [1e-5] * 30)])
 
 
 def time_triage(path: Path) -> float:
