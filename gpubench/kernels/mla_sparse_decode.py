@@ -28,6 +28,7 @@ from gpubench.kernels.gpu import sm_count
 from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
 from gpubench.kernels.mla_merge import merge_splits, scratch_elements
+from gpubench.kernels.mla_portable import attend_tile, load_queries, place_program, share_tiles, write_part
 from gpubench.kernels.ops import as_op
 
 __all__ = ["mla_sparse_decode", "mla_sparse_decode_scratch"]
@@ -84,30 +85,14 @@ def _attend_kernel(
     BLOCK_N: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    # Programs that read the same entries, for other heads, are neighbours: they find them in the L2 cache.
-    program = tl.program_id(0)
-    blocks_h = tl.cdiv(heads, BLOCK_H)
-    block = program % blocks_h
-    split = program // blocks_h % SPLITS
-    b = (program // blocks_h // SPLITS).to(tl.int64)
-
+    b, split, h = place_program(heads, SPLITS, BLOCK_H)
     length = tl.load(lengths_ptr + b)
-    tiles = tl.cdiv(k, BLOCK_N)
-    tiles_per_split = tl.cdiv(tiles, SPLITS)
-    first = split * tiles_per_split
-    last = tl.minimum(first + tiles_per_split, tiles)
-
-    h = block * BLOCK_H + tl.arange(0, BLOCK_H)
+    first, last = share_tiles(tl.cdiv(k, BLOCK_N), split, SPLITS)
+    q_latent = load_queries(q_latent_ptr, b, h, q_latent_stride_b, q_latent_stride_h, heads, R)
+    q_rope = load_queries(q_rope_ptr, b, h, q_rope_stride_b, q_rope_stride_h, heads, P)
     r = tl.arange(0, R)
     p = tl.arange(0, P)
     n = tl.arange(0, BLOCK_N)
-    inside = h[:, None] < heads
-    q_latent = tl.load(
-        q_latent_ptr + b * q_latent_stride_b + h[:, None] * q_latent_stride_h + r[None, :], mask=inside, other=0.0
-    )
-    q_rope = tl.load(
-        q_rope_ptr + b * q_rope_stride_b + h[:, None] * q_rope_stride_h + p[None, :], mask=inside, other=0.0
-    )
 
     top = tl.full((BLOCK_H,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_H,), tl.float32)
@@ -120,23 +105,9 @@ def _attend_kernel(
         entries = cache_ptr + (page * PAGE + token % PAGE) * (R + P)
         latent = tl.load(entries[:, None] + r[None, :], mask=live[:, None], other=0.0)
         rope = tl.load(entries[:, None] + R + p[None, :], mask=live[:, None], other=0.0)
-        scores = tl.dot(q_latent, tl.trans(latent), input_precision="ieee")
-        scores = tl.dot(q_rope, tl.trans(rope), scores, input_precision="ieee")
-        scores = tl.where(live[None, :], scores * scale_log2, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, axis=1))
-        finite = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing selected so far
-        rescale = tl.exp2(top - finite)
-        weights = tl.exp2(scores - finite[:, None])
-        total = total * rescale + tl.sum(weights, axis=1)
-        acc = tl.dot(weights.to(latent.dtype), latent, acc * rescale[:, None], input_precision="ieee")
-        top = new_top
-
-    total = tl.where(total > 0, total, 1.0)  # without a token: acc is 0, top is -inf, and both stay so
-    acc = acc / total[:, None]
-    row = (b * SPLITS + split) * heads + h
-    if SPLITS > 1:
-        tl.store(out_ptr + lse_offset + row, top + tl.log2(total), mask=h < heads)
-    tl.store(out_ptr + row[:, None] * R + r[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
+        state = (top, total, acc)
+        top, total, acc = attend_tile(state, q_latent, q_rope, latent, rope, live, scale_log2, MAY_BE_EMPTY=True)
+    write_part((top, total, acc), out_ptr, lse_offset, b, split, h, heads, True, R, SPLITS)
 
 
 @functools.cache
