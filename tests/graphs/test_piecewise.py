@@ -302,6 +302,20 @@ def test_a_reset_drops_graphs_and_all_that_was_learned_and_steps_go_on_after_ano
     torch.testing.assert_close(pieces(tokens, state), toy(tokens, twin))
 
 
+def test_a_step_with_two_arguments_per_token_is_traced_once_for_all_numbers_of_tokens():
+    def step(tokens, weights, state):
+        return torch.ops.toy.read(table[tokens] * weights[:, None], state.memory) * 2
+
+    table, state = torch.randn(32, WIDTH), make_state()
+    pieces = PiecewiseStep(step, Options((2, 4, 8)), FakeGraphs())
+    arguments = lambda bucket: (tokens_of(bucket), torch.rand(bucket), state)  # noqa: E731
+    pieces.warm_up(arguments)
+    pieces.capture(arguments)
+    assert len(pieces._plans) == 1
+    given = arguments(3)
+    torch.testing.assert_close(pieces(*given), step(*given))
+
+
 def test_a_step_that_is_cut_again_for_another_cache_of_these_sizes_is_not_traced_again():
     traces = Traces(Toy())
     first = ready(traces, make_state())

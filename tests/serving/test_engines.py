@@ -8,10 +8,10 @@ import pytest
 import torch
 from decoding import vary_weights
 from graphs.fake_graphs import FakeGraphs
+from serving.talking import answer_alone, prompts_of, talk
 
 from gpubench.errors import ArgumentError, StaleGraphError
 from gpubench.graphs.piecewise.step import Options
-from gpubench.models.base import Chunk
 from gpubench.models.presets import PRESETS
 from gpubench.serving.engine import EagerEngine, GraphEngine, PiecewiseEngine, decode_buckets
 from gpubench.settings import GRAPHS
@@ -38,34 +38,6 @@ def make_engine(kind, model, capacity=CAPACITY, **options):
     return PiecewiseEngine(model, slots, options, (4, CHUNK), FakeGraphs())
 
 
-def talk(engine, prompts):
-    """Answers of some tokens to prompts that come one after the other, each to the slot that has been free longest.
-
-    While one is read, those that were read decode, so that batches grow, shrink and have idle rows in between.
-    """
-    answers, decoding, free, waiting = {}, {}, list(range(SLOTS)), list(enumerate(prompts))
-    while waiting or decoding:
-        if waiting and free:
-            (number, prompt), slot = waiting.pop(0), free.pop(0)
-            engine.clear(slot)
-            for first in range(0, len(prompt), CHUNK):
-                token = engine.prefill(prompt[first : first + CHUNK], slot, first, is_last=first + CHUNK >= len(prompt))
-                assert (token is None) == (first + CHUNK < len(prompt))
-            answers[number], decoding[slot] = [token.item()], number
-        rows = max(decoding) + 1
-        tokens, positions = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -1, dtype=torch.int32)
-        for slot, number in decoding.items():
-            tokens[slot] = answers[number][-1]
-            positions[slot] = len(prompts[number]) + len(answers[number]) - 1
-        chosen = engine.decode(tokens, positions).tolist()
-        for slot, number in list(decoding.items()):
-            answers[number].append(chosen[slot])
-            if len(answers[number]) == 4 + number % 3:
-                free.append(slot)
-                del decoding[slot]
-    return [answers[number] for number in range(len(prompts))]
-
-
 def states(slots):
     """Of recurrent layers."""
     return [
@@ -76,23 +48,15 @@ def states(slots):
     ]
 
 
-def prompts_of(*lengths):
-    torch.manual_seed(1)
-    return [torch.randint(1024, (length,)) for length in lengths]
-
-
 @pytest.mark.parametrize("kind", ["eager", "graph", "piecewise"])
 @pytest.mark.parametrize("name", ["tiny-dense", "tiny-hybrid"])
 def test_every_engine_answers_as_the_model_does_alone_though_slots_are_reused_and_rows_idle(name, kind):
-    model, prompts = make_model(name), prompts_of(3, 8, 17, 1, 12, 5, 9)
+    model, prompts = make_model(name), prompts_of([3, 8, 17, 1, 12, 5, 9])
     engine = make_engine(kind, model)
     assert not any(value.any() for value in states(engine.slots)), "setting it up left them empty"
-    answers = talk(engine, prompts)
+    answers = talk(engine, prompts, SLOTS, CHUNK, 4)
     for prompt, answer in zip(prompts, answers, strict=True):
-        read = torch.cat((prompt, torch.tensor(answer[:-1])))
-        chunk = Chunk(model.make_slots(1, CAPACITY), torch.zeros(2, dtype=torch.int64))
-        hidden = model.prefill(read, torch.arange(len(read), dtype=torch.int32), chunk)
-        assert model.logits(hidden[len(prompt) - 1 :]).argmax(dim=-1).tolist() == answer
+        assert answer_alone(model, prompt, answer) == answer
 
 
 @pytest.mark.parametrize("kind", ["graph", "piecewise"])
@@ -110,7 +74,7 @@ def test_an_engine_says_by_bucket_what_setting_it_up_cost_and_refuses_slots_that
 def test_a_chunk_may_be_larger_than_what_a_batch_could_ever_hold():
     model = make_model("tiny-dense")
     engine = PiecewiseEngine(model, model.make_slots(1, 64), Options((1,)), (64,), FakeGraphs())
-    (prompt,) = prompts_of(60)
+    (prompt,) = prompts_of([60])
     want = EagerEngine(model, model.make_slots(1, 64)).prefill(prompt, 0, 0, is_last=True)
     assert torch.equal(engine.prefill(prompt, 0, 0, is_last=True), want)
     with pytest.raises(ArgumentError, match=r"a step of 65 tokens: buckets \[64\] hold 1 to 64"):
@@ -127,7 +91,7 @@ def test_no_bucket_of_decode_steps_has_more_rows_than_there_are_slots():
 @pytest.mark.parametrize("kind", ["graph", "piecewise"])
 def test_with_graphs_switched_off_an_engine_is_eager(monkeypatch, kind):
     monkeypatch.setenv(GRAPHS, "off")
-    model, prompts = make_model("tiny-dense"), prompts_of(3, 9)
+    model, prompts = make_model("tiny-dense"), prompts_of([3, 9])
     engine = make_engine(kind, model)
     assert engine.measured == []
-    assert talk(engine, prompts) == talk(make_engine("eager", model), prompts)
+    assert talk(engine, prompts, SLOTS, CHUNK, 4) == talk(make_engine("eager", model), prompts, SLOTS, CHUNK, 4)

@@ -262,5 +262,7 @@ class _Catcher:
                 if not isinstance(size, torch.SymInt):
                     return _OneNumber(size)
                 symbol: Any = size.node
-                return _AnyNumber(symbol.expr, tuple(guard.expr for guard in symbol.shape_env.guards))
+                # Each argument begins with a symbol of its own; that they are one is known by the end.
+                guards = (symbol.shape_env.replace(guard.expr) for guard in symbol.shape_env.guards)
+                return _AnyNumber(symbol.expr, tuple(guards))
         raise Unsupported("piecewise: the step doesn't depend on its tokens")
