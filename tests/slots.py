@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from gpubench.models.base import Chunk, ServingModel
+from gpubench.models.deepseek import DeepseekCache
 from gpubench.tensors import find_tensors
 
-SLOTS, CAPACITY = 3, 40
-LENGTHS = (1, 9, 33, 40, 17)
+SLOTS, CAPACITY = 3, 80
+LENGTHS = (1, 9, 33, 70, 17)
 """Of sequences that are more than the slots."""
 
 
@@ -81,5 +82,7 @@ def serve(model: ServingModel, given: Sequence[Tensor], chosen: Random) -> list[
 
 
 def remembered(slots: Any, slot: int) -> list[Tensor]:
-    """What a slot remembers: all tensors that have a row for each."""
+    """What a slot remembers: its pages, or its row of every tensor that has one for each."""
+    if isinstance(slots, DeepseekCache):
+        return [entries[slots.pages.table[slot].long()] for entries in slots.entries]
     return [tensor[slot] for tensor in find_tensors(slots) if tensor.dim() > 2 and len(tensor) == SLOTS]

@@ -17,17 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import ArgumentError, Unsupported
-from gpubench.models.base import Attention, Parallel
+from gpubench.models.attention import rotary_rows
+from gpubench.models.base import Attention, Chunk, Parallel, check_positions
 from gpubench.models.indexer import IndexCache, Indexer, Selection, Selector, make_selection, selection_bytes
 from gpubench.models.latent import (
     PAGE,
     LatentAttention,
+    LatentPlace,
     LatentShape,
     Pages,
     check_latent_attention,
     count_pages,
     make_gathered,
     make_pages,
+    make_slot_pages,
     sparse_scratch,
 )
 from gpubench.models.layers import GatedMlp, random_weight, rotary_table, weight
@@ -187,7 +190,7 @@ class DeepseekConfig:
 
 @dataclass(frozen=True)
 class DeepseekCache:
-    """What a batch's layers remember, one entry of the lists per layer, and what they work in."""
+    """What layers remember of a batch or of slots, one entry of the lists per layer, and what they work in."""
 
     entries: list[Tensor]
     """[pages, 64, R + P]: latents and rotary keys."""
@@ -204,6 +207,18 @@ class DeepseekCache:
     @property
     def length(self) -> int:
         return self.rotary.shape[0]
+
+    @property
+    def capacity(self) -> int:
+        return self.length
+
+    @property
+    def last(self) -> LatentPlace:
+        """One token of every sequence, at the last position."""
+        return LatentPlace(self.pages, self.rotary[-1])
+
+    def clear(self, slot: int) -> None:
+        """Nothing to do: of what a sequence didn't write itself it sees nothing."""
 
     def restore(self) -> None:
         """Put back the selection that the first step takes for the last one's. A step writes its entries again."""
@@ -236,20 +251,22 @@ class DeepseekLayer(nn.Module):
             else MixtureOfExperts(c.moe, c.hidden, dtype, attention)
         )
 
-    def forward(self, x: Tensor, cache: DeepseekCache) -> Tensor:
-        """x [batch, hidden] → the same; this layer's part of `cache` gets the new token's entry."""
-        return self.advance(self.attend(x, cache), cache)
+    def forward(self, x: Tensor, cache: DeepseekCache, place: LatentPlace) -> Tensor:
+        """x [tokens, hidden] → the same; this layer's part of `cache` gets the new tokens' entries."""
+        return self.advance(self.attend(x, cache, place), cache)
 
-    def attend(self, x: Tensor, cache: DeepseekCache) -> Tensor:
+    def attend(self, x: Tensor, cache: DeepseekCache, place: LatentPlace) -> Tensor:
         """The first half: x + attention(RMSNorm(x))."""
-        entries, pages, rotary = cache.entries[self.index], cache.pages, cache.rotary[-1]
+        entries, pages = cache.entries[self.index], place.pages
+        normed = Operand(x, "norm", self.attention_norm, eps=self.norm_eps)
         with annotate("attention"):
-            normed = Operand(x, "norm", self.attention_norm, eps=self.norm_eps)
-            query = self.attention.ask(normed, entries, pages, rotary)
+            if place.span is not None:
+                return self.attention.prefill(normed, entries, place)
+            query = self.attention.ask(normed, entries, place)
         if self.indexer is not None and cache.selection is not None:
             own, selection = cache.indexes[self.index], cache.selection
             with annotate("indexer"):
-                self.indexer.score(query, own, selection, rotary)
+                self.indexer.score(query, own, selection, place.rotary)
             with annotate("topk"):
                 self.indexer.select(own, selection)
             with annotate("attention"):
@@ -269,24 +286,66 @@ class DeepseekLayer(nn.Module):
 
 
 class DeepseekModel(nn.Module):
-    """A decoder with latent attention; satisfies `DecodeModel`."""
+    """A decoder with latent attention; satisfies `DecodeModel`, and without an indexer `ServingModel`."""
 
     def __init__(self, config: DeepseekConfig, dtype: torch.dtype, attention: Attention) -> None:
         super().__init__()
         self.config, self.attention = config, attention
+        self.has_kernels = attention != "torch"
         self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
         self.layers = nn.ModuleList(DeepseekLayer(config, index, dtype, attention) for index in range(config.layers))
         self.norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: DeepseekCache) -> Tensor:
+        return self._finish(self._run(tokens, cache, cache.last))
+
+    def decode(self, tokens: Tensor, positions: Tensor, slots: DeepseekCache) -> Tensor:
+        check_positions(tokens, positions)
+        pages = Pages(slots.pages.table, positions + 1, slots.pages.scratch, may_idle=True)
+        return self._finish(self._run(tokens, slots, LatentPlace(pages, rotary_rows(slots.rotary, positions))))
+
+    def prefill(self, tokens: Tensor, positions: Tensor, chunk: Chunk) -> Tensor:
+        check_positions(tokens, positions)
+        slots = chunk.slots
+        assert isinstance(slots, DeepseekCache), "what make_slots gave"
+        place = LatentPlace(slots.pages, rotary_rows(slots.rotary, positions), chunk.span)
+        x = self._run(tokens, slots, place)
+        with annotate("head"):
+            return F.rms_norm(x, self.norm.shape, self.norm, self.config.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with annotate("head"):
+            return project(Operand(hidden), self.head, has_kernel=self.has_kernels)
+
+    def _run(self, tokens: Tensor, cache: DeepseekCache, place: LatentPlace) -> Tensor:
+        """All layers: hidden states [tokens, hidden]."""
         with annotate("embedding"):
             x = F.embedding(tokens, self.embedding)
         for layer in self.layers:
-            x = layer(x, cache)
+            x = layer(x, cache, place)
+        return x
+
+    def _finish(self, x: Tensor) -> Tensor:
+        normed = Operand(x, "norm", self.norm, eps=self.config.norm_eps)
         with annotate("head"):
-            normed = Operand(x, "norm", self.norm, eps=self.config.norm_eps)
-            return project(normed, self.head, has_kernel=self.attention != "torch")
+            return project(normed, self.head, has_kernel=self.has_kernels)
+
+    def make_slots(self, slots: int, capacity: int) -> DeepseekCache:
+        """Unsupported with an indexer, with flashinfer, and for one rank of several under DEP."""
+        c, like = self.config, self.embedding  # its dtype and device
+        if c.indexer is not None:
+            raise Unsupported("prefill isn't there for a model with an indexer: it would select for every new token")
+        if self.attention == "flashinfer":
+            raise Unsupported("attention: flashinfer plans a step on the host; serving has torch and triton")
+        if c.expert_ranks > 1:
+            raise Unsupported("parallel: DEP: the other ranks' sequences stand in for a batch of one size; use TEP")
+        max_pages = count_pages(capacity)
+        table = torch.randperm(slots * max_pages, device=like.device).int().view(slots, max_pages)
+        pages = make_slot_pages(table, c.mla, like.dtype, self.attention)
+        entries = [like.new_zeros(slots * max_pages, PAGE, c.mla.kv_lora + c.mla.rope) for _ in range(c.layers)]
+        rotary = rotary_table(capacity, c.mla.rope, c.rotary_base, like.device)
+        return DeepseekCache(entries, pages, rotary, [], None, None)
 
     def make_cache(self, batch: int, length: int) -> DeepseekCache:
         c, like = self.config, self.embedding  # its dtype and device

@@ -11,19 +11,24 @@ Halves of what is rotated are paired. Published weights pair neighbours, which i
 W_q_up's rotary parts in another order. Angles aren't rescaled for long contexts (YaRN).
 
 The cache's layout is that of gpubench.kernels.mla_cache. What attention sees of it is a `Pages`: all tokens, or a
-selection of them, where they lie or gathered into pages of its own.
+selection of them, where they lie or gathered into pages of its own. Where a step's tokens stand is a `LatentPlace`. A
+chunk of one sequence isn't absorbed: its tokens attend to keys and values that are expanded from the latents, or as
+gpubench.kernels.mla_prefill finds it best.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpubench.kernels.ops import as_seam
 from gpubench.models.base import Attention, check_triton
 from gpubench.models.latent_flashinfer import FlashinferPlan, check_flashinfer
+from gpubench.models.latent_prefill import PAGE, latent_chunk
 from gpubench.models.layers import random_weight, random_weights, rotate, weight
 from gpubench.models.projections import Operand, project
 from gpubench.models.shapes import IndexerShape, MlaShape
@@ -31,6 +36,7 @@ from gpubench.models.shapes import IndexerShape, MlaShape
 __all__ = [
     "PAGE",
     "LatentAttention",
+    "LatentPlace",
     "LatentShape",
     "Pages",
     "Query",
@@ -40,12 +46,10 @@ __all__ = [
     "gather_in_torch",
     "make_gathered",
     "make_pages",
+    "make_slot_pages",
     "prepare_in_torch",
     "sparse_scratch",
 ]
-
-PAGE = 64
-"""Tokens per page."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,26 @@ class Pages:
     plan: FlashinferPlan | None = None
     selected: Tensor | None = None
     """[batch, k], int32: the tokens that attention sees; None: all."""
+    may_idle: bool = False
+    """Whether a length may be 0: that of an idle row, whose output means nothing. Then the table may have more rows."""
 
     def prefix(self, length: int) -> Pages:
         """The same memory with so many tokens of each sequence."""
         lengths = torch.full_like(self.lengths, length)
         plan = None if self.plan is None else self.plan.replace_lengths(lengths)
         return replace(self, lengths=lengths, plan=plan)
+
+
+@dataclass(frozen=True)
+class LatentPlace:
+    """Where a step's tokens stand."""
+
+    pages: Pages
+    """Of every token's sequence, the token itself included; of a chunk, the slots' table alone is meant."""
+    rotary: Tensor
+    """cos and sin of their angles: [2, P / 2], the same for all, or [tokens, 2, P / 2]."""
+    span: Tensor | None = None
+    """Of a chunk of one sequence, as in `Chunk`; None: every token is a sequence's."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +134,11 @@ class LatentAttention(nn.Module):
         self.for_indexer = query, key
         self.query_norm = weight(torch.ones(q_lora, dtype=dtype))
         self.latent_norm = weight(torch.ones(mla.kv_lora, dtype=dtype))
-        self.key_up = random_weight(mla.heads, mla.nope, mla.kv_lora, dtype=dtype)
-        self.value_up = random_weight(mla.heads, mla.v, mla.kv_lora, dtype=dtype)
+        # One piece of memory, a head's keys before its values: what expands latents into both.
+        self.key_value_up = torch.empty(mla.heads, mla.nope + mla.v, mla.kv_lora, dtype=dtype)
+        self.key_value_up.normal_(0.0, mla.kv_lora**-0.5)
+        self.key_up = weight(self.key_value_up[:, : mla.nope])
+        self.value_up = weight(self.key_value_up[:, mla.nope :])
         self.out = random_weight(hidden, mla.heads * mla.v, dtype=dtype)
         self.has_kernels = attention != "torch"
         if self.has_kernels:
@@ -126,15 +147,17 @@ class LatentAttention(nn.Module):
             import gpubench.kernels.mla_prepare
             import gpubench.kernels.mla_sparse_decode  # noqa: F401 - they register operators
 
-    def ask(self, x: Operand, entries: Tensor, pages: Pages, rotary: Tensor) -> Query:
-        """Project x [batch, hidden], and write the new token's entry; `rotary` is its position's row."""
-        mla, batch = self.mla, len(x.x)
+    def ask(self, x: Operand, entries: Tensor, place: LatentPlace) -> Query:
+        """Project x [batch, hidden], a token of each sequence, and write its entry."""
+        mla, batch, pages, rotary = self.mla, len(x.x), place.pages, place.rotary
         projected = project(x, self.from_hidden, has_kernel=self.has_kernels)
         own, index_key = _part(projected, self.down, self.for_indexer[1])
         low = own.new_empty(batch, self.q_lora)
-        prepare = torch.ops.gpubench.mla_prepare if self.has_kernels else prepare_in_torch
-        norms = self.query_norm, self.latent_norm
-        prepare(own, *norms, rotary, entries, pages.table, pages.lengths, low, self.norm_eps)
+        given = own, self.query_norm, self.latent_norm, rotary, entries, pages.table, pages.lengths, low, self.norm_eps
+        if self.has_kernels:
+            torch.ops.gpubench.mla_prepare(*given)
+        else:
+            prepare_in_torch(*given, pages.may_idle)
         queries = project(Operand(low), self.from_low, has_kernel=self.has_kernels)
         query, index_queries = _part(queries, self.query_up, self.for_indexer[0])
         nope, rope = torch.split(query.view(batch, mla.heads, -1), [mla.nope, mla.rope], dim=-1)
@@ -156,11 +179,27 @@ class LatentAttention(nn.Module):
             ops.flashinfer_mla(*given, latent, pages.plan.number)
         elif pages.selected is not None:
             ops.mla_sparse_decode(*given, *where, pages.selected, *into, softmax_scale=scale)
+        elif self.has_kernels:
+            ops.mla_decode(*given, *where, *into, softmax_scale=scale)
         else:
-            attend = ops.mla_decode if self.has_kernels else attend_in_torch
-            attend(*given, *where, *into, softmax_scale=scale)
+            attend_in_torch(*given, *where, latent, scale, pages.may_idle)
         values = torch.bmm(latent.transpose(0, 1), self.value_up.mT).transpose(0, 1)
         return project(Operand(values.reshape(batch, -1)), self.out, x, has_kernel=self.has_kernels)
+
+    def prefill(self, x: Operand, entries: Tensor, place: LatentPlace) -> Tensor:
+        """x [tokens, hidden], a chunk of one sequence, and its attention; writes its entries. Without an indexer."""
+        mla, tokens = self.mla, len(x.x)
+        assert place.span is not None, "a chunk has a span"
+        own = project(x, self.from_hidden, has_kernel=self.has_kernels)[:, : len(self.down)]
+        low, latent, rope = torch.split(own, [self.q_lora, mla.kv_lora, mla.rope], dim=-1)
+        entry = _make_entry(latent, rope, self.latent_norm, place.rotary, self.norm_eps)
+        low = F.rms_norm(low, self.query_norm.shape, self.query_norm, self.norm_eps)
+        queries = F.linear(low, self.query_up).view(tokens, mla.heads, -1)
+        nope, rope = torch.split(queries, [mla.nope, mla.rope], dim=-1)
+        query = torch.cat((nope, rotate(rope, place.rotary)), dim=-1)
+        where = entries, place.pages.table, place.span
+        values = latent_chunk(query, entry, *where, self.key_value_up, self.has_kernels)
+        return project(Operand(values), self.out, x.x, has_kernel=self.has_kernels)
 
 
 def _part(product: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,16 +227,30 @@ def count_pages(length: int) -> int:
 
 def make_pages(table: Tensor, lengths: Tensor, mla: MlaShape, dtype: torch.dtype, attention: Attention) -> Pages:
     """These tokens, as this implementation's attention sees them."""
-    scratch = lengths.new_empty(0, dtype=torch.float32)
     if attention == "flashinfer":
-        return Pages(table, lengths, scratch, FlashinferPlan(table, lengths, mla, softmax_scale(mla), dtype))
+        plan = FlashinferPlan(table, lengths, mla, softmax_scale(mla), dtype)
+        return Pages(table, lengths, lengths.new_empty(0, dtype=torch.float32), plan)
+    return Pages(table, lengths, _decode_scratch(table, [len(table)], mla, dtype, attention))
+
+
+def make_slot_pages(table: Tensor, mla: MlaShape, dtype: torch.dtype, attention: Attention) -> Pages:
+    """Those of empty slots, with what steps of any of the first rows work in."""
+    scratch = _decode_scratch(table, range(1, len(table) + 1), mla, dtype, attention)
+    return Pages(table, torch.zeros_like(table[:, 0]), scratch, may_idle=True)
+
+
+def _decode_scratch(
+    table: Tensor, batches: Iterable[int], mla: MlaShape, dtype: torch.dtype, attention: Attention
+) -> Tensor:
+    """What our attention kernel works in, for steps of any of these numbers of sequences."""
+    elements = 0
     if attention == "triton":
         from gpubench.kernels.mla_decode import mla_decode_scratch
 
-        latent = torch.empty(table.shape[0], mla.heads, mla.kv_lora, dtype=dtype, device=table.device)
-        rope = latent.new_empty(table.shape[0], mla.heads, mla.rope)
-        scratch = scratch.new_empty(mla_decode_scratch(latent, rope, table))
-    return Pages(table, lengths, scratch)
+        latent = torch.empty(len(table), mla.heads, mla.kv_lora, dtype=dtype, device=table.device)
+        rope = latent.new_empty(len(table), mla.heads, mla.rope)
+        elements = max(mla_decode_scratch(latent[:batch], rope[:batch], table) for batch in batches)
+    return torch.empty(elements, dtype=torch.float32, device=table.device)
 
 
 def make_gathered(batch: int, k: int, mla: MlaShape, like: Tensor, attention: Attention) -> tuple[Tensor, Pages]:
@@ -219,6 +272,7 @@ def sparse_scratch(batch: int, k: int, mla: MlaShape, like: Tensor) -> Tensor:
     return torch.empty(max(elements, 2), dtype=torch.float32, device=like.device)
 
 
+@as_seam("mla_prepare_in_torch", mutates=("cache", "query"))
 def prepare_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     projected: Tensor,
     query_norm: Tensor,
@@ -229,18 +283,28 @@ def prepare_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     lengths: Tensor,
     query: Tensor,
     eps: float,
+    may_idle: bool = False,
 ) -> None:
-    """What gpubench.kernels.mla_prepare does, with torch's operators."""
-    kv_lora, rope_dim = latent_norm.shape[0], 2 * rotary.shape[1]
+    """What gpubench.kernels.mla_prepare does, with torch's operators; with `may_idle` a length may be 0."""
+    kv_lora, rope_dim = latent_norm.shape[0], 2 * rotary.shape[-1]
     low, latent, rope = torch.split(projected, [query.shape[1], kv_lora, rope_dim], dim=-1)
     query.copy_(F.rms_norm(low, query_norm.shape, query_norm, eps))
-    latent = F.rms_norm(latent, latent_norm.shape, latent_norm, eps)
-    entry = torch.cat((latent, rotate(rope[:, None], rotary)[:, 0]), dim=-1)
-    last = lengths.long() - 1
-    page = block_table.gather(1, (last // PAGE)[:, None])[:, 0].long()
-    cache.flatten(0, 1).index_put_((page * PAGE + last % PAGE,), entry)
+    entry = _make_entry(latent, rope, latent_norm, rotary, eps)
+    last = (lengths.clamp(min=1) if may_idle else lengths).long() - 1
+    table = block_table[: len(last)] if may_idle else block_table
+    page = table.gather(1, (last // PAGE)[:, None])[:, 0].long()
+    rows, entries = page * PAGE + last % PAGE, cache.flatten(0, 1)
+    if may_idle:
+        entry = entry.where((lengths > 0)[:, None], entries[rows])
+    entries.index_put_((rows,), entry)
 
 
+def _make_entry(latent: Tensor, rope: Tensor, norm: Tensor, rotary: Tensor, eps: float) -> Tensor:
+    """What the cache has of tokens, [tokens, R + P]."""
+    return torch.cat((F.rms_norm(latent, norm.shape, norm, eps), rotate(rope[:, None], rotary)[:, 0]), dim=-1)
+
+
+@as_seam("mla_decode_in_torch", mutates=("out",))
 def attend_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     q_latent: Tensor,
     q_rope: Tensor,
@@ -248,14 +312,14 @@ def attend_in_torch(  # noqa: PLR0913, PLR0917 - the operator's arguments
     block_table: Tensor,
     lengths: Tensor,
     out: Tensor,
-    scratch: Tensor,
-    *,
     softmax_scale: float,
+    may_idle: bool = False,
 ) -> None:
-    """What gpubench.kernels.mla_decode does, on a gathered copy of the cache; `scratch` isn't needed."""
-    entries = cache[block_table.long()].flatten(1, 2)  # [batch, max_pages · 64, R + P]
+    """What gpubench.kernels.mla_decode does, on a gathered copy of the cache; with `may_idle` a length may be 0."""
+    table, seen = (block_table[: len(lengths)], lengths.clamp(min=1)) if may_idle else (block_table, lengths)
+    entries = cache[table.long()].flatten(1, 2)  # [batch, max_pages · 64, R + P]
     scores = (torch.cat((q_latent, q_rope), dim=-1) @ entries.mT).float() * softmax_scale
-    beyond = torch.arange(entries.shape[1], device=entries.device) >= lengths[:, None]
+    beyond = torch.arange(entries.shape[1], device=entries.device) >= seen[:, None]
     weights = scores.masked_fill(beyond[:, None], -torch.inf).softmax(dim=-1)
     out.copy_(weights.to(entries.dtype) @ entries[..., : q_latent.shape[-1]])
 

@@ -12,6 +12,7 @@ around 1, where the published ones are distances from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -252,6 +253,10 @@ class SparseModel(nn.Module):
             rotary_table(length, c.rotary_dims, c.rotary_base, like.device),
             stand_ins(batch, c.expert_ranks, c.hidden, like),
         )
+
+    def make_slots(self, slots: int, capacity: int) -> NoReturn:
+        """Unsupported."""
+        raise Unsupported("prefill isn't there for block-sparse attention: it would choose blocks for every new token")
 
     def _make_pages(self, batch: int, length: int) -> Pages:
         s, device = self.config.sparse, self.embedding.device

@@ -12,6 +12,7 @@ from models.whole_sequences import forward_whole
 from slots import CAPACITY, SLOTS, Guest, draw_sequences, prefill, remembered, rows_of, serve
 
 from gpubench.graphs.whole import capture_step
+from gpubench.models.moe import MixtureOfExperts
 from gpubench.models.presets import PRESETS
 from gpubench.models.variant import Variant
 from gpubench.tensors import find_tensors
@@ -22,8 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning"),
 ]
 
-TINY = ["tiny-dense", "tiny-hybrid"]
-REAL = [("llama-3.1-8b", 2), ("qwen3.5-35b-a3b", 4)]
+TINY = ["tiny-dense", "tiny-hybrid", "tiny-mla"]
+REAL = [("llama-3.1-8b", 2), ("qwen3.5-35b-a3b", 4), ("deepseek-v3", 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +39,10 @@ def distance(out, ref):
 
 
 def make(preset, layers, dtype, attention):
-    """Of real widths, but with few experts and a small vocabulary."""
+    """Of real widths, but with few experts, a small vocabulary, and one dense layer of those that have some."""
     torch.manual_seed(0)
     shape = {"vocabulary": 1024} | ({"moe": {"experts": 16}} if PRESETS[preset].is_routed else {})
+    shape |= {"dense_layers": 1} if hasattr(PRESETS[preset], "dense_layers") else {}
     model = Variant(preset, layers, shape=shape).config.build(dtype, attention)
     vary_weights(model)
     return model
@@ -64,9 +66,9 @@ def test_sequences_that_share_slots_give_the_logits_of_each_whole(name, attentio
 def test_our_kernels_serve_real_widths_as_torch_does(preset, layers, dtype, tolerance):
     # Without experts, which a rounding would choose others of.
     plain, ours = (make(preset, layers, dtype, attention) for attention in ("torch", "triton"))
-    for layer in (*plain.layers, *ours.layers):
-        if hasattr(layer, "experts"):
-            layer.experts.add = lambda x, *_: x
+    for module in (*plain.modules(), *ours.modules()):
+        if isinstance(module, MixtureOfExperts):
+            module.add = lambda x, *_: x
     given = draw_sequences(1024)
     for own, other in zip(*(serve(model, given, Random(1)) for model in (ours, plain)), strict=True):
         assert distance(own, other) < tolerance

@@ -245,11 +245,11 @@ def test_the_ranks_outputs_add_up_to_the_whole_layers(config, ranks):
         own = replace(own, indexes=cache.indexes, selection=cache.selection)
     x = torch.randn(3, config.hidden)
     for whole, share in zip(model.layers[:2], part.layers[:2], strict=True):  # a dense one, a routed one
-        attended, fed = whole.attend(x, cache) - x, whole.advance(x, cache) - x
+        attended, fed = whole.attend(x, cache, cache.last) - x, whole.advance(x, cache) - x
         sums = [torch.zeros_like(attended), torch.zeros_like(fed)]
         for rank in range(ranks):
             share_of(rank, ranks, whole, share)
-            sums[0] += share.attend(x, own) - x
+            sums[0] += share.attend(x, own, own.last) - x
             sums[1] += share.advance(x, own) - x
         torch.testing.assert_close(sums, [attended, fed], rtol=1e-4, atol=1e-4)
 

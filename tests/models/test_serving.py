@@ -15,17 +15,22 @@ from decoding import vary_weights
 from models.whole_sequences import forward_whole
 from slots import CAPACITY, SLOTS, Guest, draw_sequences, prefill, remembered, rows_of, serve
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, Unsupported
 from gpubench.models.gated_delta import GatedDeltaCache
 from gpubench.models.presets import PRESETS
+from gpubench.models.variant import Variant
 
-FAMILIES = ["tiny-dense", "tiny-hybrid"]
+FAMILIES = ["tiny-dense", "tiny-hybrid", "tiny-mla"]
 
 
 @functools.cache
-def make(name, attention="torch"):
+def make(name):
+    return make_from(PRESETS[name])
+
+
+def make_from(config, attention="torch"):
     torch.manual_seed(0)
-    model = PRESETS[name].build(torch.float32, attention)
+    model = config.build(torch.float32, attention)
     vary_weights(model)
     return model
 
@@ -53,7 +58,7 @@ def test_sequences_that_share_slots_in_any_order_give_the_logits_of_each_whole(n
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("sizes", [[40], [1] * 40, [3, 20, 2, 1, 14], [39, 1]])
+@pytest.mark.parametrize("sizes", [[70], [1] * 70, [3, 20, 2, 31, 14], [69, 1]])
 def test_a_prompt_in_any_chunks_gives_the_logits_of_the_whole(name, sizes):
     model, (tokens, wanted) = make(name), sequences(name)[3]
     slots, first, found = model.make_slots(SLOTS, CAPACITY), 0, []
@@ -110,6 +115,14 @@ def test_a_token_without_a_position_is_an_error(name):
         model.decode(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int32), slots)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("tiny-mla-indexer", "with an indexer"), ("tiny-sparse", "block-sparse attention")]
+)
+def test_families_that_cannot_prefill_say_so(name, reason):
+    with pytest.raises(Unsupported, match=f"prefill isn't there .*{reason}"):
+        PRESETS[name].build(torch.float32).make_slots(SLOTS, CAPACITY)
+
+
 def test_our_kernels_serve_the_same():
     # In a process of its own: Triton decides at import whether it interprets.
     paths = [str(Path(__file__).parents[1])]
@@ -126,7 +139,8 @@ def test_our_kernels_serve_the_same():
 def serve_with_kernels() -> None:
     """A chunk behind another, then a step between idle rows: the oracle's logits, and idle slots as they were."""
     for name in FAMILIES:
-        model, given = make(name, "triton"), torch.randint(1024, (9,))
+        shape = {"attention_every": 2} if name == "tiny-hybrid" else None
+        model, given = make_from(Variant(name, layers=2, shape=shape).config, "triton"), torch.randint(1024, (9,))
         slots = model.make_slots(SLOTS, CAPACITY)
         found = [prefill(model, slots, 1, 0, given[:5]), prefill(model, slots, 1, 5, given[5:8])]
         before = [[part.clone() for part in remembered(slots, slot)] for slot in range(SLOTS)]
