@@ -21,6 +21,7 @@ from gpubench.analysis.run import Run
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content
 from gpubench.report.evidence import files, hazards, printed, signatures
+from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data, script_json
 from gpubench.report.samples import samples
@@ -99,6 +100,7 @@ def render_html(content: Content) -> str:
         verdict=verdict(content),
         facts=_facts(content),
         comparison=compare(content),
+        latencies=latency_table(content),
         most_compared=MOST_COMPARED,
         triages=[show(found) for found in triages],
         most_signatures=MOST_SIGNATURES,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
 from gpubench.analysis.frontier import axis_text
@@ -9,15 +11,24 @@ from gpubench.analysis.metrics import format_tail
 from gpubench.records import Outcome
 from gpubench.report.content import Content
 
-__all__ = ["latency_table"]
+__all__ = ["LatencyTable", "latency_table"]
 
 
-def latency_table(content: Content) -> tuple[list[str], list[list[str]]]:
-    """A head and a row per ok cell: its axes, and p50, p90, p99 of each metric that has a tail; empty without any."""
+@dataclass(frozen=True)
+class LatencyTable:
+    """A row per ok cell: its axes, and p50, p90 and p99 of each metric that has a tail; no rows without any."""
+
+    head: list[str]
+    body: list[list[str]]
+    is_number: list[bool]
+    """Of each column, whether it stands on the right."""
+
+
+def latency_table(content: Content) -> LatencyTable:
     tailed = {key: metric for key, metric in content.series.items() if metric.has_tail}
     ok = content.wide[content.wide[c.OUTCOME] == Outcome.OK]
     if not tailed or ok.empty:
-        return [], []
+        return LatencyTable([], [], [])
     axes = content.axes or [c.CELL_ID]
     body = [
         [
@@ -29,4 +40,5 @@ def latency_table(content: Content) -> tuple[list[str], list[list[str]]]:
         ]
         for _, row in ok.iterrows()
     ]
-    return [*axes, *(metric.label for metric in tailed.values())], body
+    head = [*axes, *(metric.label for metric in tailed.values())]
+    return LatencyTable(head, body, [name in content.numeric_axes or name not in axes for name in head])

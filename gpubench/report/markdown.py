@@ -198,11 +198,12 @@ def _frontier(content: Content) -> list[str]:
 
 
 def _latencies(content: Content) -> list[str]:
-    head, body = latency_table(content)
-    if not body:
+    found = latency_table(content)
+    if not found.body:
         return []
-    text = table(head, body, _numbers(content, head))
-    return ["### Latencies (p50 / p90 / p99)", _folded(f"All {len(body):,} rows", text, len(body))]
+    right = [place for place, is_number in enumerate(found.is_number) if is_number]
+    text, count = table(found.head, found.body, right), len(found.body)
+    return ["### Latencies (p50 / p90 / p99)", _folded(f"All {count:,} rows", text, count)]
 
 
 def _times(content: Content) -> list[str]:

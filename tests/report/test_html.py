@@ -82,6 +82,13 @@ def test_the_page_says_what_every_metric_is_and_which_timer_made_it(tmp_path):
     assert 'to the end of its last</td><td class="nowrap">nsys' in page
 
 
+def test_latencies_of_requests_have_a_section_with_their_percentiles_and_other_pages_have_none(tmp_path):
+    cells = [MadeCell({"backend": "eager", "concurrency": 8}, {"e2e": [[1e-3 * n for n in range(1, 102)]]})]
+    page = render(tmp_path / "a", cells)
+    assert '<td class="nowrap number" dir="auto">51.0 / 91.0 / 100 ms</td>' in page
+    assert 'id="latencies"' not in render(tmp_path / "b", [MadeCell({"n": 1}, {"step_time": [[1e-3] * 6]})])
+
+
 def test_data_has_the_end_of_the_stderr_of_failed_cells_only(tmp_path):
     cells = [
         MadeCell({"n": 1}, outcome=Outcome.CRASH, stderr="first\n" * 2000 + "the last words"),

@@ -25,11 +25,10 @@ function figureNode(metric, row) {
   const median = metric.median[row];
   if (median === null) return h("span", { class: "nothing" }, "–");
   const warnings = metric.warningsOf(row);
-  const tail = () => ["p90", "p99"].map((name) => h("span", { class: "percentile" }, `${name} ${formatValue(metric[name][row], metric.unit)}`));
   return [
     warnings ? h("span", { class: "caution", title: warnings, "aria-label": warnings }, "⚠ ") : "",
     formatValue(median, metric.unit),
-    ...(metric.has_tail ? tail() : [h("span", { class: "spread" }, formatSpread(median, metric.low[row], metric.high[row]))]),
+    h("span", { class: "spread" }, formatSpread(median, metric.low[row], metric.high[row])),
   ].filter(Boolean);
 }
 
