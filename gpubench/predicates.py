@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpubench.records import Scalar
-from gpubench.scalars import parse_number, parse_scalar
+from gpubench.scalars import format_scalar, parse_number, parse_scalar
 
 __all__ = ["Comparison", "Predicate", "PredicateError", "parse_condition", "parse_predicate"]
 
@@ -70,7 +70,7 @@ class Predicate:
                     raise PredicateError(
                         axis,
                         f"{comparison.operator} compares numbers, and {axis} has none; "
-                        f"name its values instead: {', '.join(map(_show, taken))}",
+                        f"name its values instead: {', '.join(map(format_scalar, taken))}",
                     )
 
 
@@ -120,8 +120,3 @@ def _equal(left: Scalar, right: Scalar) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _show(value: Scalar) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ import re
 
 from gpubench.records import Scalar
 
-__all__ = ["parse_number", "parse_scalar"]
+__all__ = ["format_scalar", "parse_number", "parse_scalar"]
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -22,6 +22,13 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
 _MAX_DIGITS = 20
+
+
+def format_scalar(value: Scalar) -> str:
+    """As YAML has it: `true`, `null`, `0.5`, `TEP`."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parse_scalar(text: str) -> Scalar:

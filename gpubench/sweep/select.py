@@ -9,7 +9,7 @@ from dataclasses import replace
 from gpubench.errors import UsageError
 from gpubench.predicates import Comparison, Predicate, PredicateError, parse_condition
 from gpubench.records import Cell, Scalar
-from gpubench.scalars import parse_scalar
+from gpubench.scalars import format_scalar, parse_scalar
 from gpubench.sweep.expand import Grid
 from gpubench.sweep.problems import known_list, nearest, unknown
 
@@ -93,12 +93,7 @@ def _nothing(grid: Grid, text: str) -> str:
     name, alternatives = _split(text)
     if name == "cell":
         return f"no such cell; the grid's are {grid.cells[0].cell_id} to {grid.cells[-1].cell_id}"
-    known = [_show(value) for value in grid.values_of(name)]
+    known = [format_scalar(value) for value in grid.values_of(name)]
     close = nearest(alternatives[0], known)
     guess = f" did you mean {close!r}?" if close else ""
     return f"no cell fits;{guess} {name} takes: {known_list(known)}"
-
-
-def _show(value: Scalar) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)

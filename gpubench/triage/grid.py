@@ -11,20 +11,13 @@ from numpy.typing import NDArray
 
 from gpubench.records import Cell, Scalar
 
-__all__ = ["ABSENT", "Axis", "Grid", "Mask", "format_scalar"]
+__all__ = ["ABSENT", "Axis", "Grid", "Mask"]
 
 Mask = NDArray[np.bool_]
 """A truth per cell."""
 
 ABSENT = "–"
 """The value of a cell that doesn't have the axis."""
-
-
-def format_scalar(value: Scalar) -> str:
-    """As YAML has it: `true`, `null`, `0.5`, `TEP`."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.records import Scalar
-from gpubench.triage.grid import Axis, Grid, Mask, format_scalar
+from gpubench.scalars import format_scalar
+from gpubench.triage.grid import Axis, Grid, Mask
 
 __all__ = ["Condition", "Rule", "find_rule"]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpubench.records import Scalar
-from gpubench.triage.grid import Grid, Mask, format_scalar
+from gpubench.scalars import format_scalar
+from gpubench.triage.grid import Grid, Mask
 
 __all__ = ["Difference", "Twin", "find_twins"]
 

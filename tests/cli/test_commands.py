@@ -105,6 +105,18 @@ def test_a_dry_run_shows_the_cells_that_the_run_then_has_and_writes_nothing(tmp_
     assert list(tmp_path.iterdir()) == [sweep]
 
 
+def test_a_dry_run_on_a_narrow_terminal_cuts_names_and_no_values(tmp_path: Path) -> None:
+    pareto = Path(__file__).parents[2] / "configs" / "pareto.yaml"
+    planned = gpubench_here(tmp_path, "sweep", str(pareto), "--dry-run", "--gpus", "none", COLUMNS="80")
+    rows = [line for line in planned.out.splitlines() if line.lstrip().startswith("cell_")]
+    assert len(rows) == 20
+    assert all(len(row) <= 80 for row in rows)
+    first, second = rows[0].split(), rows[1].split()
+    assert first[1:] == ["eager", "1", "128", "tiny-hybrid", "4", "null", "1"]
+    assert second[1:] == ["eager", "1", "128", "tiny-mla-indexer", "3", "TEP", "2"]
+    assert second[0].startswith("cell_001")
+
+
 def test_a_sweep_tells_of_each_cell_and_where_its_report_is(run: Path, swept: Finished) -> None:
     assert swept.err == ""
     for number, cell in enumerate(api.load_run(run).header.cells, start=1):
