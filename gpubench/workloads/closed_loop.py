@@ -87,12 +87,11 @@ def closed_loop(  # noqa: PLR0913, PLR0917 - the arguments are the axes
     lengths = wanted.draw(concurrency, each)
     window = find_window(lengths, prefill_chunk, warmup_requests)
     config = variant.config
-    built = gpubench.shared("weights", (config, dtype, attention), lambda: config.build(torch_dtype(dtype), attention))
-    make_slots = getattr(built, "make_slots", None)
-    if make_slots is None:
-        raise gpubench.Unsupported(f"{model} is of a family that can't serve yet: it has no slots for sequences")
+    built: Any = gpubench.shared(
+        "weights", (config, dtype, attention), lambda: config.build(torch_dtype(dtype), attention)
+    )
     traffic = Traffic(lengths, make_prompts(lengths, config.vocabulary), prefill_chunk, window)
-    return {"decoder": built, "slots": make_slots(concurrency, lengths.capacity), "traffic": traffic}
+    return {"decoder": built, "slots": built.make_slots(concurrency, lengths.capacity), "traffic": traffic}
 
 
 def _measured_requests(concurrency: int, requests: int | None) -> int:

@@ -13,7 +13,7 @@ from gpubench.serving.engine import EagerEngine
 from gpubench.serving.loop import serve
 from gpubench.serving.requests import Lengths, make_prompts
 
-MODELS = ["tiny-dense", "tiny-hybrid"]
+MODELS = ["tiny-dense", "tiny-hybrid", "tiny-mla"]
 LENGTHS = {
     "one user": Lengths(np.array([[7, 12]]), np.array([[4, 3]])),
     "answers of one token": Lengths(np.full((3, 2), 5), np.ones((3, 2), dtype=int)),

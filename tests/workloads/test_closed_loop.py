@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from gpubench.errors import ArgumentError
+from gpubench.errors import ArgumentError, Unsupported
 from gpubench.registry import get_workload
 from gpubench.workloads import load_builtin
 from gpubench.workloads.closed_loop import REQUESTS
@@ -108,6 +108,11 @@ def test_too_few_requests_for_a_window_are_refused_before_anything_runs(workload
         ArgumentError, match=r"with 1 of each user after its warm-up \(1\), one of the 3 users has noth"
     ):
         workload.make(**{**SMALL, "isl": None, "osl": None, "pairs": str(path), "requests": 1})
+
+
+def test_a_family_that_cannot_prefill_is_skipped_with_the_reason(workload):
+    with pytest.raises(Unsupported, match="prefill isn't there for block-sparse attention"):
+        workload.make(**{**SMALL, "model": "tiny-sparse"})
 
 
 def asked(**changes):
