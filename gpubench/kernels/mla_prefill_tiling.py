@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -93,16 +93,18 @@ _ABSORBED_COST = {256: 0.9, 512: 2.5}
 _ABSORBED_START_FLOP = 4e9
 """Absorbing is two launches more, and short of work at first: worth it from so many saved operations on, × cost."""
 
-# By GPU, whether keys and values are expanded already, and N + P + V: from how many operations of causal attention on
-# torch's SDPA is faster than the expanded form. It copies the rotary key to all heads, and is cuDNN's there.
-_SDPA_FROM_FLOP: dict[str, dict[tuple[bool, int], float]] = {
+_LENGTHS = (128, 512, 1024, 2048, 4096, 8192)
+# By GPU, whether keys and values are expanded already, N + P + V, and heads: at which of these lengths of a sequence
+# without a prefix torch's SDPA was faster than the expanded form. Without the copies of the rotary key, which it needs,
+# it is so more often. bfloat16, cold L2, CUDA events around a graph's replay, torch 2.11, 2026-11-21.
+_SDPA_AT: dict[str, dict[tuple[bool, int], dict[int, tuple[int, ...]]]] = {
     "NVIDIA H200": {
-        (False, 256): 30e9,
-        (False, 320): 40e9,
-        (False, 512): 40e9,
-        (True, 256): 2e9,
-        (True, 320): 40e9,
-        (True, 512): 2e9,
+        (False, 256): {32: (4096, 8192)},
+        (False, 320): {16: (8192,), 128: (4096, 8192)},
+        (False, 512): {20: (2048, 4096, 8192)},
+        (True, 256): {32: (512, 2048, 4096, 8192)},
+        (True, 320): {16: (1024, 4096, 8192), 128: (512, 1024, 2048, 4096, 8192)},
+        (True, 512): {20: _LENGTHS},
     },
 }
 
@@ -122,11 +124,19 @@ def choose_form(sizes: Sizes) -> Form:
 
 
 def is_sdpa_faster(gpu: str, sizes: Sizes, *, is_expanded: bool) -> bool:
-    """Whether torch's SDPA is, for sequences of one length without a prefix; if `is_expanded`, on keys that are so."""
-    table = _SDPA_FROM_FLOP.get(gpu, {}) if sizes.itemsize == 2 else {}
-    width, new = sizes.nope + sizes.rope + sizes.v, sizes.tokens // sizes.sequences
-    flop = sizes.tokens * (new + 1) * sizes.heads * width
-    return flop >= table.get((is_expanded, width), math.inf)
+    """Whether torch's SDPA is, for sequences of one length without a prefix; if `is_expanded`, on keys that are so.
+
+    As the nearest shape was measured; a head of another sequence counts as one more head.
+    """
+    measured = _SDPA_AT.get(gpu, {}).get((is_expanded, sizes.nope + sizes.rope + sizes.v))
+    if measured is None or sizes.itemsize != 2:
+        return False
+    heads = _nearest(measured, sizes.heads * sizes.sequences)
+    return _nearest(_LENGTHS, sizes.tokens // sizes.sequences) in measured[heads]
+
+
+def _nearest(known: Iterable[int], wanted: int) -> int:
+    return min(known, key=lambda size: max(size / wanted, wanted / size))
 
 
 def choose_tiling(form: Form, sizes: Sizes) -> Tiling:

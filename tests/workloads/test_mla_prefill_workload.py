@@ -148,12 +148,15 @@ def test_the_record_says_which_form_triton_took():
     [
         ({}, "sdpa"),
         ({"tokens": 512}, "expanded"),
-        ({"sequences": 16}, "sdpa"),
+        ({"sequences": 16}, "expanded"),
+        ({"tokens": 16384, "sequences": 4}, "sdpa"),
+        ({"tokens": 3000}, "sdpa"),
         ({"prefix": 64}, "expanded"),
         ({"lengths": "ragged", "sequences": 2}, "expanded"),
         ({"dtype": "float32"}, "expanded"),
         ({"tokens": 64, "prefix": 16384}, "absorbed"),
         ({"scope": "core", "tokens": 2048}, "sdpa"),
+        ({"scope": "core", "tokens": 1024}, "expanded"),
     ],
 )
 def test_auto_takes_sdpa_where_that_was_measured_to_be_faster(changes, form):
