@@ -13,7 +13,10 @@ import gpubench
 from gpubench.workloads import BUILTIN
 
 ROOT = Path(__file__).parent.parent
-CHILD_ONLY = ("worker", "workloads", "graphs", "models", "kernels", "registry", "ranges", "sharing", "tensors")
+CHILD_ONLY = (
+    *("worker", "workloads", "serving", "graphs", "models", "kernels"),
+    *("registry", "ranges", "sharing", "tensors"),
+)
 FORBIDDEN = {"torch", "triton", "nvtx", *(f"gpubench.{name}" for name in CHILD_ONLY)}
 INSTANT = [
     "gpubench",
