@@ -109,3 +109,18 @@ def test_every_backend_passes_the_check_of_a_sweep(backend, lengths, scope, laun
         step = workload.backends[backend].setup(launch=launch, **inputs)
         out, expected = step(), workload.oracle_function(**inputs)
         assert workload.compare_function(out, expected, batch=inputs["batch"], q=inputs["q"]) is None
+
+
+@pytest.mark.parametrize(("tokens", "scope", "form"), [(1024, "core", "sdpa"), (512, "core", "expanded")])
+def test_auto_takes_what_its_table_says_and_passes_the_check(tokens, scope, form):
+    if torch.cuda.get_device_name() != "NVIDIA H200":
+        pytest.skip("nothing was measured on this GPU")
+    workload = get_workload("mla_prefill")
+    arguments = {"tokens": tokens, "sequences": 1, "prefix": 0, "lengths": "equal", "tp": 8, "scope": scope}
+    label = workload.label_function(**arguments, dtype="bfloat16", model="deepseek-v3")
+    assert label["auto_form"] == form
+    with torch.device("cuda"):
+        torch.manual_seed(0)
+        inputs = workload.make(**arguments)
+        out, expected = workload.backends["auto"].setup(launch="eager", **inputs)(), workload.oracle_function(**inputs)
+        assert workload.compare_function(out, expected, batch=inputs["batch"], q=inputs["q"]) is None
