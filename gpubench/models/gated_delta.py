@@ -87,6 +87,7 @@ class GatedDelta(nn.Module):
         self.out = random_weight(hidden, width, dtype=dtype)
         self.has_kernel = attention == "triton"
         if self.has_kernel:
+            import gpubench.kernels.gated_delta_inputs
             import gpubench.kernels.gated_delta_prefill
             import gpubench.kernels.gated_delta_step
             import gpubench.kernels.linear_few  # noqa: F401 - all register their operators
@@ -182,26 +183,30 @@ def chunk_step(  # noqa: PLR0913, PLR0917 - the operator's arguments
     """The same for consecutive tokens of one sequence, whose slot and first position are in `span`."""
     slot, first = span.tolist()
     ring, own = conv_state[slot], state[slot : slot + 1]
-    rates = {"a": a, "b": b, "a_log": a_log, "dt_bias": dt_bias}
-    tokens = {"mixed": mixed.float(), "conv_weight": conv_weight.float(), **rates}
-    operands = prepare_chunk(tokens, ring.float(), first, own)
+    rates = a, b, a_log, dt_bias
+    if has_kernel:
+        _chunk_in_kernels((mixed, ring, conv_weight, *rates), first, own, out)
+    else:
+        tokens = {"mixed": mixed.float(), "conv_weight": conv_weight.float()}
+        tokens |= dict(zip(("a", "b", "a_log", "dt_bias"), rates, strict=True))
+        found, after = chunked(prepare_chunk(tokens, ring.float(), first, own), own, [len(mixed)])
+        out.copy_(found)
+        own.copy_(after)
     last = mixed[-len(ring) :]
     ring.index_copy_(0, ring_slots(first + len(mixed), ring)[-len(last) :], last)
-    if has_kernel:
-        _chunk_in_kernel(operands, own, out)
-        return
-    found, after = chunked(operands, own, [len(mixed)])
-    out.copy_(found)
-    own.copy_(after)
 
 
-def _chunk_in_kernel(operands: tuple[Tensor, ...], state: Tensor, out: Tensor) -> None:
-    """The recurrence in gpubench.kernels.gated_delta_prefill."""
-    from gpubench.kernels.gated_delta_prefill import gated_delta_prefill, scratch_shapes
+def _chunk_in_kernels(given: tuple[Tensor, ...], first: int, state: Tensor, out: Tensor) -> None:
+    """gpubench.kernels.gated_delta_inputs, which takes what is given, and gated_delta_prefill."""
+    from gpubench.kernels.gated_delta_prefill import scratch_shapes
 
-    *qkv, g, beta = operands
-    rows, gates = scratch_shapes(*out.shape[:2], *state.shape[2:])
-    bounds = torch.arange(2, dtype=torch.int32, device=out.device) * len(out)
+    (tokens, heads, _), (dim_k, dim_v), channels = out.shape, state.shape[2:], given[0].shape[1]
+    key_heads = (channels - heads * dim_v) // (2 * dim_k)
+    q, k = (out.new_empty(tokens, key_heads, dim_k) for _ in range(2))
+    g, beta = (state.new_empty(tokens, heads) for _ in range(2))
+    operands = q, k, torch.empty_like(out), g, beta
+    torch.ops.gpubench.gated_delta_inputs(*given, *operands, first)
+    rows, gates = scratch_shapes(tokens, heads, dim_k, dim_v)
+    bounds = torch.arange(2, dtype=torch.int32, device=out.device) * tokens
     scratch = out.new_empty(rows), state.new_empty(gates)
-    q, k, v = (part.to(out.dtype) for part in qkv)
-    gated_delta_prefill(q, k, v, g, beta, bounds, state, out, *scratch, longest=len(out))
+    torch.ops.gpubench.gated_delta_prefill(*operands, bounds, state, out, *scratch, longest=tokens)

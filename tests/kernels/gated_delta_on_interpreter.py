@@ -257,6 +257,15 @@ def good_arguments(name):
             "longest": 2,
         }
     layer = draw_layer(1, 3, torch.float32, sizes, taps=4)
+    if name == "gated_delta_inputs":
+        given = {
+            "mixed": layer.mixed[0],
+            "ring": torch.zeros(4, layer.mixed.shape[2]),
+            "a": layer.a[0],
+            "b": layer.b[0],
+        }
+        weights = {"conv_weight": layer.conv_weight, "a_log": layer.a_log, "dt_bias": layer.dt_bias}
+        return {**given, **weights, **tokens, "first": 0}
     return {
         "mixed": layer.mixed[0],
         "conv_state": torch.zeros(3, 4, layer.mixed.shape[2]),
@@ -297,3 +306,27 @@ def compiled_equals_eager(name):
     found = torch.compile(run, fullgraph=True, backend="aot_eager")(compiled)
     wanted = run(eager)
     return all(torch.equal(own, other) for own, other in zip(found, wanted, strict=True))
+
+
+def chunk_inputs_errors(tokens, first, dtype, sizes, taps):
+    """Of q, k, v, g and beta of a chunk, whose rows are strided, beside the formulas in fp64."""
+    from gpubench.kernels.gated_delta_inputs import gated_delta_inputs
+    from gpubench.models.gated_delta_formulas import prepare_chunk
+
+    torch.manual_seed(tokens)
+    channels = 2 * sizes.key_heads * sizes.k + sizes.heads * sizes.v
+    rows = torch.randn(tokens, channels + 2 * sizes.heads + 3).to(dtype)
+    mixed, a, b, _ = torch.split(rows, [channels, sizes.heads, sizes.heads, 3], dim=1)
+    ring, weight = torch.randn(taps, channels).to(dtype), torch.randn(channels, taps).to(dtype)
+    ring[min(first, taps) :] = 0  # before position 0
+    rates = {"a": a, "b": b, "a_log": torch.randn(sizes.heads), "dt_bias": torch.randn(sizes.heads)}
+    before = ring.clone()
+    shapes = (tokens, sizes.key_heads, sizes.k), (tokens, sizes.heads, sizes.v), (tokens, sizes.heads)
+    outputs = [bordered(torch.empty(shapes[place], dtype=dtype if place < 2 else None)) for place in (0, 0, 1, 2, 2)]
+    gated_delta_inputs(mixed, ring, weight, *rates.values(), *(own for own, _ in outputs), first)
+    assert torch.equal(ring, before)
+    assert all((behind == BORDER).all() for _, behind in outputs), "nothing is written beyond the outputs"
+    exact = {name: value.double() for name, value in {"mixed": mixed, "conv_weight": weight, **rates}.items()}
+    state = torch.empty(1, sizes.heads, sizes.k, sizes.v)
+    wanted = prepare_chunk(exact, ring.double(), first, state)
+    return [relative_error(own, other) for (own, _), other in zip(outputs, wanted, strict=True)]

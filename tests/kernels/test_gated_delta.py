@@ -8,6 +8,7 @@ from gated_delta_on_interpreter import (
     SPECIAL,
     Heads,
     call,
+    chunk_inputs_errors,
     compiled_equals_eager,
     decode_errors,
     layer_errors,
@@ -66,6 +67,19 @@ def test_the_fused_step_equals_convolving_and_scanning_the_whole_prompt(interpre
     assert state < 1e-5
 
 
+@settings(max_examples=6, deadline=None)
+@given(
+    sizes=small_heads,
+    tokens=st.integers(1, 40),
+    first=st.sampled_from([0, 1, 2, 3, 100]),
+    taps=st.integers(2, 5),
+    dtype=DTYPES,
+)
+def test_what_a_chunk_begins_with_is_the_convolution_that_goes_on(interpreted, sizes, tokens, first, taps, dtype):
+    bound = {torch.float32: 1e-5, torch.float16: 2e-3}[dtype]
+    assert max(interpreted(chunk_inputs_errors, tokens, first, dtype, sizes, taps)) < bound
+
+
 def test_a_token_of_zeros_only_lets_the_state_fade(interpreted):
     out, state = interpreted(step_of_zeros)
     assert out.abs().max() == 0, "the query is zero, and not NaN for having no length"
@@ -102,7 +116,7 @@ def test_extreme_gates_and_keys_give_what_the_scan_gives(interpreted, name, dtyp
     assert max(interpreted(special_decode_errors, name, dtype)) < DECODE[dtype]
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", [*LAUNCHERS, "gated_delta_inputs"])
 def test_every_launcher_is_an_operator_that_declares_what_it_changes(interpreted, name):
     assert set(interpreted(opcheck, name).values()) == {"SUCCESS"}
 
@@ -160,6 +174,10 @@ def empty(*shape, dtype=torch.float32):
             {"state": empty(65_536, 2, 16, 0)},
             "state has 65,536 sequences; wanted at most 65,535",
         ),
+        ("gated_delta_inputs", {"first": -1}, "first is -1; wanted a position, 0 or more"),
+        ("gated_delta_inputs", {"ring": empty(1, 4, 96)}, r"ring has shape \(1, 4, 96\); wanted \(4, 96\)"),
+        ("gated_delta_inputs", {"mixed": empty(2, 96)}, r"mixed has shape \(2, 96\); wanted \(3, 96\)"),
+        ("gated_delta_inputs", {"g": empty(3, 3)}, r"g has shape \(3, 3\); wanted \(3, 2\)"),
         ("gated_delta_prefill", {"longest": 1}, "longest is 1; wanted from 2 to 3"),
         ("gated_delta_prefill", {"longest": 4}, "longest is 4; wanted from 2 to 3"),
         ("gated_delta_prefill", {"block_v": 0}, r"block_v is 0; wanted one of \(16, 32, 64\)"),
