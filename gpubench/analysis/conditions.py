@@ -166,8 +166,8 @@ def group_cautions(warnings: Sequence[Sequence[str]]) -> list[Caution]:
 
 
 def _without_numbers(text: str) -> str:
-    """With one number and one span of numbers alike, whatever their unit's prefix."""
-    return re.sub(r"0(?:–0)? ?(?:[pnµm]?s\b)?", "0", re.sub(r"\d[\d.,]*", "0", text))
+    """With one number and one span of numbers alike, whatever their unit's prefix; an address is a number."""
+    return re.sub(r"0(?:–0)? ?(?:[pnµm]?s\b)?", "0", re.sub(r"0x[0-9a-f]+|\d[\d.,]*", "0", text))
 
 
 def _recorded(record: CellRecord) -> _Recorded | None:

@@ -63,6 +63,7 @@ MOST_COMPARED = 1000
 MOST_SIGNATURES = 200
 """Rows of a run's triage on a page."""
 
+_BYTES = "_bytes"
 _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
@@ -158,10 +159,17 @@ def _metric_rows(content: Content) -> list[_MetricRow]:
 
 def _environment(run: Run, ceilings: Mapping[tuple[str, str], str]) -> _Environment:
     header = run.header
-    pairs = [_Pair(name, value) for name, value in _flatten(header.environment)]
+    pairs = [_in_gigabytes(_Pair(name, value)) for name, value in _flatten(header.environment)]
     pairs += [_Pair(f"ceilings of {gpu}", words) for (run_id, gpu), words in ceilings.items() if run_id == run.run_id]
     sweep = json.dumps(header.sweep, indent=2, ensure_ascii=False, default=str)
     return _Environment(header.run_id, header.sweep_file, sweep, pairs)
+
+
+def _in_gigabytes(pair: _Pair) -> _Pair:
+    """What counts the bytes of a memory, in a unit that can be read."""
+    if not (pair.name.endswith(_BYTES) and pair.value.isdecimal()):
+        return pair
+    return _Pair(pair.name.removesuffix(_BYTES), f"{int(pair.value) / 1e9:,.1f} GB")
 
 
 def _flatten(value: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, str]]:

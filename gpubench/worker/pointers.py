@@ -77,7 +77,8 @@ class PointerAudit:
             others = f", and {len(texts) - 1:,} more" if len(texts) > 1 else ""
             raise CellStopped(Outcome.INVALID, texts[0] + others)
         more = len(texts) - MOST_WARNINGS
-        return texts[:MOST_WARNINGS] + ([f"and {more:,} more stale addresses in its CUDA graphs"] if more > 0 else [])
+        addresses = "address" if more == 1 else "addresses"
+        return texts[:MOST_WARNINGS] + ([f"and {more:,} more stale {addresses} in its CUDA graphs"] if more > 0 else [])
 
     @property
     def details(self) -> dict[str, str]:

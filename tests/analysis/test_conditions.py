@@ -101,6 +101,12 @@ def test_warnings_that_differ_in_numbers_alone_are_one_worded_as_in_the_first_ce
     ]
 
 
+def test_addresses_are_numbers_too():
+    warnings = [["a stale address: 0x7fff6857b890, in 3 nodes"], ["a stale address: 0x7fff6857bfc0, in 29 nodes"]]
+    (caution,) = group_cautions(warnings)
+    assert caution.places == (0, 1)
+
+
 def test_what_a_cell_shared_is_told_with_its_size_and_who_built_it(tmp_path):
     shared = [
         {"what": "weights", "bytes": 69_321_225_216, "from": "cell_000_C001"},

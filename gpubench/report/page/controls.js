@@ -46,8 +46,9 @@ function buildChoices() {
 
 const viewNodes = () => [
   h("span", { class: "spacer" }),
-  h("button", { type: "button", id: "reset-view", onclick: resetView }, "Reset view"),
-  h("button", { type: "button", id: "copy-link", onclick: copyLink }, "Copy link"),
+  h("span", { class: "buttons" },
+    h("button", { type: "button", id: "reset-view", onclick: resetView }, "Reset view"),
+    h("button", { type: "button", id: "copy-link", onclick: copyLink }, "Copy link")),
   h("span", { id: "copied", class: "small-note", role: "status" }),
   h("input", { type: "text", id: "link", readonly: true, hidden: true, "aria-label": "Link to this view" }),
 ];

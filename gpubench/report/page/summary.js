@@ -77,7 +77,11 @@ function yieldNode({ members, place, value }, y) {
 
 function cellsNode(place) {
   if (!place) return "";
-  const link = ({ row }) => h("button", { type: "button", class: "link", onclick: () => openDetail(row, current.frontier) }, data.cells.id[row]);
+  // by its number alone: the group says the rest of a cell's name, and whole names would not fit
+  const link = ({ row }) => {
+    const id = data.cells.id[row];
+    return h("button", { type: "button", class: "link nowrap", title: id, onclick: () => openDetail(row, current.frontier) }, id.match(/^cell_\d+/)?.[0] ?? id);
+  };
   return place.from === place.to ? link(place.to) : [link(place.from), " – ", link(place.to)];
 }
 
