@@ -316,17 +316,25 @@ def test_a_step_with_two_arguments_per_token_is_traced_once_for_all_numbers_of_t
     torch.testing.assert_close(pieces(*given), step(*given))
 
 
-def test_a_step_that_is_cut_again_for_another_cache_of_these_sizes_is_not_traced_again():
+def test_a_step_that_is_cut_again_is_traced_again_for_the_first_cache_of_other_sizes_alone():
     traces = Traces(Toy())
-    first = ready(traces, make_state())
-    again = ready(traces, make_state(), pool="private")
+    first, again = (ready(traces, make_state(), pool=pool) for pool in ("shared", "private"))
     assert again._plans[0].traced is first._plans[0].traced
     assert again.trace_time == first.trace_time > 0
-    state = State(torch.rand(2 * ROWS, WIDTH))
-    other = ready(traces, state)
-    assert other._plans[0].traced is not first._plans[0].traced
-    twin, tokens = copy.deepcopy(state), tokens_of(3)
-    torch.testing.assert_close(other(tokens, state), traces.step(tokens, twin))
+    larger, largest = (ready(traces, State(torch.rand(times * ROWS, WIDTH))) for times in (2, 3))
+    assert larger._plans[0].traced is not first._plans[0].traced
+    assert largest._plans[0].traced is larger._plans[0].traced
+    state = State(torch.rand(5 * ROWS, WIDTH))
+    pieces, twin, tokens = ready(traces, state), copy.deepcopy(state), tokens_of(3)
+    torch.testing.assert_close(pieces(tokens, state), traces.step(tokens, twin))
+
+
+def test_a_step_that_uses_a_caches_size_is_traced_for_each():
+    traces = Traces(lambda tokens, state: torch.ops.toy.read(table[tokens] * state.memory.shape[0], state.memory))
+    table = torch.randn(32, WIDTH)
+    for times in (1, 2, 3):
+        state, tokens = State(torch.rand(times * ROWS, WIDTH)), tokens_of(3)
+        torch.testing.assert_close(ready(traces, state)(tokens, state), traces.step(tokens, state))
 
 
 def test_a_fake_that_promises_another_shape_is_found_at_warm_up():

@@ -44,7 +44,8 @@ def rows_of(example: Any, num_tokens: Any) -> Rows | None:
     if not isinstance(example, Tensor):
         return None
     shape: tuple[Any, ...] = tuple(example.shape)
-    found = [(dim, size) for dim, size in enumerate(shape) if isinstance(size, torch.SymInt)]
+    # Others are a state's sizes, left open: of no concern to the tokens.
+    found = [(dim, size) for dim, size in enumerate(shape) if isinstance(size, torch.SymInt) and _has(size, num_tokens)]
     if not found:
         return None
     (dim, size), *others = found
@@ -52,6 +53,10 @@ def rows_of(example: Any, num_tokens: Any) -> Rows | None:
     if others or not per_token.is_Integer:
         raise Unsupported(f"piecewise: a value of shape {tuple(example.shape)} has no rows that belong to one token")
     return Rows(dim, int(per_token))
+
+
+def _has(size: Any, symbol: Any) -> bool:
+    return symbol in size.node.expr.free_symbols
 
 
 def rows_between(example: Any, num_tokens: int, other: Any, other_tokens: int) -> Rows | None:

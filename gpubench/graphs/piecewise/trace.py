@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FunctionType
 from typing import Any, Protocol
 
@@ -128,62 +130,121 @@ class _OneNumber:
         return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
 
 
+StateSizes = tuple[tuple[int | None, ...], ...]
+"""The shapes of a state's tensors; None for a size that may be any but 1."""
+
+
 class Traces:
-    """The graphs of one step, each traced once. They know the sizes of a state and where its tensors are in it, but
-    nothing of its memory: whoever cuts the step again, for another cache of these sizes, may have them."""
+    """The graphs of one step, each traced once. They know where tensors are in a state, but nothing of its memory: who
+    cuts the step again, for another cache, may have them.
+
+    The sizes of a state are constants of the graph that is traced first. When a state comes that has others, these are
+    left open; if the step makes use of one of them, a graph is traced for each.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         """The step as it was given."""
-        self._by_sizes: dict[Any, list[Traced]] = {}
+        self._found: list[tuple[Any, StateSizes, Traced]] = []
+        self._may_be_open = True
 
     def find(self, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
         """The graph for so many tokens; arguments and refusals are those of `trace_step`."""
-        sizes = tuple((path, value.shape, value.stride(), value.dtype) for path, value in state_tensors(state))
-        found = self._by_sizes.setdefault(sizes, [])
-        for traced in found:
-            if traced.admits(num_tokens):
-                return traced
+        tensors = list(state_tensors(state))
+        kinds = [(path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors]
+        sizes: StateSizes = tuple(tuple(value.shape) for _, value in tensors)
+        others = []
+        for own_kinds, own_sizes, traced in self._found:
+            if own_kinds == kinds and traced.admits(num_tokens):
+                if _fit(own_sizes, sizes):
+                    return traced
+                others.append(own_sizes)
         began = time.perf_counter()
-        traced = trace_step(self.step, per_token, state, num_tokens)
-        found.append(replace(traced, seconds=time.perf_counter() - began))
-        return found[-1]
+        traced, sizes = self._trace(per_token, state, num_tokens, sizes, others)
+        self._found.append((kinds, sizes, replace(traced, seconds=time.perf_counter() - began)))
+        return self._found[-1][2]
+
+    def _trace(
+        self, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes, others: list[StateSizes]
+    ) -> tuple[Traced, StateSizes]:
+        opened = _open(sizes, others)
+        if self._may_be_open and opened != sizes:
+            try:
+                return trace_step(self.step, per_token, state, num_tokens, opened), opened
+            except (_SizesUsed, Unsupported):
+                self._may_be_open = False
+        return trace_step(self.step, per_token, state, num_tokens), sizes
 
 
-def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
+def _fit(sizes: StateSizes, given: StateSizes) -> bool:
+    return all(
+        size == found or (size is None and found != 1)
+        for own, other in zip(sizes, given, strict=True)
+        for size, found in zip(own, other, strict=True)
+    )
+
+
+def _open(sizes: StateSizes, others: list[StateSizes]) -> StateSizes:
+    """The sizes without those that one of the others has differently; a 1 remains, as Dynamo has no symbol for it."""
+    return tuple(
+        tuple(
+            size if size == 1 or all(other[place][dim] == size for other in others) else None
+            for dim, size in enumerate(own)
+        )
+        for place, own in enumerate(sizes)
+    )
+
+
+class _SizesUsed(Exception):
+    """A step makes use of a state's sizes that were left open."""
+
+
+def trace_step(
+    step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes | None = None
+) -> Traced:
     """The graph of `step` for `num_tokens` tokens and others like it; nothing is run.
 
-    `per_token` are tensors like those the step will get, of any number of rows. Unsupported if the step can't be
-    traced in one piece, or not for any number of tokens: what it does with the state must be in operators.
+    `per_token` are tensors like those the step will get, of any number of rows. `sizes` says which of the state's are
+    left open. Unsupported if the step can't be traced in one piece, or not for any number of tokens: what it does with
+    the state must be in operators.
     """
+    trace = partial(_trace, step, per_token, state, sizes)
     # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
-    sizes = {size for _, value in state_tensors(state) for size in value.shape}
-    odd = next(number for number in itertools.count(max(num_tokens, 2)) if number not in sizes)
+    taken = {size for _, value in state_tensors(state) for size in value.shape}
+    odd = next(number for number in itertools.count(max(num_tokens, 2)) if number not in taken)
     for number in (odd, num_tokens) if num_tokens > 1 else ():
         try:
-            traced = _trace(step, per_token, state, number)
+            traced = trace(number)
         except Unsupported:  # this number may be the only one of its kind, which is no symbol then
             continue
         if traced.admits(num_tokens):
             return traced
-    return _trace_exactly(step, per_token, state, num_tokens)
+    return _trace_exactly(trace, num_tokens)
 
 
-def _trace_exactly(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
+def _trace_exactly(trace: Callable[..., Traced], num_tokens: int) -> Traced:
     """The graph for one number of tokens, and where they are in its values, by comparison with one less or one more."""
-    exact = _trace(step, per_token, state, num_tokens, is_dynamic=False)
+    exact = trace(num_tokens, is_dynamic=False)
     if num_tokens == 1:
         return exact  # there is never a row of padding
     nodes = list(exact.graph.nodes)
     for other in (num_tokens - 1, num_tokens + 1):
-        twin = list(_trace(step, per_token, state, other, is_dynamic=False).graph.nodes)
+        twin = list(trace(other, is_dynamic=False).graph.nodes)
         if [(node.op, str(node.target)) for node in nodes] == [(node.op, str(node.target)) for node in twin]:
             examples = {node: like.meta.get("example_value") for node, like in zip(nodes, twin, strict=True)}
             return replace(exact, sizes=_OneNumber(num_tokens, other, examples))
     raise Unsupported(f"piecewise: {num_tokens} tokens take another way through the step than one less or one more")
 
 
-def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, *, is_dynamic: bool = True) -> Traced:
+def _trace(
+    step: Step,
+    per_token: Sequence[Tensor],
+    state: Any,
+    sizes: StateSizes | None,
+    num_tokens: int,
+    *,
+    is_dynamic: bool = True,
+) -> Traced:
     from torch.fx.experimental import symbolic_shapes  # with Dynamo, most of a second: not for every worker's start
 
     rows = [value.new_zeros(num_tokens, *value.shape[1:]) for value in per_token]
@@ -193,7 +254,7 @@ def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int,
     catcher = _Catcher()
     compiled = torch.compile(_fresh(step), backend=catcher, fullgraph=True, dynamic=False)
     try:
-        with torch.no_grad(), cut_at_seams():
+        with torch.no_grad(), cut_at_seams(), _left_open(state, sizes):
             returned = compiled(*rows, state)
     except (torch._dynamo.exc.TorchDynamoException, symbolic_shapes.ConstraintViolationError) as error:
         lines = str(error).strip().split("\n")
@@ -202,7 +263,43 @@ def _trace(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int,
             "piecewise: the step can't be traced for any number of tokens; what uses the cache must be in operators "
             f"registered with torch, as it is with attention: triton. Dynamo says: {reason[:300]}"
         ) from error
-    return catcher.traced(rows, state, returned)
+    traced = catcher.traced(rows, state, returned)
+    if sizes is not None:
+        _refuse_sizes(traced)
+    return traced
+
+
+@contextmanager
+def _left_open(state: Any, sizes: StateSizes | None) -> Iterator[None]:
+    """A block in which Dynamo takes those sizes of a state that are None for symbols."""
+    tensors = [value for _, value in state_tensors(state)] if sizes is not None else []
+    before = [dict(vars(value)) for value in tensors]
+    for value, own in zip(tensors, sizes or (), strict=True):
+        for dim, size in enumerate(own):
+            if size is None:
+                torch._dynamo.maybe_mark_dynamic(value, dim)
+    try:
+        yield
+    finally:
+        for value, attributes in zip(tensors, before, strict=True):  # the marks are some
+            vars(value).clear()
+            vars(value).update(attributes)
+
+
+def _refuse_sizes(traced: Traced) -> None:
+    """_SizesUsed if the graph, or what its trace took for granted, knows of another size than the number of tokens."""
+    own = {traced.sizes.symbol} if isinstance(traced.sizes, _AnyNumber) else set()
+    used: set[Any] = set()
+    for node in traced.graph.nodes:
+        value = node.meta.get("example_value")
+        is_argument = node.op == "placeholder" and (isinstance(value, Tensor) or not node.users)
+        for size in (*value.shape, *value.stride()) if isinstance(value, Tensor) else (value,):
+            if isinstance(size, torch.SymInt):
+                found: Any = size.node
+                expressions = [found.shape_env.replace(guard.expr) for guard in found.shape_env.guards]
+                used.update(*(each.free_symbols for each in expressions + ([] if is_argument else [found.expr])))
+    if not used <= own:
+        raise _SizesUsed
 
 
 _numbers = itertools.count()
