@@ -16,6 +16,7 @@ from gpubench.graphs.piecewise.cuda import CudaGraphs
 from gpubench.graphs.piecewise.split import Piece
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
 from gpubench.graphs.piecewise.trace import Traces
+from gpubench.graphs.places import state_tensors
 from gpubench.models.presets import find_preset
 from gpubench.workloads.decode_step import next_tokens
 
@@ -112,8 +113,14 @@ def test_over_256_steps_a_dense_models_batches_change_its_cache_grows_and_moves_
             torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-3)
 
 
-ROWS = {2: 2, 4: 3, 32: 20}
+ROWS = {4: 3, 32: 20}
 """Of each bucket's steps."""
+
+
+def lasting(cache):
+    """What a cache remembers, without what its kernels work in."""
+    work = [value for path, value in state_tensors(cache) if path.steps[-1][1] in {"scratch", "partial", "sums"}]
+    return [value for value in remembered(cache) if not any(value is other for other in work)]
 
 
 @pytest.mark.parametrize("name", ["tiny-hybrid", "tiny-mla-indexer", "tiny-sparse"])
@@ -146,7 +153,7 @@ def test_over_256_steps_of_our_kernels_states_advance_beside_poison_and_caches_m
             wanted.append(next_tokens(model, twins[bucket], tokens)["logits"])
         assert distance(torch.cat(found), torch.cat(wanted)) < 1e-3
         for bucket, cache in caches.items():
-            for own, other in zip(remembered(cache), remembered(twins[bucket]), strict=True):
+            for own, other in zip(lasting(cache), lasting(twins[bucket]), strict=True):
                 torch.testing.assert_close(own, other, rtol=1e-2, atol=1e-2)
 
 
