@@ -13,8 +13,8 @@ read.
 
 One token's experts are all different, so that one program per expert and tile of rows reads everything once, and what
 limits it is memory. The norm's factor is the same for a whole token: it is applied to the products, and x is read once.
-Which experts were chosen is known two kernels before moe_few_down is launched, which asks for all of its weights before
-it waits for the kernel that writes `inner`: that has to be moe_few_up, on the same experts.
+moe_few_down takes all but `inner` before it waits for the kernel that writes it: that has to be moe_few_up, on the same
+experts, which has waited for whatever wrote the rest (gpubench.kernels.dependent_launch).
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from gpubench.kernels.ops import as_op
 __all__ = ["activate", "moe_few_down", "moe_few_up"]
 
 
-# What a program holds of a weight, of `up` twice that, and its warps: at hidden 2048 and inner 512, the fastest of 1 to
-# 8 rows and of 4 to 16 on an NVIDIA H200 (2026-11-21).
+# What a program holds of a weight, of `up` twice that, and its warps: at hidden 2048 and inner 512, the fastest of six
+# and of five for 1 to 8 tokens on an NVIDIA H200 (2026-11-21). Asking L2 for `down` while `up` runs, or for the next
+# layer's weights while experts are chosen, made a whole step slower in each of twenty ways.
 _UP_ELEMENTS = 4096
-_DOWN_ELEMENTS = 16384
-_NUM_WARPS = 4
+_UP_WARPS = 4
+_DOWN_ELEMENTS = 8192
+_DOWN_WARPS = 2
 
 
 @triton.jit
@@ -117,7 +119,6 @@ def _down_kernel(
     HAS_RESIDUAL: tl.constexpr,
     TOP_K: tl.constexpr,
     IS_OAI: tl.constexpr,
-    SLOTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SHARED_COLUMNS: tl.constexpr,
@@ -126,37 +127,38 @@ def _down_kernel(
     token = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = rows < HIDDEN
-    slots = tl.arange(0, SLOTS)
     columns = tl.arange(0, COLUMNS)
     is_column = columns < INNER
-    pairs = token * TOP_K + slots
-    is_slot = slots < TOP_K
-    expert = tl.load(experts_ptr + pairs, mask=is_slot, other=held).to(tl.int64)
-    is_here = expert < held
-    weights = down_ptr + expert[:, None, None] * (HIDDEN * INNER) + rows[None, :, None] * INNER
-    is_weight = is_here[:, None, None] & is_row[None, :, None] & is_column[None, None, :]
-    weight = tl.load(weights + columns[None, None, :], mask=is_weight, other=0.0)
-    share = tl.load(shares_ptr + pairs, mask=is_slot, other=0.0)
+    weights = ()
+    for slot in tl.static_range(TOP_K):
+        expert = tl.load(experts_ptr + token * TOP_K + slot).to(tl.int64)
+        is_weight = is_row[:, None] & is_column[None, :] & (expert < held)
+        own = down_ptr + expert * (HIDDEN * INNER) + rows[:, None] * INNER + columns[None, :]
+        weights = weights + (tl.load(own, mask=is_weight, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005 - Triton
+    result = tl.zeros((ROWS,), tl.float32)
+    if HAS_RESIDUAL:
+        result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
     if SHARED > 0:
         shared_columns = tl.arange(0, SHARED_COLUMNS)
         is_shared = shared_columns < SHARED
         shared_weights = shared_down_ptr + rows[:, None] * SHARED + shared_columns[None, :]
         shared_weight = tl.load(shared_weights, mask=is_row[:, None] & is_shared[None, :], other=0.0)
-    release(IS_DEPENDENT)
-    wait(IS_DEPENDENT)
-    places = inner_ptr + pairs[:, None] * INNER + columns[None, :]
-    inner = tl.load(places, mask=is_here[:, None] & is_column[None, :], other=0.0).to(tl.float32) * share[:, None]
-    result = tl.sum(tl.sum(weight.to(tl.float32) * inner[:, None, :], axis=2), axis=0)
-    if SHARED > 0:
-        own = shared_ptr + token * shared_stride + shared_columns
-        gate = tl.load(own, mask=is_shared, other=0.0).to(tl.float32)
-        up = tl.load(own + SHARED, mask=is_shared, other=0.0).to(tl.float32)
+        shared = shared_ptr + token * shared_stride + shared_columns
+        gate = tl.load(shared, mask=is_shared, other=0.0).to(tl.float32)
+        up = tl.load(shared + SHARED, mask=is_shared, other=0.0).to(tl.float32)
         product = tl.sum(shared_weight.to(tl.float32) * activate(gate, up, IS_OAI)[None, :], axis=1)
         if HAS_GATE:
             product *= tl.sigmoid(tl.load(shared_gate_ptr + token * shared_gate_stride).to(tl.float32))
         result += product
-    if HAS_RESIDUAL:
-        result += tl.load(residual_ptr + token * residual_stride + rows, mask=is_row, other=0.0).to(tl.float32)
+    release(IS_DEPENDENT)
+    wait(IS_DEPENDENT)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for slot in tl.static_range(TOP_K):
+        pair = token * TOP_K + slot
+        is_inner = is_column & (tl.load(experts_ptr + pair) < held)
+        inner = tl.load(inner_ptr + pair * INNER + columns, mask=is_inner, other=0.0).to(tl.float32)
+        total += weights[slot].to(tl.float32) * (inner * tl.load(shares_ptr + pair))[None, :]
+    result += tl.sum(total, axis=1)
     tl.store(out_ptr + token * HIDDEN + rows, result.to(out_ptr.dtype.element_ty), mask=is_row)
 
 
@@ -214,7 +216,7 @@ def moe_few_up(
             "ROWS": tile,
             "COLUMNS": columns,
         },
-        num_warps=_NUM_WARPS,
+        num_warps=_UP_WARPS,
     )
 
 
@@ -262,8 +264,9 @@ def moe_few_down(
         check_operand(kernel, "residual", residual, (rows, hidden), like=inner)
         check_adjacent(kernel, "residual", residual)
     shared = _check_shared(out, shared_gate_up, shared_gate, shared_down)
-    slots, columns = triton.next_power_of_2(top_k), triton.next_power_of_2(inner_dim)
-    tile = max(1, _DOWN_ELEMENTS // (slots * columns))
+    columns = triton.next_power_of_2(inner_dim)
+    held_per_row = triton.next_power_of_2(top_k) * columns
+    tile = max(1, _DOWN_ELEMENTS // held_per_row)
     _DOWN(
         (triton.cdiv(hidden, tile), rows, 1),
         (
@@ -291,12 +294,11 @@ def moe_few_down(
             "HAS_RESIDUAL": residual is not None,
             "TOP_K": top_k,
             "IS_OAI": is_oai,
-            "SLOTS": slots,
             "ROWS": tile,
             "COLUMNS": columns,
             "SHARED_COLUMNS": triton.next_power_of_2(max(1, shared)),
         },
-        num_warps=_NUM_WARPS,
+        num_warps=max(_DOWN_WARPS, min(8, tile * held_per_row // 4096)),
     )
 
 

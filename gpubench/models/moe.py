@@ -26,8 +26,8 @@ synchronises. Torch's operators have one way on a device to run the chosen exper
   does instead copies the groups' sizes to the host. It reads an expert once per token and holds k · hidden · 2 ·
   intermediate weights per token.
 
-Our kernels have two, by the number of rows: gpubench.kernels.moe_few for the fewest, gpubench.kernels.moe_grouped for
-more; for so many that an expert has more than a tile of them on average, torch's.
+Our kernels have two, by the number of rows and the experts' size: gpubench.kernels.moe_few for the fewest,
+gpubench.kernels.moe_grouped for more; for so many that an expert has more than a tile of them on average, torch's.
 """
 
 from __future__ import annotations
@@ -48,8 +48,15 @@ from gpubench.models.ranks import divide
 __all__ = ["MixtureOfExperts", "MoeShape", "route"]
 
 FEW_ROWS = 8
-"""Up to so many, experts that several tokens share are few enough to be read for each. Of a step of 40 layers with 256
-experts, top 8, that takes 16 % off at 4 rows, and nothing at 8 (NVIDIA H200, 2026-11-21)."""
+FEW_WEIGHTS = 1 << 27
+"""Up to so many tokens, and so many weights of all experts that they choose, each token may read its own. A token more
+reads less for itself than it shares with others, and a rank of several has little of it here. One token shares nothing
+and takes its own as long as all are here.
+
+A layer in µs, each token's own / an expert's once (NVIDIA H200, 2026-11-21): of 256 experts of 2048 × 512, top 8,
+38 / 50 for 2 tokens, 69 / 72 for 4, 122 / 107 for 8; of 7168 × 2048, 217 / 234 for 1, 427 / 347 for 2, and on one rank
+of 16 82 / 41 for 1, 307 / 88 for 4.
+"""
 
 TOKENS = 16
 """Of an expert, that gpubench.kernels.moe_grouped takes at a time."""
@@ -201,6 +208,8 @@ class MixtureOfExperts(nn.Module):
             self.shared_down = random_weight(hidden, shared, dtype=dtype)
             self.shared_gate = others[1] if gates else None
         self.run_chosen = self.run_grouped if _has_grouped_gemm(self.router) else self.run_gathered
+        few = min(FEW_ROWS, FEW_WEIGHTS // (shape.top_k * shape.expert_parameters(hidden)))
+        self.few_rows = max(few, int(held == shape.experts))
         self.has_kernels = implementation != "torch"
         if self.has_kernels:
             import gpubench.kernels.linear_few
@@ -217,7 +226,7 @@ class MixtureOfExperts(nn.Module):
         return self._add(x, Operand(x, "norm", scale, eps=eps), others)
 
     def _add(self, residual: Tensor | None, operand: Operand, others: Tensor | None) -> Tensor:
-        if self.has_kernels and others is None and len(operand.x) <= FEW_ROWS:
+        if self.has_kernels and others is None and len(operand.x) <= self.few_rows:
             return self._add_few(residual, operand)
         x = prepare(operand, has_kernel=self.has_kernels)
         rows = x if others is None else torch.cat((x, others))

@@ -19,8 +19,6 @@ pytestmark = [
 ]
 
 RANK: dict[str, Any] = {"parallel": "TEP", "ranks": 16}
-WAYS = 3
-"""One sequence, as few as have kernels of their own, and more."""
 
 
 def build(name: str, **variant: Any) -> Any:
@@ -42,14 +40,14 @@ def distance(step: CompiledStep, model: Any, batch: int, length: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"),
+    ("name", "variant", "ways"),
     [
-        ("qwen3.5-35b-a3b", {"layers": 4}),
-        ("deepseek-v3", {"layers": 4, **RANK}),
-        ("deepseek-v3.2", {"layers": 4, **RANK}),
+        ("qwen3.5-35b-a3b", {"layers": 4}, 3),  # one sequence, few that go through the experts one by one, and more
+        ("deepseek-v3", {"layers": 4, **RANK}, 2),
+        ("deepseek-v3.2", {"layers": 4, **RANK}, 2),
     ],
 )
-def test_the_paretos_shapes_take_three_compilations(name, variant):
+def test_the_paretos_shapes_take_two_or_three_compilations(name, variant, ways):
     model = build(name, **variant)
     with torch.device("cuda:0"):
         step = CompiledStep(next_tokens, model, backend="eager")  # what is traced, not what is made of it
@@ -57,7 +55,7 @@ def test_the_paretos_shapes_take_three_compilations(name, variant):
     for batch in (1, 4, 16, 64):
         for length in (1024, 8192, 32768):
             assert distance(step, model, batch, length) < 1e-2
-    assert counters["stats"]["unique_graphs"] - before == WAYS
+    assert counters["stats"]["unique_graphs"] - before == ways
     step.close()
 
 
