@@ -131,7 +131,7 @@ class _OneNumber:
 
 
 StateSizes = tuple[tuple[int | None, ...], ...]
-"""The shapes of a state's tensors; None for a size that may be any but 1."""
+"""The shapes of a state's tensors; None for a size that may be any from 2 on."""
 
 
 class Traces:
@@ -152,43 +152,40 @@ class Traces:
         """The graph for so many tokens; arguments and refusals are those of `trace_step`."""
         tensors = list(state_tensors(state))
         kinds = [(path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors]
-        sizes: StateSizes = tuple(tuple(value.shape) for _, value in tensors)
+        sizes = tuple(tuple(value.shape) for _, value in tensors)
         others = []
         for own_kinds, own_sizes, traced in self._found:
-            if own_kinds == kinds and traced.admits(num_tokens):
-                if _fit(own_sizes, sizes):
+            if own_kinds == kinds:
+                if _fit(own_sizes, sizes) and traced.admits(num_tokens):
                     return traced
                 others.append(own_sizes)
         began = time.perf_counter()
-        traced, sizes = self._trace(per_token, state, num_tokens, sizes, others)
-        self._found.append((kinds, sizes, replace(traced, seconds=time.perf_counter() - began)))
-        return self._found[-1][2]
-
-    def _trace(
-        self, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes, others: list[StateSizes]
-    ) -> tuple[Traced, StateSizes]:
-        opened = _open(sizes, others)
-        if self._may_be_open and opened != sizes:
-            try:
-                return trace_step(self.step, per_token, state, num_tokens, opened), opened
-            except (_SizesUsed, Unsupported):
-                self._may_be_open = False
-        return trace_step(self.step, per_token, state, num_tokens), sizes
+        opened = _open(sizes, others) if self._may_be_open else sizes
+        try:
+            traced = trace_step(self.step, per_token, state, num_tokens, opened)
+        except (_SizesUsed, Unsupported):
+            if opened == sizes:
+                raise
+            self._may_be_open, opened = False, sizes
+            traced = trace_step(self.step, per_token, state, num_tokens)
+        traced = replace(traced, seconds=time.perf_counter() - began)
+        self._found.append((kinds, opened, traced))
+        return traced
 
 
-def _fit(sizes: StateSizes, given: StateSizes) -> bool:
+def _fit(sizes: StateSizes, given: Sequence[Sequence[int]]) -> bool:
     return all(
-        size == found or (size is None and found != 1)
+        size == found or (size is None and found > 1)
         for own, other in zip(sizes, given, strict=True)
         for size, found in zip(own, other, strict=True)
     )
 
 
-def _open(sizes: StateSizes, others: list[StateSizes]) -> StateSizes:
-    """The sizes without those that one of the others has differently; a 1 remains, as Dynamo has no symbol for it."""
+def _open(sizes: tuple[tuple[int, ...], ...], others: list[StateSizes]) -> StateSizes:
+    """The sizes without those that one of the others has differently; 0 and 1 remain, for they can't be symbols."""
     return tuple(
         tuple(
-            size if size == 1 or all(other[place][dim] == size for other in others) else None
+            size if size < 2 or all(other[place][dim] == size for other in others) else None
             for dim, size in enumerate(own)
         )
         for place, own in enumerate(sizes)
@@ -199,13 +196,11 @@ class _SizesUsed(Exception):
     """A step makes use of a state's sizes that were left open."""
 
 
-def trace_step(
-    step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes | None = None
-) -> Traced:
+def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes = ()) -> Traced:
     """The graph of `step` for `num_tokens` tokens and others like it; nothing is run.
 
-    `per_token` are tensors like those the step will get, of any number of rows. `sizes` says which of the state's are
-    left open. Unsupported if the step can't be traced in one piece, or not for any number of tokens: what it does with
+    `per_token` are tensors like those the step will get, of any number of rows. `sizes`, if given, are the state's, and
+    those that are None are left open. Unsupported if the step can't be traced in one piece, or not for any number of tokens: what it does with
     the state must be in operators.
     """
     trace = partial(_trace, step, per_token, state, sizes)
@@ -240,7 +235,7 @@ def _trace(
     step: Step,
     per_token: Sequence[Tensor],
     state: Any,
-    sizes: StateSizes | None,
+    sizes: StateSizes,
     num_tokens: int,
     *,
     is_dynamic: bool = True,
@@ -264,17 +259,17 @@ def _trace(
             f"registered with torch, as it is with attention: triton. Dynamo says: {reason[:300]}"
         ) from error
     traced = catcher.traced(rows, state, returned)
-    if sizes is not None:
+    if any(size is None for own in sizes for size in own):
         _refuse_sizes(traced)
     return traced
 
 
 @contextmanager
-def _left_open(state: Any, sizes: StateSizes | None) -> Iterator[None]:
+def _left_open(state: Any, sizes: StateSizes) -> Iterator[None]:
     """A block in which Dynamo takes those sizes of a state that are None for symbols."""
-    tensors = [value for _, value in state_tensors(state)] if sizes is not None else []
+    tensors = [value for _, value in state_tensors(state)] if sizes else []
     before = [dict(vars(value)) for value in tensors]
-    for value, own in zip(tensors, sizes or (), strict=True):
+    for value, own in zip(tensors, sizes, strict=True):
         for dim, size in enumerate(own):
             if size is None:
                 torch._dynamo.maybe_mark_dynamic(value, dim)
