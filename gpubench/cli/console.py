@@ -1,4 +1,4 @@
-"""The terminal for commands that show what is in a run: how wide it is, and text that makes it do nothing else."""
+"""The terminal: how wide it is, and texts that it shows as they are meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["open_console", "plain"]
+__all__ = ["count_cells", "open_console", "plain"]
 
 PIPE_WIDTH = 120
 """Where there is neither a terminal nor COLUMNS to say."""
@@ -28,3 +28,8 @@ def open_console(*, stderr: bool = False) -> Console:
 def plain(text: str) -> str:
     """What a cell printed, without what a terminal would obey: escape sequences, turned text."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\t", "    "))
+
+
+def count_cells(count: int) -> str:
+    """`1 cell`, `12 cells`."""
+    return f"{count} cell{'' if count == 1 else 's'}"

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gpubench.cli.console import open_console
+
 __all__ = ["doctor"]
 
 MARKS = {"good": "[green]✓[/]", "missing": "[yellow]–[/]", "bad": "[red]✗[/]"}
@@ -16,7 +18,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -30,4 +31,4 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     for finding in findings:
         told = escape(finding.told) + (f"\n[dim]→ {escape(finding.remedy)}[/]" if finding.remedy else "")
         table.add_row(MARKS[finding.state], escape(finding.subject), told)
-    Console(highlight=False).print(table)
+    open_console().print(table)

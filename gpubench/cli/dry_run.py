@@ -8,6 +8,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from gpubench.cli.console import count_cells
 from gpubench.run.kin import describe_order
 from gpubench.run.sweep import SweepRequest
 from gpubench.scalars import format_scalar
@@ -56,9 +57,9 @@ def _estimate(request: SweepRequest) -> str:
     device = ", ".join(gpu.name for gpu in request.gpus) or "the CPU"
     device += f" (overlay {request.overlay})" if request.overlay else ""
     if request.workload.measures_itself:
-        return f"{len(request.cells)} cells on {escape(device)}: each measures itself, for as long as that takes"
+        return f"{count_cells(len(request.cells))} on {escape(device)}: each measures itself, for as long as that takes"
     return (
-        f"{len(request.cells)} cells on {escape(device)}: at most {_duration(at_most)} of measuring "
+        f"{count_cells(len(request.cells))} on {escape(device)}: at most {_duration(at_most)} of measuring "
         f"({measure.trials} × up to {per_trial:g} s a cell), apart from starting, set-up and checks"
     )
 

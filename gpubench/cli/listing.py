@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench.cli.console import open_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +24,6 @@ def list_workloads(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """Show workloads, backends and axes."""
-    from rich.console import Console
 
     from gpubench.catalogue import dump_catalogue
     from gpubench.errors import UsageError
@@ -37,7 +38,7 @@ def list_workloads(
     if as_json:
         typer.echo(dump_catalogue(catalogue))
         return
-    console = Console(highlight=False)
+    console = open_console()
     for name in names or sorted(catalogue.workloads):
         _show(console, catalogue.workloads[name])
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from gpubench.cli.console import count_cells
 from gpubench.cli.figures import OUTCOME_STYLES, headline
 from gpubench.records import CellRecord, Outcome
 from gpubench.run.events import (
@@ -99,7 +100,7 @@ class PlainLines(Quiet):
             case PassStarted():
                 self._cells = CellCount(event.todo)
                 self._console.print(_next_pass(event), soft_wrap=True)
-            case WorkerStarted() if event.worker:
+            case WorkerStarted() if event.reason:
                 self._console.print(f"[dim]worker {event.worker} on {escape(event.device)} ({escape(event.reason)})[/]")
             case CellRecorded() if self._cells.add(event):
                 ended = self._cells.ended
@@ -192,12 +193,15 @@ class CellCount:
 
 def _opening(event: SweepStarted) -> str:
     done = event.cells - event.todo
-    what = f"{event.todo} cells" if not done else f"{event.todo} of {event.cells} cells ({done} have their answer)"
+    what = count_cells(event.todo)
+    if done:
+        have = "has its answer" if done == 1 else "have their answers"
+        what = f"{event.todo} of {count_cells(event.cells)} ({done} {have})"
     return f"[bold]{escape(event.run_id)}[/] {what} on {escape(event.device)}, {escape(event.profiler)}"
 
 
 def _next_pass(event: PassStarted) -> str:
-    return f"[bold]profiled pass[/] {event.todo} cells under {escape(event.profiler)}"
+    return f"[bold]profiled pass[/] {count_cells(event.todo)} under {escape(event.profiler)}"
 
 
 def _line(records: Sequence[CellRecord]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpubench.cli.console import plain
+from gpubench.cli.console import open_console, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,6 @@ def reproduce(
     The run itself stays as it is. Exit codes: 0 the cell ended as in the run, with the same signature if it failed;
     1 it ended otherwise; 2 no such run or cell, or one without an answer yet.
     """
-    from rich.console import Console
 
     from gpubench.analysis.run import load_run
     from gpubench.cli.interrupts import stop_on_interrupt
@@ -48,7 +47,7 @@ def reproduce(
     original = load_run(find_run(run, results))
     before = find_cell(original, cell)
     request = rerun_request(original, before, out)
-    console = Console(highlight=False)
+    console = open_console()
     _say(console, "cell", f"{before.cell.cell_id} of {original.run_id}, alone in a fresh worker")
     with stop_on_interrupt() as stop, console.status("running"):
         *_, ended = run_sweep(request, stop)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench.cli.console import count_cells, open_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -65,14 +67,13 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines.")] = False,
 ) -> None:
     """Run a grid of cells: measure each, record what became of it, write the report."""
-    from rich.console import Console
 
     from gpubench.machine import read_machine
 
     overrides = list(set_ or [])
     overrides += [f"{key}={value}" for key, value in (("measure.timer", timer), ("isolation", isolation)) if value]
     machine = read_machine()
-    console = Console(highlight=False)
+    console = open_console()
     request = _plan(file, machine, choose_gpus(machine, gpus), overrides, only or [])
     retry = parse_outcomes(retry_failed)
     if dry_run:
@@ -211,7 +212,7 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], comm
     ]
     warned = f" [yellow]({ended.warned} with warnings, in the report)[/]" if ended.warned else ""
     cells = sum(ended.outcomes.values())
-    console.print(f"\n{cells} cell{'' if cells == 1 else 's'}: {', '.join(counts)}{warned}")
+    console.print(f"\n{count_cells(cells)}: {', '.join(counts)}{warned}")
     if cells > SHOWN_CELLS:  # else they are still to be seen above
         for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
             console.print(line, soft_wrap=True)

@@ -128,7 +128,7 @@ def triage_csv(triage: Triage, run_name: str = "") -> str:
 def _headline(triage: Triage) -> str:
     total, failed, kinds = len(triage.run.cells), triage.num_failed, len(triage.rows)
     if not failed:
-        return f"No cell failed: {triage.num_clean:,} of {total:,} are ok."
+        return f"No cell failed: {triage.num_clean:,} of {total:,} {'is' if triage.num_clean == 1 else 'are'} ok."
     said = f"{failed:,} of {total:,} cells failed, in {kinds:,} {'way' if kinds == 1 else 'ways'}"
     if triage.baseline:
         said += f", {len(triage.new):,} of them new since {triage.baseline}"

@@ -43,7 +43,7 @@ class PassStarted:
 
 @dataclass(frozen=True)
 class WorkerStarted:
-    """A worker process was launched; the reason says why it wasn't the one before."""
+    """A worker process was launched; the reason says why it isn't the one before, "" for a device's first."""
 
     worker: int
     device: str

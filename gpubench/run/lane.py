@@ -59,7 +59,7 @@ class Lane:
     held: list[CellRecord] = field(default_factory=list)
     """Records that wait for the worker's trace."""
     stillbirths: int = 0
-    next_reason: str = "first worker"
+    next_reason: str = ""
 
     @property
     def name(self) -> str:

@@ -60,6 +60,8 @@ def choose_profiler(
     A workload that is another program can't be traced from within this one's process; one that measures itself in the
     worker has a step of its own for each sample, so that no repetition could be profiled.
     """
+    if measure.timer == "cuda_event" and not gpus:
+        raise ProfilerError("CUDA events time a GPU's work, and there is no GPU here: use --timer wall")
     if unprofiled := _why_unprofiled(measure, workload, wanted=wanted):
         return Profiler(None, f"unprofiled{unprofiled}")
     if measure.timer == "nsys":

@@ -72,6 +72,7 @@ FLAGS = {
     "--only mm=8": "unknown axis 'mm'; did you mean 'm'?",
     "--set measure.trials=three": "got 'three'; want a whole number",
     "--timer sundial": "got 'sundial'; known: auto, nsys",
+    "--timer cuda_event --gpus none": "CUDA events time a GPU's work, and there is no GPU here: use --timer wall",
     "--isolation galaxy": "got 'galaxy'; known: worker, cell",
     "--gpus 7": "no GPU '7' here",
     "--retry-failed sometimes": "no outcome 'sometimes'; known: all, skipped",

@@ -158,7 +158,7 @@ def test_failed_cells_run_again_when_asked_and_the_last_attempt_counts(tmp_path:
     assert again.code == 3
     failed = [result for result in merge_cells(read_run(only_run(tmp_path))) if result.cell.backend != "healthy"]
     assert [result.attempt for result in failed] == [1]
-    assert "1 of 2 cells (1 have their answer)" in again.out
+    assert "1 of 2 cells (1 has its answer)" in again.out
 
 
 def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
