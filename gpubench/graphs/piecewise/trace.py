@@ -200,8 +200,8 @@ def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: 
     """The graph of `step` for `num_tokens` tokens and others like it; nothing is run.
 
     `per_token` are tensors like those the step will get, of any number of rows. `sizes`, if given, are the state's, and
-    those that are None are left open. Unsupported if the step can't be traced in one piece, or not for any number of tokens: what it does with
-    the state must be in operators.
+    those that are None are left open. Unsupported if the step can't be traced in one piece, or not for any number of
+    tokens: what it does with the state must be in operators.
     """
     trace = partial(_trace, step, per_token, state, sizes)
     # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
