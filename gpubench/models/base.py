@@ -157,7 +157,7 @@ class ServingModel(DecodeModel, Protocol):
         """Empty caches of so many sequences, of so many tokens each."""
         ...
 
-    def decode(self, tokens: Tensor, positions: Tensor, slots: Slots) -> Tensor:
+    def decode(self, tokens: Tensor, positions: Tensor, slots: Any) -> Tensor:
         """Logits [rows, vocabulary] of one token per sequence: row i is the sequence of slot i.
 
         `tokens` [rows], int64, stand at `positions` [rows], int32 on the device: each is written there, and attends to
