@@ -256,9 +256,9 @@ def cuts(driver, region) -> bool:
     return driver.execute_script(style, region) != ["visible", "visible", "none"]
 
 
-def test_ten_thousand_cells_open_sort_and_tell_of_one(open_page, tmp_path):
+def test_thousands_of_cells_open_sort_and_tell_of_one(open_page, tmp_path):
     cells = [
-        cell(backend, batch, isl) for backend in ("torch", "triton") for batch in range(1, 51) for isl in range(100)
+        cell(backend, batch, isl) for backend in ("torch", "triton") for batch in range(1, 16) for isl in range(100)
     ]
     run = load_run(make_large_run(tmp_path, cells))
     page = open_page(write_report([run], ["html"], tmp_path / "out")[0])
