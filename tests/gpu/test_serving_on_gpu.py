@@ -61,52 +61,15 @@ def test_sequences_that_share_slots_give_the_logits_of_each_whole(name, attentio
         torch.testing.assert_close(own.double().cpu(), other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-2)])
-@pytest.mark.parametrize(("preset", "layers"), REAL)
-def test_our_kernels_serve_real_widths_as_torch_does(preset, layers, dtype, tolerance):
-    # Without experts, which a rounding would choose others of.
-    plain, ours = (make(preset, layers, dtype, attention) for attention in ("torch", "triton"))
-    for module in (*plain.modules(), *ours.modules()):
-        if isinstance(module, MixtureOfExperts):
-            module.add = lambda x, *_: x
-    given = draw_sequences(1024)
-    for own, other in zip(*(serve(model, given, Random(1)) for model in (ours, plain)), strict=True):
-        assert distance(own, other) < tolerance
-
-
 def fill(model, slots):
     for slot in range(SLOTS):
         prefill(model, slots, slot, 0, torch.randint(1024, (5 + slot,)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attention", ["torch", "triton"])
-@pytest.mark.parametrize(("preset", "layers"), [(name, None) for name in TINY] + REAL)
-def test_a_captured_step_is_the_eager_one_bit_for_bit_as_rows_advance_and_idle(preset, layers, attention, dtype):
-    model = make(preset, layers, dtype, attention)
-    slots = model.make_slots(SLOTS, CAPACITY)
-    fill(model, slots)
-    twin = copy.deepcopy(slots)
-    steps = [
-        rows_of({slot: Guest(torch.randint(1024, (CAPACITY,)), 0, 0, done=done) for slot, done in rows.items()})
-        for rows in ({0: 5, 2: 7}, {1: 6, 2: 8}, {2: 9}, {0: 6, 1: 7, 2: 10})
-    ]
-    eager = [model.decode(*step, twin) for step in steps]
-    before = [tensor.clone() for tensor in find_tensors(slots)]
-    captured = capture_step(lambda tokens, positions: model.decode(tokens, positions, slots), *steps[0])
-    for tensor, old in zip(find_tensors(slots), before, strict=True):
-        tensor.copy_(old)  # warming up was a step
-    for step, want in zip(steps, eager, strict=True):
-        assert torch.equal(captured(*step), want)
-    for slot in range(SLOTS):
-        for own, other in zip(remembered(slots, slot), remembered(twin, slot), strict=True):
-            assert torch.equal(own, other)
-
-
 @pytest.mark.parametrize("attention", ["torch", "triton"])
 @pytest.mark.parametrize("name", TINY)
 def test_idle_rows_change_not_one_bit_of_their_slots(name, attention):
-    model = make(name, None, torch.bfloat16, attention)
+    model = make(name, None, torch.float32, attention)
     slots = model.make_slots(SLOTS, CAPACITY)
     fill(model, slots)
     before = [[part.clone() for part in remembered(slots, slot)] for slot in range(SLOTS)]
@@ -134,6 +97,32 @@ def test_nothing_waits_for_the_gpu(preset, layers, attention):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize(
+    ("preset", "layers", "attention", "dtype"),
+    [(name, None, attention, torch.float32) for name in TINY for attention in ("torch", "triton")]
+    + [(*real, "triton", torch.bfloat16) for real in REAL],
+)
+def test_a_captured_step_is_the_eager_one_bit_for_bit_as_rows_advance_and_idle(preset, layers, attention, dtype):
+    model = make(preset, layers, dtype, attention)
+    slots = model.make_slots(SLOTS, CAPACITY)
+    fill(model, slots)
+    twin = copy.deepcopy(slots)
+    steps = [
+        rows_of({slot: Guest(torch.randint(1024, (CAPACITY,)), 0, 0, done=done) for slot, done in rows.items()})
+        for rows in ({0: 5, 2: 7}, {1: 6, 2: 8}, {2: 9}, {0: 6, 1: 7, 2: 10})
+    ]
+    eager = [model.decode(*step, twin) for step in steps]
+    before = [tensor.clone() for tensor in find_tensors(slots)]
+    captured = capture_step(lambda tokens, positions: model.decode(tokens, positions, slots), *steps[0])
+    for tensor, old in zip(find_tensors(slots), before, strict=True):
+        tensor.copy_(old)  # warming up was a step
+    for step, want in zip(steps, eager, strict=True):
+        assert torch.equal(captured(*step), want)
+    for slot in range(SLOTS):
+        for own, other in zip(remembered(slots, slot), remembered(twin, slot), strict=True):
+            assert torch.equal(own, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_our_kernels_take_a_dense_models_pinned_step_as_torch_does_and_in_a_graph_bit_for_bit(dtype):
     plain, ours = (make("llama-3.1-8b", 2, dtype, attention) for attention in ("torch", "triton"))
@@ -143,3 +132,18 @@ def test_our_kernels_take_a_dense_models_pinned_step_as_torch_does_and_in_a_grap
         assert distance(want, plain(tokens, cache)) < {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
         captured = capture_step(lambda tokens, cache=cache: ours(tokens, cache), tokens)
         assert torch.equal(captured(tokens), want)
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "dtype"),
+    [(*real, torch.bfloat16) for real in REAL] + [(*real, torch.float32) for real in REAL[:2]],
+)
+def test_our_kernels_serve_real_widths_as_torch_does(preset, layers, dtype):
+    # Without experts, which a rounding would choose others of.
+    plain, ours = (make(preset, layers, dtype, attention) for attention in ("torch", "triton"))
+    for module in (*plain.modules(), *ours.modules()):
+        if isinstance(module, MixtureOfExperts):
+            module.add = lambda x, *_: x
+    given = draw_sequences(1024)
+    for own, other in zip(*(serve(model, given, Random(1)) for model in (ours, plain)), strict=True):
+        assert distance(own, other) < {torch.float32: 1e-3, torch.bfloat16: 5e-2}[dtype]
