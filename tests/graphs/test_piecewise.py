@@ -334,7 +334,24 @@ def test_a_step_that_uses_a_caches_size_is_traced_for_each():
     table = torch.randn(32, WIDTH)
     for times in (1, 2, 3):
         state, tokens = State(torch.rand(times * ROWS, WIDTH)), tokens_of(3)
-        torch.testing.assert_close(ready(traces, state)(tokens, state), traces.step(tokens, state))
+        pieces = ready(traces, state)
+        torch.testing.assert_close(pieces(tokens, state), traces.step(tokens, state))
+
+
+def test_buckets_with_caches_of_their_own_sizes_share_a_trace_unless_the_step_uses_these():
+    def step(tokens, state):
+        rows = torch.cat((table[tokens], state.memory)) if is_used else table[tokens]
+        return torch.ops.toy.read(rows[: tokens.shape[0]] + rows.shape[0] * is_used, state.memory)
+
+    table, states = torch.randn(32, WIDTH), {bucket: State(torch.rand(bucket, WIDTH)) for bucket in (2, 4, 8)}
+    for is_used in (False, True):
+        pieces = PiecewiseStep(step, Options((2, 4, 8)), FakeGraphs())
+        pieces.warm_up(lambda bucket: (tokens_of(bucket), states[bucket]))
+        pieces.capture(lambda bucket: (tokens_of(bucket), states[bucket]))
+        assert len(pieces._plans) == (3 if is_used else 1)
+        for bucket, state in states.items():
+            tokens = tokens_of(bucket)
+            torch.testing.assert_close(pieces(tokens, state), step(tokens, state))
 
 
 def test_a_fake_that_promises_another_shape_is_found_at_warm_up():
@@ -376,15 +393,31 @@ def test_a_step_that_cannot_be_traced_for_any_number_of_tokens_says_what_would_h
         ready(step, make_state())
 
 
-def test_what_reads_much_of_the_cache_outside_of_an_operator_cannot_be_cut():
+def test_much_that_follows_from_the_cache_cannot_be_read_outside_of_an_operator():
     def step(tokens, state):
         x = torch.ops.toy.read(table[tokens], state.memory)
-        return (x @ state.memory.T).sum(dim=1)
+        return (x @ (state.memory * 2).T).sum(dim=1)
 
     table = torch.randn(32, WIDTH)
     state = State(torch.rand(1 << 15, WIDTH))
-    with pytest.raises(Unsupported, match="reads 786,432 B of the state outside of an operator"):
+    with pytest.raises(Unsupported, match="reads 786,432 B that follow from the state outside of an operator"):
         ready(step, state)
+
+
+def test_a_tensor_of_the_state_is_read_where_it_is_however_large():
+    def step(tokens, state):
+        x = torch.ops.toy.read(table[tokens], state.memory)
+        return (torch.cat((x, state.memory)) @ x.T).sum(dim=0)
+
+    table, state = torch.randn(32, WIDTH), State(torch.rand(1 << 15, WIDTH))
+    pieces = ready(step, state, buckets=(4,))
+    assert not pieces._plans[0].copied
+    state.memory.uniform_()
+    tokens = tokens_of(4)
+    torch.testing.assert_close(pieces(tokens, state), step(tokens, state))
+    state.memory = state.memory.clone()
+    with pytest.raises(StaleGraphError):
+        pieces(tokens, state)
 
 
 def test_what_pieces_read_of_the_cache_while_operators_change_it_cannot_be_cut():

@@ -24,7 +24,7 @@ from gpubench.graphs.piecewise.trace import Constant, Input, State, Traced
 __all__ = ["MOST_COPIED_BYTES", "Operator", "Piece", "Plan", "split"]
 
 MOST_COPIED_BYTES = 1 << 16
-"""Of the state, a piece may read no more at once: it is copied at every step."""
+"""Of what follows from the state, a piece may read no more at once: it is copied at every step."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Plan:
     """The step's own, by its graph's placeholders."""
     prelude: Piece
     copied: tuple[fx.Node, ...]
-    """What pieces read of the state or of the prelude, in buffers of their own."""
+    """What pieces read of the prelude, in buffers of their own. Tensors of the state they read where these are."""
     parts: tuple[Piece | Operator, ...]
     outputs: tuple[fx.Node, ...]
     """Of the step, in the order of the leaves of what it returns."""
@@ -125,10 +125,12 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
     results: Any = traced.graph.output_node().args[0]
     outputs: tuple[fx.Node, ...] = tuple(results[place] for place in traced.outputs)
     readers = _last_readers(parts, outputs)
-    copied = {node for part in parts if isinstance(part, _Run) for node in part.inputs if node in cutter.of_state}
+    read = {node for part in parts if isinstance(part, _Run) for node in part.inputs if node in cutter.of_state}
+    copied = read.difference(inputs)
+    for node in read:
+        cutter.refuse_changed(node)
     for node in copied:
         _refuse_large(node)
-        cutter.refuse_changed(node)
     forking = {node for weight in beside for node in _uses(inputs, weight)}
     return Plan(
         traced,
@@ -245,7 +247,8 @@ class _Cutter:
             )
 
     def refuse_changed(self, node: fx.Node) -> None:
-        """Unsupported for what pieces read of a tensor that operators change: it is copied before the step begins."""
+        """Unsupported for what pieces read of a tensor that operators change: what follows from it is copied before the
+        step begins, and a piece that reads a cache does what an operator is for."""
         root = self._root(node)
         if root in self._writers:
             reader = next(iter(node.users)).name
@@ -331,8 +334,9 @@ def _refuse_large(node: fx.Node) -> None:
     if isinstance(example, Tensor) and example.numel() * example.element_size() > MOST_COPIED_BYTES:
         reader = next(iter(node.users))
         raise Unsupported(
-            f"piecewise: {reader.name} reads {example.nbytes:,} B of the state outside of an operator; what uses the "
-            f"cache must be in an operator registered with torch (up to {MOST_COPIED_BYTES:,} B are copied)"
+            f"piecewise: {reader.name} reads {example.nbytes:,} B that follow from the state outside of an operator; "
+            "what uses the cache must be in an operator registered with torch "
+            f"(up to {MOST_COPIED_BYTES:,} B are copied)"
         )
 
 

@@ -111,6 +111,8 @@ class PiecewiseStep:
 
     def warm_up(self, arguments_for: Arguments, times: int = 2) -> None:
         """Run every bucket eagerly. The states must bear it: they advance."""
+        for bucket in self.options.buckets:
+            self._traces.expect(arguments_for(bucket)[-1])
         for bucket in reversed(self.options.buckets):
             *per_token, state = arguments_for(bucket)
             if not self._buffers:
@@ -158,11 +160,11 @@ class PiecewiseStep:
 
     def _plan(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Plan:
         """The step cut for a bucket; buckets share it, unless the step's Python takes another way for one of them."""
-        for plan in self._plans:
-            if plan.traced.admits(bucket):
-                return plan
         began = time.perf_counter()
         traced = self._traces.find(per_token, state, bucket)
+        for plan in self._plans:
+            if plan.traced is traced:
+                return plan
         self.traced_s += time.perf_counter() - began
         self.trace_time += traced.seconds
         self._plans.append(split(traced, self._head, self._beside))

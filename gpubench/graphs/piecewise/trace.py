@@ -130,6 +130,7 @@ class _OneNumber:
         return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
 
 
+Kinds = tuple[tuple[Path, int, bool, torch.dtype], ...]
 StateSizes = tuple[tuple[int | None, ...], ...]
 """The shapes of a state's tensors; None for a size that may be any from 2 on."""
 
@@ -138,22 +139,26 @@ class Traces:
     """The graphs of one step, each traced once. They know where tensors are in a state, but nothing of its memory: who
     cuts the step again, for another cache, may have them.
 
-    The sizes of a state are constants of the graph that is traced first. When a state comes that has others, these are
-    left open; if the step makes use of one of them, a graph is traced for each.
+    The sizes of a state are constants of a graph, but for those that another state has differently, one that came
+    before or is expected: they are left open. If the step makes use of one of these, a graph is traced for each.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         """The step as it was given."""
-        self._found: list[tuple[Any, StateSizes, Traced]] = []
+        self._found: list[tuple[Kinds, StateSizes, Traced]] = []
+        self._expected: list[tuple[Kinds, StateSizes]] = []
         self._may_be_open = True
+
+    def expect(self, state: Any) -> None:
+        """Say that a state of these sizes is going to come."""
+        if (told := _describe(state)) not in self._expected:
+            self._expected.append(told)
 
     def find(self, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
         """The graph for so many tokens; arguments and refusals are those of `trace_step`."""
-        tensors = list(state_tensors(state))
-        kinds = [(path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors]
-        sizes = tuple(tuple(value.shape) for _, value in tensors)
-        others = []
+        kinds, sizes = _describe(state)
+        others = [own_sizes for own_kinds, own_sizes in self._expected if own_kinds == kinds]
         for own_kinds, own_sizes, traced in self._found:
             if own_kinds == kinds:
                 if _fit(own_sizes, sizes) and traced.admits(num_tokens):
@@ -171,6 +176,13 @@ class Traces:
         traced = replace(traced, seconds=time.perf_counter() - began)
         self._found.append((kinds, opened, traced))
         return traced
+
+
+def _describe(state: Any) -> tuple[Kinds, tuple[tuple[int, ...], ...]]:
+    """What tensors a state has, and their shapes."""
+    tensors = list(state_tensors(state))
+    kinds = tuple((path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors)
+    return kinds, tuple(tuple(value.shape) for _, value in tensors)
 
 
 def _fit(sizes: StateSizes, given: Sequence[Sequence[int]]) -> bool:
