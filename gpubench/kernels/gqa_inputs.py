@@ -32,6 +32,9 @@ from gpubench.kernels.ops import as_op
 
 __all__ = ["gqa_inputs"]
 
+_FROM, _MANY = 256, 16
+"""From so many tokens on, which are a prompt's, a program has so many of one head; of fewer, one."""
+
 
 @triton.jit
 def _inputs_kernel(
@@ -54,6 +57,7 @@ def _inputs_kernel(
     v_stride_token,
     heads,
     kv_heads,
+    batch,
     first_key,
     limit,
     eps,
@@ -61,24 +65,25 @@ def _inputs_kernel(
     HALF: tl.constexpr,
     HAS_NORMS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
     release(IS_DEPENDENT)
     wait(IS_DEPENDENT)
     head = tl.program_id(0)  # queries, keys, values
-    row = tl.program_id(1).to(tl.int64)
-    position = tl.load(positions_ptr + row).to(tl.int64)
-    is_there = (position >= 0) & (position < limit)
-    dims = tl.arange(0, BLOCK)
-    inside = (dims < DIM) & is_there
+    numbers = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    positions = tl.load(positions_ptr + numbers, mask=numbers < batch, other=-1).to(tl.int64)[:, None]
+    rows = numbers.to(tl.int64)[:, None]
+    dims = tl.arange(0, BLOCK)[None, :]
+    inside = (dims < DIM) & (positions >= 0) & (positions < limit)
     is_query = head < heads
     own = tl.where(is_query, head, head - heads + first_key)
-    source = projected_ptr + row * projected_stride + own * DIM
+    source = projected_ptr + rows * projected_stride + own * DIM
     x = tl.load(source + dims, mask=inside, other=0.0)
 
     if head >= heads + kv_heads:
         kv_head = head - heads - kv_heads
-        target = values_ptr + row * v_stride_row + kv_head * v_stride_head + position * v_stride_token
+        target = values_ptr + rows * v_stride_row + kv_head * v_stride_head + positions * v_stride_token
         tl.store(target + dims, x, mask=inside)
     else:
         is_first = dims < HALF
@@ -88,19 +93,19 @@ def _inputs_kernel(
         partner = tl.load(source + partners, mask=inside, other=0.0).to(tl.float32)
         if HAS_NORMS:
             scale = tl.where(is_query, query_norm_ptr, key_norm_ptr)
-            factor = tl.rsqrt(tl.sum(own_value * own_value, axis=0) / DIM + eps)
-            own_value *= factor * tl.load(scale + dims, mask=inside, other=0.0).to(tl.float32)
-            partner *= factor * tl.load(scale + partners, mask=inside, other=0.0).to(tl.float32)
-        angles = rotary_ptr + position * (2 * HALF) + tl.where(is_first, dims, dims - HALF)
+            factor = tl.rsqrt(tl.sum(own_value * own_value, axis=1) / DIM + eps)[:, None]
+            own_value *= factor * tl.load(scale + dims, mask=dims < DIM, other=0.0).to(tl.float32)
+            partner *= factor * tl.load(scale + partners, mask=dims < DIM, other=0.0).to(tl.float32)
+        angles = rotary_ptr + positions * (2 * HALF) + tl.where(is_first, dims, dims - HALF)
         cos = tl.load(angles, mask=inside & is_rotated, other=1.0)
         sin = tl.load(angles + HALF, mask=inside & is_rotated, other=0.0)
         rotated = own_value * cos + tl.where(is_first, -partner, partner) * sin
         if is_query:
-            target = query_ptr + row * query_stride_row + head * query_stride_head
+            target = query_ptr + rows * query_stride_row + head * query_stride_head
             tl.store(target + dims, rotated.to(query_ptr.dtype.element_ty), mask=inside)
         else:
             kv_head = head - heads
-            target = keys_ptr + row * k_stride_row + kv_head * k_stride_head + position * k_stride_token
+            target = keys_ptr + rows * k_stride_row + kv_head * k_stride_head + positions * k_stride_token
             tl.store(target + dims, rotated.to(keys_ptr.dtype.element_ty), mask=inside)
 
 
@@ -128,8 +133,9 @@ def gqa_inputs(
     heads, kv_heads, dim, half = _check(projected, (query_norm, key_norm), rotary, positions, (query, keys, values))
     batch = query.shape[0]
     block = triton.next_power_of_2(dim)
+    rows = _MANY if batch >= _FROM else 1
     _LAUNCH(
-        (heads + 2 * kv_heads, batch, 1),
+        (heads + 2 * kv_heads, triton.cdiv(batch, rows), 1),
         (
             projected,
             projected if query_norm is None else query_norm,
@@ -147,12 +153,13 @@ def gqa_inputs(
             *values.stride()[:3],
             heads,
             kv_heads,
+            batch,
             projected.shape[1] // dim - 2 * kv_heads,
             min(rotary.shape[0], keys.shape[2]),
             eps,
         ),
-        {"DIM": dim, "HALF": half, "HAS_NORMS": query_norm is not None, "BLOCK": block},
-        num_warps=1 if block <= 256 else 4,
+        {"DIM": dim, "HALF": half, "HAS_NORMS": query_norm is not None, "BLOCK": block, "ROWS": rows},
+        num_warps=1 if rows == 1 and block <= 256 else 4,
     )
 
 

@@ -81,6 +81,7 @@ heads = st.builds(
 @FEW
 @given(heads)
 @example(Heads((8, -1, 3)))
+@example(Heads(tuple(range(-1, 9)) * 26, dim=24))  # as many as a prompt has, a program to sixteen of them
 def test_heads_are_normed_and_rotated_and_only_the_tokens_own_place_in_the_cache_is_written(interpreted, case):
     assert interpreted(heads_error, case) < TOLERANCE[case.dtype]
 
