@@ -153,14 +153,13 @@ def _choose(content: Content) -> Choice:
 
 
 def _default_axes(content: Content) -> tuple[str, str]:
-    """The main plot where its metrics are known; else how the step time grows along the first axis with numbers."""
+    """The main plot where its metrics are known; else how the step time grows along the longest axis of numbers."""
     series = list(content.series)
     if "tok_s_user" in series and "tok_s_gpu" in series:
         return "tok_s_user", "tok_s_gpu"
     y = "step_time" if "step_time" in series else next(iter(series), "")
-    numeric = content.numeric_axes
-    if numeric:
-        return numeric[0], y
+    if content.numeric_axes:
+        return max(content.numeric_axes, key=lambda name: content.wide[name].nunique()), y
     return next((key for key in series if key != y), c.INDEX), y
 
 

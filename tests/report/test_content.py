@@ -46,8 +46,9 @@ def test_tokens_are_the_main_plot_wherever_they_are_known(tmp_path):
     assert (choice.x, choice.y, choice.group) == ("tok_s_user", "tok_s_gpu", ("backend",))
 
 
-def test_kernels_are_plotted_along_their_first_axis_with_numbers(tmp_path):
-    choice = content_of(tmp_path, [shape(n, TIMES, flag=bool(n)) for n in range(3)]).choice
+def test_kernels_are_plotted_along_their_longest_axis_of_numbers_the_first_of_equals(tmp_path):
+    cells = [MadeCell({"tp": n % 2, "rows": n, "dim": -n, "flag": bool(n)}, TIMES) for n in range(3)]
+    choice = content_of(tmp_path, cells).choice
     assert (choice.x, choice.y) == ("rows", "step_time")
 
 
