@@ -54,7 +54,7 @@ def sweep(
     timer: Annotated[str, typer.Option("--timer", metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
     no_profile: Annotated[bool, typer.Option("--no-profile", help="Leave the profiled pass out.")] = False,
     keep_traces: Annotated[
-        bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; they hold the worker's environment.")
+        bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; they hold the environment of all it saw.")
     ] = False,
     isolation: Annotated[
         str, typer.Option("--isolation", metavar="worker|cell", help="One process for many cells, or one for each.")
