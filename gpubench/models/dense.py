@@ -26,7 +26,7 @@ from gpubench.models.attention import (
     place_rows,
 )
 from gpubench.models.base import Attention, Chunk, Parallel, check_positions, check_triton
-from gpubench.models.layers import random_weight, rotary_table, weight
+from gpubench.models.layers import activate, random_weight, rotary_table, weight
 from gpubench.models.ranks import divide, divide_kv_heads
 from gpubench.models.shapes import check_groups, check_rotary
 from gpubench.ranges import annotate
@@ -112,7 +112,7 @@ class DenseConfig:
         return 2 * batch * (products + attention)
 
     def build(self, dtype: torch.dtype, attention: Attention = "torch") -> DenseModel:
-        """`attention: triton` takes our kernels for one token's attention and for what stands before it."""
+        """`attention: triton` takes our kernels for attention of one token, what is before it, and the activation."""
         if attention == "flashinfer":
             raise Unsupported(
                 "attention: flashinfer: dense models have torch's operators and our kernels; use torch or triton"
@@ -168,10 +168,10 @@ class DenseCache:
 class DenseLayer(nn.Module):
     """One decoder layer."""
 
-    def __init__(self, config: DenseConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: DenseConfig, dtype: torch.dtype, *, has_kernels: bool) -> None:
         super().__init__()
-        self.config = config
-        c = config
+        self.config = c = config
+        self.has_kernels = has_kernels
         self.attention_norm = weight(torch.ones(c.hidden, dtype=dtype))
         self.qkv = random_weight(c.qkv_width, c.hidden, dtype=dtype)
         self.attention_out = random_weight(c.hidden, c.heads * c.head_dim, dtype=dtype)
@@ -185,8 +185,14 @@ class DenseLayer(nn.Module):
             projected = F.linear(self._norm(x, self.attention_norm), self.qkv)
             x = x + F.linear(place.attend(projected, own, self.config), self.attention_out)
         with annotate("mlp"):
-            gate, up = F.linear(self._norm(x, self.mlp_norm), self.gate_up).chunk(2, dim=-1)
-            return x + F.linear(F.silu(gate) * up, self.down)
+            return x + F.linear(self._activate(F.linear(self._norm(x, self.mlp_norm), self.gate_up)), self.down)
+
+    def _activate(self, gate_up: Tensor) -> Tensor:
+        if not self.has_kernels:
+            return activate(gate_up)
+        out = gate_up.new_empty(len(gate_up), self.config.intermediate)
+        torch.ops.gpubench.gated_silu(gate_up, out)
+        return out
 
     def _norm(self, x: Tensor, scale: Tensor) -> Tensor:
         return F.rms_norm(x, scale.shape, scale, self.config.norm_eps)
@@ -199,10 +205,13 @@ class DenseModel(nn.Module):
         super().__init__()
         self.config, self.has_kernels = config, attention == "triton"
         if self.has_kernels:
+            import gpubench.kernels.gated_silu
             import gpubench.kernels.gqa_decode
-            import gpubench.kernels.gqa_inputs  # noqa: F401 - both register their operators
+            import gpubench.kernels.gqa_inputs  # noqa: F401 - all register their operators
         self.embedding = weight(torch.empty(config.vocabulary, config.hidden, dtype=dtype).normal_())
-        self.layers = nn.ModuleList(DenseLayer(config, dtype) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            DenseLayer(config, dtype, has_kernels=self.has_kernels) for _ in range(config.layers)
+        )
         self.norm = weight(torch.ones(config.hidden, dtype=dtype))
         self.head = random_weight(config.vocabulary, config.hidden, dtype=dtype)
 

@@ -34,6 +34,24 @@ def rmsnorm_error(rows, dim, dtype, scale=1.0):
     return relative_error(out, wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double())
 
 
+def gated_silu_error(rows, width, dtype, scale):
+    from gpubench.kernels.gated_silu import gated_silu
+
+    torch.manual_seed(rows + width)
+    gate_up = (torch.randn(rows, 2 * width) * scale).to(dtype)
+    border = torch.full((rows + 1, width), 7.0, dtype=dtype)
+    gated_silu(gate_up, border[:rows])
+    assert (border[rows] == 7).all(), "nothing is written beyond the output"
+    gate, up = gate_up.double().chunk(2, dim=1)
+    return relative_error(border[:rows], gate * gate.sigmoid() * up)
+
+
+def call_gated_silu(gate_up, out):
+    from gpubench.kernels.gated_silu import gated_silu
+
+    return gated_silu(gate_up, out)
+
+
 def call_matmul(*shapes):
     from gpubench.kernels.matmul import matmul
 

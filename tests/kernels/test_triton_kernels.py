@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_interpreter import call_matmul, call_rmsnorm, matmul_error, rmsnorm_error
+from on_interpreter import (
+    call_gated_silu,
+    call_matmul,
+    call_rmsnorm,
+    gated_silu_error,
+    matmul_error,
+    rmsnorm_error,
+)
 
 from gpubench.errors import ArgumentError, Unsupported
 
@@ -30,6 +37,25 @@ def test_rmsnorm_is_right_for_any_sizes_and_writes_nothing_else(interpreted, row
 def test_rmsnorm_of_a_zero_row_is_zero_not_nan(interpreted):
     zero, one = torch.zeros(1, 8), torch.ones(8)
     assert interpreted(call_rmsnorm, zero, one, torch.ones(1, 8)).tolist() == zero.tolist()
+
+
+@settings(max_examples=10, deadline=None)
+@given(rows=st.integers(1, 5), width=st.integers(1, 3000), dtype=DTYPES, scale=st.sampled_from([1.0, 30.0]))
+def test_gated_silu_is_right_for_any_sizes_and_writes_nothing_else(interpreted, rows, width, dtype, scale):
+    assert interpreted(gated_silu_error, rows, width, dtype, scale) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("gate_up", "out", "complaint"),
+    [
+        (torch.zeros(2, 5), torch.zeros(2, 2), r"gate_up has shape \(2, 5\); wanted \(rows, an even number\)"),
+        (torch.zeros(2, 6), torch.zeros(2, 2), r"out has shape \(2, 2\); wanted \(2, 3\)"),
+        (torch.zeros(2, 8)[:, :6], torch.zeros(2, 3), "gate_up of shape .* wanted it contiguous"),
+    ],
+)
+def test_gated_silu_names_the_argument_that_does_not_fit(interpreted, gate_up, out, complaint):
+    with pytest.raises(ArgumentError, match=complaint):
+        interpreted(call_gated_silu, gate_up, out)
 
 
 @pytest.mark.parametrize(
