@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -427,6 +429,21 @@ def test_what_pieces_read_of_the_cache_while_operators_change_it_cannot_be_cut()
     table = torch.randn(32, WIDTH)
     with pytest.raises(Unsupported, match="reads memory outside of an operator, and grow 0 changes it"):
         ready(step, make_state())
+
+
+def test_caches_that_buckets_were_captured_with_are_not_kept():
+    pieces = PiecewiseStep(Toy(), Options((4, 8)), FakeGraphs())
+    kept = []
+
+    def arguments(bucket):
+        state = make_state()
+        kept.append(weakref.ref(state.memory))
+        return tokens_of(bucket), state
+
+    pieces.warm_up(arguments)
+    pieces.capture(arguments)
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * len(kept)
 
 
 def test_what_pieces_read_of_the_state_follows_it_from_step_to_step():

@@ -44,7 +44,8 @@ class BucketCapture:
     ) -> Entry:
         """`values` are those that no piece makes, `copies` what pieces read of the state, `learned` is from warm-up;
         `places` are those of the state's tensors."""
-        seen = dict(values)  # what the program sees: addresses
+        # What the program sees: addresses. The state's tensors come with each step, and aren't kept.
+        seen = {node: value for node, value in values.items() if node not in self.plan.live}
         held = {**values, **copies}  # what the next captures read: alive
         parts: list[Call | Graph] = []
         head: Piece | None = None

@@ -271,6 +271,7 @@ def _trace(
             f"registered with torch, as it is with attention: triton. Dynamo says: {reason[:300]}"
         ) from error
     traced = catcher.traced(rows, state, returned)
+    catcher.forget()
     if any(size is None for own in sizes for size in own):
         _refuse_sizes(traced)
     return traced
@@ -342,6 +343,10 @@ class _Catcher:
     def _run(self, *arguments: Any) -> list[Tensor]:
         self.arguments = arguments
         return self.outputs
+
+    def forget(self) -> None:
+        """Let go of all: Dynamo keeps every backend that it was ever given, and this one a cache of gigabytes."""
+        self.graph, self.arguments, self.outputs = None, (), []
 
     def traced(self, per_token: Sequence[Tensor], state: Any, returned: Any) -> Traced:
         if self.graph is None:
