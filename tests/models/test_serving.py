@@ -139,8 +139,9 @@ def test_our_kernels_serve_the_same():
 def serve_with_kernels() -> None:
     """A chunk behind another, then a step between idle rows: the oracle's logits, and idle slots as they were."""
     for name in FAMILIES:
-        shape = {"attention_every": 2} if name == "tiny-hybrid" else None
-        model, given = make_from(Variant(name, layers=2, shape=shape).config, "triton"), torch.randint(1024, (9,))
+        shape = {} if name == "tiny-dense" else {"moe": {"experts": 8, "top_k": 2}, "vocabulary": 64}
+        shape |= {"attention_every": 2} if name == "tiny-hybrid" else {}
+        model, given = make_from(Variant(name, layers=2, shape=shape).config, "triton"), torch.randint(64, (9,))
         slots = model.make_slots(SLOTS, CAPACITY)
         found = [prefill(model, slots, 1, 0, given[:5]), prefill(model, slots, 1, 5, given[5:8])]
         before = [[part.clone() for part in remembered(slots, slot)] for slot in range(SLOTS)]
