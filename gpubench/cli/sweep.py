@@ -54,7 +54,7 @@ def sweep(
     timer: Annotated[str, typer.Option("--timer", metavar="TIMER", help="auto, nsys, cupti, cuda_event or wall.")] = "",
     no_profile: Annotated[bool, typer.Option("--no-profile", help="Leave the profiled pass out.")] = False,
     keep_traces: Annotated[
-        bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; they hold the environment of all it saw.")
+        bool, typer.Option("--keep-traces", help="Keep whole nsys reports too; with the environment of all it saw.")
     ] = False,
     isolation: Annotated[
         str, typer.Option("--isolation", metavar="worker|cell", help="One process for many cells, or one for each.")
@@ -219,18 +219,23 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], comm
     for report in reports:
         console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
     command = escape(command)
+    if _has_failures(ended):
+        console.print(f"triage   gpubench triage {escape(shlex.quote(ended.path))}", soft_wrap=True)
     if ended.outcomes.get("not run"):
         console.print(f"resume   {command} --resume", soft_wrap=True)
-    elif _exit_code(ended) == SOME_FAILED:
+    elif _has_failures(ended):
         console.print(
             f"retry    {command} --retry-failed all   [dim](after a change: a new run, without it)[/]", soft_wrap=True
         )
 
 
 def _exit_code(ended: SweepEnded) -> int:
-    from gpubench.records import Outcome
-
     if ended.is_interrupted:
         return INTERRUPTED
-    failed = any(name != "not run" and Outcome(name).is_failure for name in ended.outcomes)
-    return SOME_FAILED if failed else 0
+    return SOME_FAILED if _has_failures(ended) else 0
+
+
+def _has_failures(ended: SweepEnded) -> bool:
+    from gpubench.records import Outcome
+
+    return any(name != "not run" and Outcome(name).is_failure for name in ended.outcomes)

@@ -70,9 +70,10 @@ def test_each_end_is_recorded_with_its_outcome_stage_and_reason(results: dict[st
     assert reason in record.reason or backend == "healthy"
 
 
-def test_the_exit_code_says_that_some_cells_failed_and_how_to_retry(finished: Finished) -> None:
+def test_the_exit_code_says_that_some_cells_failed_and_how_to_go_on(folder: Path, finished: Finished) -> None:
     assert finished.code == 3, finished.err
     assert "--retry-failed all" in finished.out
+    assert f"gpubench triage results/{only_run(folder).name}" in finished.out
     assert "segfaults" in finished.out
 
 
