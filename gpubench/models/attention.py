@@ -323,12 +323,13 @@ def fused_chunk_attention(  # noqa: PLR0913, PLR0917 - an operator's arguments
     return attend_causally(query, keys[slot, :, :last].transpose(0, 1), values[slot, :, :last].transpose(0, 1))
 
 
-def attend_causally(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+def attend_causally(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The attention of a sequence's last tokens: query [tokens, heads, K], keys [length, kv_heads, K], values [length,
-    kv_heads, V] → [tokens, heads · V]. `scale` multiplies scores; None: 1 / √K."""
+    kv_heads, V] → [tokens, heads · V]."""
     from torch.nn.attention.bias import causal_lower_right  # imports Dynamo's neighbours: not for every worker's start
 
     query, keys, values = (part.transpose(0, 1)[None] for part in (query, keys, values))
     bias = causal_lower_right(query.shape[2], keys.shape[2])
-    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale, enable_gqa=True)
+    is_grouped = query.shape[1] > keys.shape[1]  # which some of torch's kernels can't
+    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, enable_gqa=is_grouped)
     return out[0].transpose(0, 1).flatten(1)
