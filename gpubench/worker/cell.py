@@ -269,7 +269,8 @@ def _find_lack_of_room(subject: Subject) -> str:
     available = min(device.available_bytes(), device.total_bytes)
     if why := subject.call_hook(fits, "fits", device_bytes=available):
         held = f"{(device.total_bytes - available) / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB"
-        return f"can't fit now: {why}; other processes hold {held}, without them --retry-failed skipped measures it"
+        who = "other processes and CUDA itself" if device.is_cuda else "other processes"
+        return f"can't fit now: {why}; {who} hold {held}; without them --retry-failed skipped measures it"
     return ""
 
 
