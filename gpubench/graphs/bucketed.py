@@ -52,7 +52,7 @@ class BucketedStep:
 
     @property
     def timed_s(self) -> float:
-        """Seconds that timing steps took so far."""
+        """Seconds that measuring took so far."""
         return self._meter.timed_s
 
     def warm_up(self, arguments_for: Arguments, times: int = 2) -> None:
@@ -66,7 +66,6 @@ class BucketedStep:
 
         They all have one state, and as many rows as the bucket.
         """
-        self._graphs.settle()
         pool, costs = self._graphs.new_pool(), []
         for bucket in reversed(self._buckets):
             *per_row, state = arguments_for(bucket)

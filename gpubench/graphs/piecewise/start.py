@@ -45,7 +45,7 @@ class Captured(Protocol):
 
     @property
     def timed_s(self) -> float:
-        """Seconds that timing steps took so far …"""
+        """Seconds that measuring took so far …"""
         ...
 
     @property
@@ -118,7 +118,7 @@ def measure_start(start: Start, of: str = "") -> list[OwnMeasurement]:
 
 
 class _Watch:
-    """Tells the time, less what timing steps and tracing took."""
+    """Tells the time, less what measuring and tracing took."""
 
     def __init__(self, pieces: Captured) -> None:
         self._pieces = pieces

@@ -96,7 +96,7 @@ class PiecewiseStep:
 
     @property
     def timed_s(self) -> float:
-        """Seconds that timing steps took so far."""
+        """Seconds that measuring took so far."""
         return self._meter.timed_s
 
     @property
@@ -127,7 +127,6 @@ class PiecewiseStep:
         missing = [bucket for bucket in self.options.buckets if bucket not in self._learned]
         if missing:
             raise RuntimeError(f"{self.name}: buckets {missing} haven't been warmed up; call warm_up before capture")
-        self._graphs.settle()
         costs = []
         for bucket in reversed(self.options.buckets):
             if self._pool is None or self.options.pool == "private":
