@@ -45,7 +45,7 @@ def make_engine(kind, model):
 
 
 @pytest.mark.parametrize("attention", ["torch", "triton"])
-@pytest.mark.parametrize("name", ["tiny-dense", "tiny-hybrid"])
+@pytest.mark.parametrize("name", ["tiny-dense", "tiny-hybrid", "tiny-mla"])
 def test_every_request_gets_what_it_gets_alone_from_every_engine(name, attention):
     model = PRESETS[name].build(torch.float32, attention)
     vary_weights(model)

@@ -49,7 +49,7 @@ def states(slots):
 
 
 @pytest.mark.parametrize("kind", ["eager", "graph", "piecewise"])
-@pytest.mark.parametrize("name", ["tiny-dense", "tiny-hybrid"])
+@pytest.mark.parametrize("name", ["tiny-dense", "tiny-hybrid", "tiny-mla"])
 def test_every_engine_answers_as_the_model_does_alone_though_slots_are_reused_and_rows_idle(name, kind):
     model, prompts = make_model(name), prompts_of([3, 8, 17, 1, 12, 5, 9])
     engine = make_engine(kind, model)
