@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
+
+import pytest
 
 from gpubench.cli import main
 
@@ -52,13 +53,11 @@ def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
     """The same in this process, which has imported what the command needs: most of a short command's time."""
     written = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(stream, "utf-8", write_through=True) for stream in written)
-    with (
-        chdir(folder),
-        patch.dict(os.environ, environment(**variables)),
-        patch.object(sys, "argv", ["gpubench", *arguments]),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["gpubench", *arguments])
+        for name, value in environment(**variables).items():
+            patch.setenv(name, value)
         try:
             main()
         except SystemExit as end:
