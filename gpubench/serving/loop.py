@@ -58,40 +58,42 @@ class Served:
         return np.array([self.tokens[moment - 1][user] for moment in range(first, end + 1)])
 
 
-class _Delivery:
-    """The last token of every slot, on the device and, one copy and one wait later, on the host."""
+class _Link:
+    """What host and device tell each other: positions there, tokens back; each in one copy from or to pinned memory.
+
+    Every call of torch costs microseconds in each iteration, and so views are made once.
+    """
 
     def __init__(self, users: int, device: torch.device) -> None:
         is_cuda = device.type == "cuda"
-        self.last = torch.zeros(users, dtype=torch.int64, device=device)
-        self._host = torch.zeros(users, dtype=torch.int64, device="cpu", pin_memory=is_cuda)
+        self._last = torch.zeros(users, dtype=torch.int64, device=device)
+        self._positions = torch.empty(users, dtype=torch.int32, device=device)
+        self._last_here = torch.zeros(users, dtype=torch.int64, device="cpu", pin_memory=is_cuda)
+        self._positions_here = torch.empty(users, dtype=torch.int32, device="cpu", pin_memory=is_cuda)
         self._arrived = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
-        self.tokens: NDArray[np.int64] = self._host.numpy()
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self.slots = torch.split(self._last, 1)
+        """The last token of each slot, on the device."""
+        self.tokens: NDArray[np.int64] = self._last_here.numpy()
+        """The same, as it was sent last."""
+        self.positions: NDArray[np.int32] = self._positions_here.numpy()
+        """By slot, for the next step: the scheduler's own."""
+
+    def rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """Last tokens and positions of the first slots, on the device. What was copied before has arrived by now."""
+        if count not in self._rows:
+            self._rows[count] = self._last[:count], self._positions[:count]
+        self._positions.copy_(self._positions_here, non_blocking=True)
+        return self._rows[count]
 
     def send(self) -> None:
-        self._host.copy_(self.last, non_blocking=True)
+        self._last_here.copy_(self._last, non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
 
     def wait(self) -> None:
         if self._arrived is not None:
             self._arrived.synchronize()
-
-
-class _Positions:
-    """The scheduler's positions, brought to the device."""
-
-    def __init__(self, positions: NDArray[np.int32], device: torch.device) -> None:
-        self._from = torch.from_numpy(positions)
-        is_cuda = device.type == "cuda"
-        self._pinned = torch.empty(positions.shape, dtype=torch.int32, device="cpu", pin_memory=is_cuda)
-        self._device = torch.empty(positions.shape, dtype=torch.int32, device=device)
-
-    def first(self, rows: int) -> Tensor:
-        """Those of the first slots; what was copied before has arrived by now, for its iteration is over."""
-        self._pinned.copy_(self._from)
-        self._device.copy_(self._pinned, non_blocking=True)
-        return self._device[:rows]
 
 
 @dataclass
@@ -101,18 +103,14 @@ class _Loop:
     engine: Engine
     prompts: Prompts
     scheduler: Scheduler
+    link: _Link
     clock: Callable[[], float]
 
-    def __post_init__(self) -> None:
-        device = self.prompts.tokens.device
-        self.delivery = _Delivery(self.scheduler.lengths.users, device)
-        self._positions = _Positions(self.scheduler.positions, device)
-
     def decode(self) -> float:
-        rows = self.scheduler.rows
-        if not rows:
+        count = self.scheduler.rows
+        if not count:
             return 0.0
-        last, positions = self.delivery.last[:rows], self._positions.first(rows)
+        last, positions = self.link.rows(count)
         began = self.clock()
         tokens = self.engine.decode(last, positions)
         elapsed = self.clock() - began
@@ -130,14 +128,14 @@ class _Loop:
         token = self.engine.prefill(tokens, piece.user, piece.first, is_last=piece.is_last)
         elapsed = self.clock() - began
         if token is not None:
-            self.delivery.last[piece.user : piece.user + 1].copy_(token)
+            self.link.slots[piece.user].copy_(token)
         return elapsed
 
     def deliver(self) -> tuple[float, float]:
         """And the time when the tokens are there."""
-        self.delivery.send()
+        self.link.send()
         began = self.clock()
-        self.delivery.wait()
+        self.link.wait()
         now = self.clock()
         return now - began, now
 
@@ -152,8 +150,9 @@ def serve(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Served:
     """Serve until a user has nothing more to send, or with `drain` until every request is answered."""
-    scheduler = Scheduler(lengths, prefill_chunk)
-    loop = _Loop(engine, prompts, scheduler, clock)
+    link = _Link(lengths.users, prompts.tokens.device)
+    scheduler = Scheduler(lengths, prefill_chunk, link.positions)
+    loop = _Loop(engine, prompts, scheduler, link, clock)
     moments, own, decoding, prefilled, tokens = [clock()], [], [], [], []
     while not (scheduler.is_drained if drain else scheduler.is_over):
         elsewhere = loop.decode() + loop.prefill()  # a sequence whose prefill ends here decodes from the next one on
@@ -162,7 +161,7 @@ def serve(
         moments.append(now)
         decoding.append(scheduler.num_decoding)
         prefilled.append(scheduler.piece.count if scheduler.piece else 0)
-        tokens.append(loop.delivery.tokens.copy())
+        tokens.append(link.tokens.copy())
         scheduler.advance()
     return Served(
         lengths=lengths,

@@ -75,12 +75,14 @@ class Window:
 class Scheduler:
     """Says what an iteration has to do, and is told when it is done: `piece`, `positions`, `rows`; then `advance`."""
 
-    def __init__(self, lengths: Lengths, prefill_chunk: int) -> None:
+    def __init__(self, lengths: Lengths, prefill_chunk: int, positions: NDArray[np.int32] | None = None) -> None:
+        """`positions` is where it keeps those of its slots, if not in memory of its own."""
         users = lengths.users
         self.lengths = lengths
         self.progress = Progress.of_nothing(lengths)
-        self.positions = np.full(users, IDLE, dtype=np.int32)
+        self.positions = np.empty(users, dtype=np.int32) if positions is None else positions
         """By slot, where the token that it decodes next stands."""
+        self.positions[:] = IDLE
         self.rows = 0
         """Slots up to the highest one that decodes."""
         self.num_decoding = 0
