@@ -46,13 +46,18 @@ _NOTHING = _Figure("", "", "", "", "")
 
 
 def cell_frame(
-    run_id: str, cells: Sequence[CellResult], ceilings: Mapping[str, Ceilings] = MappingProxyType({})
+    run_id: str,
+    cells: Sequence[CellResult],
+    ceilings: Mapping[str, Ceilings] = MappingProxyType({}),
+    *,
+    measures_itself: bool = False,
 ) -> pd.DataFrame:
     """A row per cell and figure: columns `CELL`, the axes, `FIGURE`, `SUMMARY`.
 
     Statistics are null for a cell that is not ok or has not been run, and it has a row for each metric of the whole
     step that any cell of the run has, so that choosing a metric never loses a cell. What `derived` adds is among the
-    figures; the roofline only where the GPU, as records name it, has `ceilings`.
+    figures; the roofline only where the GPU, as records name it, has `ceilings`. A workload that `measures_itself` warms up
+    as it likes, and its first sample may be of another kind: that it is slow is no warning.
     """
     figures = [_figures(cell, ceilings) if cell.outcome is Outcome.OK else {} for cell in cells]
     whole_step = {figure.metric: figure.unit for found in figures for figure in sorted(found) if not figure.range}
@@ -66,7 +71,7 @@ def cell_frame(
             rows.append(index)
             labels.append(figure)
             samples.append(found.get(figure, []))
-    stats = summarise_all(samples, is_time=[label.unit == "s" for label in labels])
+    stats = summarise_all(samples, is_time=[label.unit == "s" and not measures_itself for label in labels])
     stats.loc[stats[c.NUM_SAMPLES] == 0, c.WARNINGS] = ""
     described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
     frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)

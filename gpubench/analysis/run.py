@@ -54,7 +54,8 @@ class Run:
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        return cell_frame(self.run_id, self.cells, self.stored.ceilings)
+        itself = self.header.workload.measures_itself
+        return cell_frame(self.run_id, self.cells, self.stored.ceilings, measures_itself=itself)
 
     def frame(self) -> pd.DataFrame:
         """A row per cell and figure; see `frames.cell_frame`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from made_runs import MadeCell, make_run
 
 from gpubench.analysis import columns
 from gpubench.analysis.frames import axes_of, field, series_of
-from gpubench.analysis.run import load_run
+from gpubench.analysis.run import Run, load_run
 from gpubench.records import Outcome
 
 TIMES = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
@@ -25,6 +26,15 @@ def test_a_figure_is_over_the_samples_of_all_trials(tmp_path):
     row = frame[frame["metric"] == "step_time"].iloc[0]
     assert (row["num_samples"], row["trials"], row["median"], row["min"], row["max"]) == (6, 2, 3.5, 1.0, 6.0)
     assert (row["timer"], row["pass"], row["unit"], row["batch"]) == ("cuda_event", "timing", "s", 1)
+
+
+def test_a_slow_first_sample_is_no_warning_of_a_workload_that_measures_itself(tmp_path):
+    run = run_of(tmp_path, MadeCell({"batch": 1}, {"step_time": [[9.0, *[1.0] * 9]]}))
+    warned = run.frame()["warnings"].tolist()
+    itself = replace(run.header, workload=replace(run.header.workload, measures_itself=True))
+    other = Run(replace(run.stored, header=itself)).frame()["warnings"].tolist()
+    assert "first sample slow" in warned[0]
+    assert "first sample slow" not in other[0]
 
 
 @pytest.mark.parametrize("outcome", [*[o for o in Outcome if o is not Outcome.OK], None])
