@@ -56,8 +56,8 @@ def cell_frame(
 
     Statistics are null for a cell that is not ok or has not been run, and it has a row for each metric of the whole
     step that any cell of the run has, so that choosing a metric never loses a cell. What `derived` adds is among the
-    figures; the roofline only where the GPU, as records name it, has `ceilings`. A workload that `measures_itself` warms up
-    as it likes, and its first sample may be of another kind: that it is slow is no warning.
+    figures; the roofline only where the GPU, as records name it, has `ceilings`. A workload that `measures_itself`
+    warms up as it likes, and its first sample may be of another kind: that it is slow is no warning.
     """
     figures = [_figures(cell, ceilings) if cell.outcome is Outcome.OK else {} for cell in cells]
     whole_step = {figure.metric: figure.unit for found in figures for figure in sorted(found) if not figure.range}
