@@ -63,6 +63,7 @@ INNER = (RUN_ID, CELL_ID, RANGE, NESTED, "kernel_sum", "busy", "span", "gap", SH
 MEMORY = (
     RUN_ID,
     CELL_ID,
+    "step",
     "bucket",
     *("capture_time", "replay_time", "eager_time"),
     *("device", "reserved", "allocated", "pool", "driver"),

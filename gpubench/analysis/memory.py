@@ -11,8 +11,8 @@ from gpubench.analysis import columns as c
 
 __all__ = ["BUCKET", "CAPTURE_TIME", "MEMORY_PARTS", "MEMORY_PREFIX", "REPLAY_TIMES", "is_of_bucket", "memory_frame"]
 
-BUCKET = r"bucket (\d+)"
-"""The range of a figure that is of one bucket."""
+BUCKET = r"(?:(?P<step>\w+) )?bucket (?P<bucket>\d+)"
+"""The range of a figure that is of one bucket; where a cell captures several steps, it says of which."""
 CAPTURE_TIME = "capture_time"
 REPLAY_TIMES = ("replay_time", "eager_time")
 MEMORY_PREFIX = "memory_"
@@ -29,11 +29,13 @@ def is_of_bucket(frame: pd.DataFrame) -> pd.Series:
 def memory_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns `MEMORY`, from a run's cell frame: seconds and bytes, in the order of the captures within a cell.
 
-    `<part>_total` adds up the bucket's and those of all larger ones.
+    `step` is empty where a cell captures but one, or where it decodes. `<part>_total` adds up the bucket's and those of
+    all that were captured before it.
     """
     found = frame[is_of_bucket(frame)]
-    keys = [c.RUN_ID, c.CELL_ID, "bucket"]
-    rows = found.assign(bucket=found[c.RANGE].str.extract(BUCKET, expand=False).astype("int64"))
+    keys = [c.RUN_ID, c.CELL_ID, "step", "bucket"]
+    named = found[c.RANGE].str.extract(BUCKET)
+    rows = found.assign(step=named["step"].fillna("").astype("str"), bucket=named["bucket"].astype("int64"))
     order = {cell_id: place for place, cell_id in enumerate(rows[c.CELL_ID].unique())}
     wide = rows.drop_duplicates([*keys, c.METRIC]).set_index([*keys, c.METRIC])[c.MEDIAN].unstack(c.METRIC)
     wide = wide.reindex(
@@ -41,7 +43,8 @@ def memory_frame(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     wide.columns = [str(name).removeprefix(MEMORY_PREFIX) for name in wide.columns]
     place = wide[c.CELL_ID].map(order)
-    wide = wide.assign(place=place).sort_values(["place", "bucket"], ascending=[True, False], ignore_index=True)
+    by_capture = ["place", "step", "bucket"]
+    wide = wide.assign(place=place).sort_values(by_capture, ascending=[True, True, False], ignore_index=True)
     for part in (CAPTURE_TIME, *MEMORY_PARTS):
         wide[f"{part}_total"] = wide.groupby([c.RUN_ID, c.CELL_ID], sort=False)[part].cumsum()
     return wide[list(c.MEMORY)]

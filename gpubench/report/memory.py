@@ -14,15 +14,16 @@ __all__ = ["memory"]
 def memory(content: Content) -> dict[str, Any]:
     """`parts`: the figures' names, without their prefix; `rows`: by row of `cells`, a list per bucket, by size.
 
-    It is [bucket, seconds of its capture, bytes of each part]; what was not measured is null.
+    It is [the bucket's name, seconds of its capture, bytes of each part]; what was not measured is null.
     """
     found = content.frame[is_of_bucket(content.frame) & ~content.frame[c.METRIC].isin(REPLAY_TIMES)]
     parts = [name.removeprefix(MEMORY_PREFIX) for name in found[c.METRIC].unique() if name != CAPTURE_TIME]
     place = {key: row for row, key in enumerate(zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True))}
-    rows: dict[int, dict[int, list[Any]]] = {}
+    rows: dict[int, dict[tuple[str, int], list[Any]]] = {}
     columns = [c.RUN_ID, c.CELL_ID, c.RANGE, c.METRIC, c.MEDIAN]
     for run_id, cell_id, name, metric, median in found[columns].itertuples(index=False):
-        bucket = int(name.removeprefix("bucket "))
+        step, _, number = name.rpartition("bucket ")
+        bucket = (step, int(number))
         figures = rows.setdefault(place[run_id, cell_id], {}).setdefault(bucket, [None] * (len(parts) + 1))
         figures[0 if metric == CAPTURE_TIME else 1 + parts.index(metric.removeprefix(MEMORY_PREFIX))] = float(
             f"{median:.6g}"
@@ -30,7 +31,7 @@ def memory(content: Content) -> dict[str, Any]:
     return {
         "parts": parts,
         "rows": {
-            row: [[bucket, *figures] for bucket, figures in sorted(by_bucket.items())]
+            row: [[f"{step}bucket {number:,}", *figures] for (step, number), figures in sorted(by_bucket.items())]
             for row, by_bucket in sorted(rows.items())
         },
     }

@@ -23,6 +23,7 @@ def bucket(number: int, reserved: float, seconds: float) -> dict[str, list[float
 @pytest.fixture
 def run(tmp_path):
     captured = {**bucket(8, 64.0, 0.5), **bucket(128, 1024.0, 2.0), "memory_pool|layer": [7.0]}
+    captured["memory_driver|prefill bucket 512"] = [3.0]
     times = {"step_time": [[1e-5] * 6]}
     return load_run(make_run(tmp_path, [MadeCell({"n": 1}, times), MadeCell({"n": 2}, times, profile=captured)]))
 
@@ -30,13 +31,15 @@ def run(tmp_path):
 def test_each_bucket_has_a_row_the_largest_first_and_what_was_taken_by_then(run):
     found = run.memory()
     assert tuple(found.columns) == c.MEMORY
-    assert found[c.CELL_ID].tolist() == ["cell_001", "cell_001"]
+    assert found[c.CELL_ID].tolist() == ["cell_001"] * 3
+    assert found["driver_total"].tolist() == [1.0, 2.0, 5.0]
+    assert found["step"].tolist() == ["", "", "prefill"]
+    found = found[found["step"] == ""]
     assert found["bucket"].tolist() == [128, 8]
     assert found["reserved"].tolist() == [1024.0, 64.0]
     assert found["reserved_total"].tolist() == [1024.0, 1088.0]
     assert found["capture_time_total"].tolist() == [2.0, 2.5]
     assert found["replay_time"].tolist() == [0.02, 0.005]
-    assert found["driver_total"].tolist() == [1.0, 2.0]
     assert found["pool"].isna().all(), "it was not measured"
 
 

@@ -69,6 +69,7 @@ def test_memory_is_by_bucket_in_the_order_of_its_size(tmp_path):
         "memory_reserved|bucket 64": [7.0],
         "memory_reserved|bucket 8": [4.0, 6.0],
         "capture_time|bucket 8": [0.5],
+        "capture_time|prefill bucket 1024": [0.25],
         "replay_time|bucket 8": [0.1],
         "memory_pool|bucket 8": [3.0],
         "busy|bucket 8": [1.0],
@@ -76,7 +77,8 @@ def test_memory_is_by_bucket_in_the_order_of_its_size(tmp_path):
     }
     content = content_of(tmp_path, [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES, profile=profile)])
     found = memory(content)
-    assert found == {"parts": ["reserved", "pool"], "rows": {1: [[8, 0.5, 5.0, 3.0], [64, None, 7.0, None]]}}
+    rows = [["bucket 8", 0.5, 5.0, 3.0], ["bucket 64", None, 7.0, None], ["prefill bucket 1,024", 0.25, None, None]]
+    assert found == {"parts": ["reserved", "pool"], "rows": {1: rows}}
     ranges = page_data(content)["ranges"]
     assert {ranges["metrics"][number][0] for _, number, *_ in ranges["rows"][1]} == {"busy", "memory_pool"}
 

@@ -58,7 +58,7 @@ def test_each_bucket_has_a_figure_of_every_part_that_reports_know(set_up):
     by_bucket = {}
     for own in step.measured:
         if own.range:
-            by_bucket.setdefault(int(re.fullmatch(BUCKET, own.range)[1]), []).append((own.metric, own.unit))
+            by_bucket.setdefault(int(re.fullmatch(BUCKET, own.range)["bucket"]), []).append((own.metric, own.unit))
     parts = [(f"{MEMORY_PREFIX}{part}", "B") for part in MEMORY_PARTS]
     times = [(name, "s") for name in REPLAY_TIMES]
     assert by_bucket == {bucket: [(CAPTURE_TIME, "s"), *parts, *times] for bucket in (4, 2, 1)}

@@ -26,7 +26,7 @@ const bucketBytes = (bucket) => bucketParts(bucket).reduce((sum, [, bytes]) => s
 function memoryLines(shown) {
   const longest = Math.max(...shown.flatMap((row) => data.memory.rows[row].map(bucketBytes)));
   return shown.flatMap((row) => data.memory.rows[row].map((bucket, place) => ({
-    row, title: place === 0 ? data.cells.id[row] : "", name: () => `bucket ${bucket[0].toLocaleString("en-US")}`,
+    row, title: place === 0 ? data.cells.id[row] : "", name: () => bucket[0],
     bar: () => stackedBar(bucketParts(bucket), longest || 1, "B"),
     figures: () => [...bucket.slice(2).map((bytes) => formatValue(bytes, "B")), formatValue(bucket[1], "s")],
   })));
