@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from decoding import vary_weights
+from graphs.fake_graphs import FakeGraphs
 
+from gpubench.graphs.piecewise.step import Options
 from gpubench.models.variant import Variant
 from gpubench.serving.alone import check_alone, forced_logits
-from gpubench.serving.engine import EagerEngine
+from gpubench.serving.engine import EagerEngine, GraphEngine, PiecewiseEngine
 from gpubench.serving.loop import serve
 from gpubench.serving.requests import Lengths, make_prompts
 
@@ -23,10 +25,18 @@ LENGTHS = {
 }
 
 
-def served_by(model, lengths, chunk=4):
+def served_by(model, lengths, chunk=4, make_engine=EagerEngine):
     prompts = make_prompts(lengths, model.config.vocabulary)
-    engine = EagerEngine(model, model.make_slots(lengths.users, lengths.capacity))
+    engine = make_engine(model, model.make_slots(lengths.users, lengths.capacity))
     return serve(engine, lengths, prompts, chunk, drain=True), prompts
+
+
+def captured_whole(model, slots):
+    return GraphEngine(model, slots, (1, 3), FakeGraphs())
+
+
+def captured_in_pieces(model, slots):
+    return PiecewiseEngine(model, slots, Options((2, 3)), (2, 4), FakeGraphs())
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -45,6 +55,18 @@ def test_every_token_of_every_request_is_the_one_it_gets_alone(model, lengths):
         answer = torch.from_numpy(served.answer(user, number))
         assert len(answer) == lengths.osl[user, number]
         assert torch.equal(forced_logits(model, prompt, answer).argmax(dim=1), answer)
+
+
+@pytest.mark.parametrize("model", ["tiny-dense"], indirect=True)
+@pytest.mark.parametrize("make_engine", [captured_whole, captured_in_pieces])
+def test_captured_steps_give_the_same_tokens_as_eager_ones(model, make_engine):
+    lengths = LENGTHS["mixed, with chunks that divide no prompt"]
+    torch.manual_seed(1)
+    eager, _ = served_by(model, lengths)
+    torch.manual_seed(1)
+    captured, _ = served_by(model, lengths, make_engine=make_engine)
+    for user, number in np.ndindex(lengths.isl.shape):
+        assert np.array_equal(captured.answer(user, number), eager.answer(user, number))
 
 
 def test_the_check_tells_how_many_it_looked_at_and_which_token_is_wrong(model):
