@@ -298,14 +298,17 @@ def _refuse_sizes(traced: Traced) -> None:
     """_SizesUsed if the graph, or what its trace took for granted, knows of another size than the number of tokens."""
     own = {traced.sizes.symbol} if isinstance(traced.sizes, _AnyNumber) else set()
     used: set[Any] = set()
+    environments: dict[int, Any] = {}
     for node in traced.graph.nodes:
         value = node.meta.get("example_value")
         is_argument = node.op == "placeholder" and (isinstance(value, Tensor) or not node.users)
         for size in (*value.shape, *value.stride()) if isinstance(value, Tensor) else (value,):
             if isinstance(size, torch.SymInt):
-                found: Any = size.node
-                expressions = [found.shape_env.replace(guard.expr) for guard in found.shape_env.guards]
-                used.update(*(each.free_symbols for each in expressions + ([] if is_argument else [found.expr])))
+                symbolic: Any = size.node
+                environments[id(symbolic.shape_env)] = symbolic.shape_env
+                used.update(() if is_argument else symbolic.expr.free_symbols)
+    for environment in environments.values():
+        used.update(*(environment.replace(guard.expr).free_symbols for guard in environment.guards))
     if not used <= own:
         raise _SizesUsed
 
