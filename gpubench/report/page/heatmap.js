@@ -2,19 +2,19 @@
 
 const HEAT_MOST_COLUMNS = 24, HEAT_MOST_ROWS = 60, HEAT_MOST_OPTIONS = 1000;
 const HEAT_ACROSS = ["concurrency", "batch", "batch_size", "rows"]; // what lies along the top, if a run has it
-const HEAT_FIXED = ["backend", "run_id"]; // a median over these is of nothing
 const HEAT_SHADES = 42; // percent of the accent behind the strongest: ink stays readable on it
 const heatAxes = [...axes.values()].filter((axis) => axis.values.values.length > 1);
 const heatMetrics = [...series.values()].filter((metric) => metric.median.some((value) => value !== null));
 const heat = heatAxes.length > 1 && heatMetrics.length ? heatChoice() : null;
 
-// The numbers that a cell is measured over lie along the top; of backends and runs one is shown, of other axes the median.
+// The numbers that a cell is measured over lie along the top; of other numbers the median is shown. A median over backends,
+// models, or whatever has names, is of nothing: those are the first cell's.
 function heatChoice() {
   const numeric = heatAxes.filter((axis) => axis.numeric);
   const across = numeric.find(({ key }) => HEAT_ACROSS.includes(key)) ?? numeric[0] ?? heatAxes[0];
   const down = numeric.find((axis) => axis !== across) ?? heatAxes.find((axis) => axis !== across);
   const metric = heatMetrics.find(({ key }) => key === data.choice.y)?.key ?? heatMetrics[0].key;
-  return { metric, across: across.key, down: down.key, fixed: new Map(heatAxes.map((axis) => [axis.key, HEAT_FIXED.includes(axis.key) ? 0 : null])) };
+  return { metric, across: across.key, down: down.key, fixed: new Map(heatAxes.map((axis) => [axis.key, axis.numeric ? null : 0])) };
 }
 
 const heatOthers = () => heatAxes.filter(({ key }) => key !== heat.across && key !== heat.down);

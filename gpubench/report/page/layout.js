@@ -2,6 +2,14 @@
 
 const NARROW = 560;
 
+// What a legend's lines beyond the first need above a plot, which Plotly would take from the plot itself.
+function legendSpace(names, lineHeight) {
+  const longest = Math.max(1, ...names.map((name) => name.length));
+  const width = Math.min(innerWidth, 1100) - 160;
+  const perLine = innerWidth < NARROW ? 1 : Math.max(1, Math.floor(width / (52 + 7 * longest)));
+  return lineHeight * (Math.ceil(names.length / perLine) - 1);
+}
+
 function layoutOf(state, view, at) {
   const surface = surfaceNow();
   const outcomes = failedOutcomes(view);
@@ -13,9 +21,9 @@ function layoutOf(state, view, at) {
   const main = seen.length ? 430 : 0;
   const between = strip && main ? 84 : 0;
   const inner = main + between + strip;
-  const names = new Set(view.points.map(view.group)).size;
-  const isLegend = state.group.length > 0 && names <= MANY_GROUPS;
-  const stacked = isLegend && innerWidth < NARROW ? 29 * (names - 1) : 0; // where a legend has one group per line
+  const names = [...new Set(view.points.map(view.group))];
+  const isLegend = state.group.length > 0 && names.length <= MANY_GROUPS;
+  const stacked = isLegend && names.length ? legendSpace(names, 29) : 0;
   const base = {
     gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
     ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,

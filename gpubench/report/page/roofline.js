@@ -25,7 +25,8 @@ function drawRoofline(state, shown) {
   section.hidden = points.length === 0;
   if (!points.length) return;
   const element = document.getElementById("roofline");
-  Plotly.react(element, [...roofTraces(points), ...rooflineTraces(state, points)], rooflineLayout(state, points), { displayModeBar: false, responsive: true });
+  const traces = [...roofTraces(points), ...rooflineTraces(state, points)];
+  Plotly.react(element, traces, rooflineLayout(state, points, extremes(traces.flatMap(({ y }) => y))), { displayModeBar: false, responsive: true });
   listenTo(element);
   const timers = [...new Set(points.map(({ timer }) => timer))].filter(Boolean);
   document.getElementById("roofline-line").textContent = `${count(points.length, "cell")}, timed by ${timers.join(" and ")}`;
@@ -60,20 +61,23 @@ function rooflineTraces(state, points) {
   });
 }
 
-function rooflineLayout(state, points) {
+function rooflineLayout(state, points, [low, high]) {
   const surface = surfaceNow();
   const axis = {
     type: "log", gridcolor: surface.grid, linecolor: surface.grid, tickcolor: surface.grid, ticks: "outside", ticklen: 4, dtick: 1,
     tickformat: "~s", tickfont: { size: 12, color: surface.muted }, automargin: true,
   };
   const title = (text) => ({ text, font: { size: 13, color: surface.ink }, standoff: 12 });
+  const names = [...new Set(points.map(({ row }) => groupOf(state.group)(row)))];
+  const isLegend = state.group.length > 0 && names.length <= MANY_GROUPS;
+  const stacked = isLegend ? legendSpace(names, 20) : 0;
   return {
-    height: 400, margin: { l: MARGIN.left, r: MARGIN.right, t: 36, b: MARGIN.bottom },
+    height: 400 + stacked, margin: { l: MARGIN.left, r: MARGIN.right, t: 36 + stacked, b: MARGIN.bottom },
     font: { family: theme.font, size: 12, color: surface.ink }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: false,
-    showlegend: state.group.length > 0 && new Set(points.map(({ row }) => groupOf(state.group)(row))).size <= MANY_GROUPS,
+    showlegend: isLegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 } },
     xaxis: { ...axis, title: title("arithmetic intensity (FLOP per byte)") },
-    yaxis: { ...axis, title: title("achieved FLOP rate (FLOP/s)") },
+    yaxis: { ...axis, title: title("achieved FLOP rate (FLOP/s)"), range: [Math.log10(low / 2.5), Math.log10(high * 2.5)] }, // room for the roof's words
   };
 }
