@@ -147,3 +147,17 @@ def test_our_kernels_serve_real_widths_as_torch_does(preset, layers, dtype):
     given = draw_sequences(1024)
     for own, other in zip(*(serve(model, given, Random(1)) for model in (ours, plain)), strict=True):
         assert distance(own, other) < {torch.float32: 1e-3, torch.bfloat16: 5e-2}[dtype]
+
+
+@pytest.mark.parametrize(("preset", "layers"), REAL[:2])
+def test_a_long_prompt_at_once_is_what_it_is_in_parts(preset, layers):
+    # Our kernels have other programs for hundreds of tokens than for dozens.
+    model, tokens, logits = make(preset, layers, torch.bfloat16, "triton"), torch.randint(1024, (600,)), []
+    for module in model.modules():
+        if isinstance(module, MixtureOfExperts):
+            module.add = lambda x, *_: x
+    for size in (600, 100):
+        slots = model.make_slots(2, 640)
+        chunks = [prefill(model, slots, 1, first, tokens[first : first + size]) for first in range(0, 600, size)]
+        logits.append(torch.cat(chunks))
+    assert distance(*logits) < 2e-2
