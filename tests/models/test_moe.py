@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gpubench.errors import ArgumentError
 from gpubench.models.moe import MixtureOfExperts, MoeShape, route
+from gpubench.models.presets import PRESETS
 
 SHAPE = MoeShape(experts=6, top_k=2, intermediate=16, shared_intermediate=24)
 HIDDEN = 32
@@ -209,6 +210,17 @@ def test_without_a_shared_expert_the_chosen_are_all():
     routed = (run_one_by_one(moe, x, chosen).view(3, SHAPE.top_k, HIDDEN) * shares[..., None]).sum(1)
     torch.testing.assert_close(moe(x).double(), routed, rtol=1e-4, atol=1e-5)
     assert moe.shape.parameters(HIDDEN) == sum(tensor.numel() for tensor in moe.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "rows"),
+    [("qwen3.5-35b-a3b", 1, 5), ("deepseek-v3", 1, 1), ("deepseek-v3", 16, 0), ("tiny-mla", 1, 8)],
+)
+def test_each_token_reads_its_own_experts_where_few_do_and_what_they_choose_is_small_and_here(name, ranks, rows):
+    config = PRESETS[name]
+    with torch.device("meta"):
+        moe = MixtureOfExperts(config.moe.rank_share("TEP", ranks), config.hidden, torch.bfloat16)
+    assert moe.few_rows == rows
 
 
 @pytest.mark.parametrize(
