@@ -39,20 +39,28 @@ __all__ = ["gated_delta_step"]
 
 MAX_TAPS = 8
 
-_STATE_FIRST = 128
-"""Up to so many heads, over all sequences, the state is asked for before all else: one waits for memory once. With 256
-and more, programs enough to fill that wait, it is slower by 3 to 7 % (NVIDIA H200, 2026-11-21)."""
+_EARLY = 128
+"""Up to so many heads, over all sequences, a settled state is asked for before all else: it takes 2 % off a whole step
+of one sequence. With 256 and more, programs enough to fill a wait for memory, asking for it first is slower by 3 to 7 %
+(NVIDIA H200, 2026-11-21)."""
 
 
 @triton.jit
-def _convolve(mixed_ptr, ring_ptr, weight_ptr, channels, position, total_channels, is_writer, TAPS: tl.constexpr):
-    """The convolved token's `channels`, float32. Of the programs that need them, one writes the token into the ring."""
-    newest = tl.load(mixed_ptr + channels)
-    total = newest.to(tl.float32) * tl.load(weight_ptr + channels * TAPS + TAPS - 1).to(tl.float32)
+def _add_older(ring_ptr, weight_ptr, channels, position, total_channels, TAPS: tl.constexpr):
+    """What the convolution makes of the older tokens, for these `channels`; float32."""
+    total = tl.zeros(channels.shape, tl.float32)
     for back in tl.static_range(1, TAPS):
         slot = (position + TAPS - back) % TAPS
         older = tl.load(ring_ptr + slot * total_channels + channels).to(tl.float32)
         total += older * tl.load(weight_ptr + channels * TAPS + TAPS - 1 - back).to(tl.float32)
+    return total
+
+
+@triton.jit
+def _add_newest(total, mixed_ptr, ring_ptr, weight, channels, position, total_channels, is_writer, TAPS: tl.constexpr):
+    """The convolved token, activated. Of the programs that need these channels, one writes the token into the ring."""
+    newest = tl.load(mixed_ptr + channels)
+    total += newest.to(tl.float32) * weight
     # Other programs may be reading the slots of older tokens; this one held the token that no tap reaches any more.
     tl.store(ring_ptr + (position % TAPS) * total_channels + channels, newest, mask=is_writer & (position >= 0))
     return total * tl.sigmoid(total)
@@ -80,11 +88,9 @@ def _step_kernel(
     V: tl.constexpr,
     TAPS: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    IS_STATE_FIRST: tl.constexpr,
+    IS_EARLY: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
-    release(IS_DEPENDENT)
-    wait(IS_DEPENDENT)
     BLOCKS: tl.constexpr = V // BLOCK_V
     first = tl.program_id(0) % BLOCKS * BLOCK_V
     head = tl.program_id(0) // BLOCKS % heads
@@ -93,26 +99,41 @@ def _step_kernel(
     total_channels = 2 * key_width + heads * V
 
     own_state = state_ptr + (sequence * heads + head) * (K * V) + first
-    if IS_STATE_FIRST:
+    if IS_EARLY:
         state = load_state(own_state, K, V, BLOCK_V)
+    else:
+        release(IS_DEPENDENT)
+        wait(IS_DEPENDENT)
     position = tl.load(positions_ptr + sequence)
     token = mixed_ptr + sequence * mixed_stride
     ring = conv_state_ptr + sequence * (TAPS * total_channels)
     keys = head // SHARE * K + tl.arange(0, K)
     values = head * V + first + tl.arange(0, BLOCK_V)
     is_first = (first == 0) & (head % SHARE == 0)  # of the programs that need this key head
-    q = _convolve(token, ring, conv_weight_ptr, keys, position, total_channels, is_first, TAPS)
-    k = _convolve(token, ring, conv_weight_ptr, key_width + keys, position, total_channels, is_first, TAPS)
-    v = _convolve(token, ring, conv_weight_ptr, 2 * key_width + values, position, total_channels, True, TAPS)
+    q = _add_older(ring, conv_weight_ptr, keys, position, total_channels, TAPS)
+    k = _add_older(ring, conv_weight_ptr, key_width + keys, position, total_channels, TAPS)
+    v = _add_older(ring, conv_weight_ptr, 2 * key_width + values, position, total_channels, TAPS)
+    newest_tap = conv_weight_ptr + TAPS - 1
+    q_weight = tl.load(newest_tap + keys * TAPS).to(tl.float32)
+    k_weight = tl.load(newest_tap + (key_width + keys) * TAPS).to(tl.float32)
+    v_weight = tl.load(newest_tap + (2 * key_width + values) * TAPS).to(tl.float32)
+    dt_bias = tl.load(dt_bias_ptr + head)
+    speed = tl.exp(tl.load(a_log_ptr + head))
+    if IS_EARLY:
+        release(IS_DEPENDENT)
+        wait(IS_DEPENDENT)
+    q = _add_newest(q, token, ring, q_weight, keys, position, total_channels, is_first, TAPS)
+    k = _add_newest(k, token, ring, k_weight, key_width + keys, position, total_channels, is_first, TAPS)
+    v = _add_newest(v, token, ring, v_weight, 2 * key_width + values, position, total_channels, True, TAPS)
     q *= tl.rsqrt(tl.sum(q * q, axis=0) + 1e-6)
     k *= tl.rsqrt(tl.sum(k * k, axis=0) + 1e-6)
 
-    rate = tl.load(a_ptr + sequence * a_stride + head).to(tl.float32) + tl.load(dt_bias_ptr + head)
+    rate = tl.load(a_ptr + sequence * a_stride + head).to(tl.float32) + dt_bias
     softplus = tl.maximum(rate, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(rate)))  # can't overflow
-    decay = tl.exp(-tl.exp(tl.load(a_log_ptr + head)) * softplus)
+    decay = tl.exp(-speed * softplus)
     beta = tl.sigmoid(tl.load(b_ptr + sequence * b_stride + head).to(tl.float32))
 
-    if not IS_STATE_FIRST:
+    if not IS_EARLY:
         state = load_state(own_state, K, V, BLOCK_V)
     out = advance(state, own_state, q, k, v, decay, beta, scale, position >= 0, V)
     tl.store(out_ptr + sequence * (heads * V) + values, out.to(out_ptr.dtype.element_ty))
@@ -134,11 +155,14 @@ def gated_delta_step(
     state: Tensor,
     out: Tensor,
     block_v: int | None = None,
+    is_settled: bool = False,
 ) -> None:
     """Write the layer's output for one token per sequence into `out`; `state` and `conv_state` advance by it.
 
-    `block_v` as in gated_delta_decode. Neither allocates nor synchronises. ArgumentError names an argument that
-    doesn't fit.
+    `block_v` as in gated_delta_decode. `is_settled` if what last wrote state, conv_state and positions is done when the
+    kernel before this one starts, as where between two tokens there is a kernel that isn't dependent, or that waits
+    before it releases (gpubench.kernels.dependent_launch): they are then asked for before that one ends. Neither
+    allocates nor synchronises. ArgumentError names an argument that doesn't fit.
     """
     kernel = "gated_delta_step"
     if state.dim() != 4 or min(state.shape) < 1 or state.shape[2] not in KEY_DIMS:
@@ -181,7 +205,7 @@ def gated_delta_step(
             "V": dim_v,
             "TAPS": taps,
             "BLOCK_V": block_v,
-            "IS_STATE_FIRST": batch * heads <= _STATE_FIRST,
+            "IS_EARLY": is_settled and batch * heads <= _EARLY,
         },
         num_warps=WARPS[block_v],
     )

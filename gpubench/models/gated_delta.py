@@ -117,7 +117,7 @@ class GatedDelta(nn.Module):
             chunk_step(mixed, cache.conv, self.conv, span, *rates, cache.state, out, self.has_kernel)
         elif self.has_kernel:
             step = torch.ops.gpubench.gated_delta_step
-            step(mixed, cache.conv, self.conv, positions, *rates, cache.state, out)
+            step(mixed, cache.conv, self.conv, positions, *rates, cache.state, out, is_settled=True)
         else:
             step_in_torch(mixed, cache.conv, self.conv, positions, *rates, cache.state, out, may_idle)
         gated = Operand(out.view(tokens, width), "gated_norm", self.norm, gate, self.norm_eps)

@@ -13,13 +13,13 @@ Gated attention, with queries and keys that have norms, and of which the first `
 With `attention: triton`, a captured step of qwen3.5-35b-a3b at full depth in bfloat16, on an NVIDIA H200 (2026-11-21):
 
     sequences × tokens    1 × 1K  1 × 8K  4 × 8K  16 × 8K  16 × 32K  64 × 1K  64 × 8K  64 × 32K  256 × 1K
-    milliseconds            2.26    2.32    4.70    10.05     11.79    17.24    19.19     26.12     28.95
-    its bytes, copied       1.42    1.45    2.99     8.03      9.91    16.26    18.46     26.00     24.94
+    milliseconds            2.10    2.15    4.51     9.40     11.14    16.61    18.70     25.69     28.23
+    its bytes, copied       1.42    1.46    3.01     8.09      9.98    16.37    18.59     26.19     25.12
     torch's operators       9.00   10.41                               29.34    31.33
 
-The GPU is busy all that time. One sequence takes 305 kernels, with torch's operators 2507 (of which the recurrence was
+The GPU is busy all that time. One sequence takes 303 kernels, with torch's operators 2507 (of which the recurrence was
 ours): each reads little and pays a chain of latencies. The furthest from its bytes is a layer's pair of kernels of
-experts, 24 µs for 52 MB.
+experts, about 20 µs for 52 MB.
 """
 
 from __future__ import annotations

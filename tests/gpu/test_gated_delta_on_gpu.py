@@ -119,7 +119,7 @@ def test_the_fused_step_agrees_with_fp64_over_many_tokens(batch, dtype):
     for position in range(20):
         token["mixed"].normal_()
         token["positions"].fill_(position)
-        gated_delta_step(**token, conv_state=ring, state=state, out=out)
+        gated_delta_step(**token, conv_state=ring, state=state, out=out, is_settled=position % 2 == 0)
         wide = {name: value.double() if value.is_floating_point() else value for name, value in token.items()}
         *parts, exact_ring = prepare(wide, exact_ring, exact)
         reference, exact = advance(*parts, exact)
