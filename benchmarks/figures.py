@@ -28,8 +28,9 @@ from gpubench.report import write_report
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 PAGE_SIZE, SCALE = (1240, 1560), 1.5
-PARETO_VIEW = urlencode({"logx": "1", "group": '["backend","isl"]', "only": '[["model",["qwen3.5-35b-a3b"]]]'})
-"""One model, a frontier for each mode and length."""
+_ONLY = '[["isl",[8192]],["model",["qwen3.5-35b-a3b"]]]'
+PARETO_VIEW = urlencode({"logx": "1", "group": '["backend"]', "only": _ONLY})
+"""One model at one length, a frontier for each mode."""
 NO_BROWSER = 3
 REPEATS = 200
 
