@@ -19,7 +19,7 @@ from gpubench.graphs.piecewise.buckets import choose_buckets
 from gpubench.graphs.piecewise.seam import Graphs
 from gpubench.graphs.piecewise.start import measure_start, start_at_once
 from gpubench.graphs.piecewise.step import Arguments, Options, PiecewiseStep
-from gpubench.graphs.piecewise.trace import Traces
+from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.switch import are_graphs_off
 from gpubench.models.base import Chunk, ServingModel, Slots
 from gpubench.registry import OwnMeasurement

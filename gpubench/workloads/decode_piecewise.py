@@ -16,7 +16,7 @@ from gpubench.graphs.piecewise.buckets import choose_buckets
 from gpubench.graphs.piecewise.cuda import CudaGraphs
 from gpubench.graphs.piecewise.start import measure_start, start_at_once, start_in_two_phases
 from gpubench.graphs.piecewise.step import Arguments, Options, PiecewiseStep
-from gpubench.graphs.piecewise.trace import Traces
+from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.switch import are_graphs_off
 from gpubench.models.base import Cache, DecodeModel
 from gpubench.registry import OwnMeasurement, Step

@@ -15,7 +15,7 @@ from gpubench.errors import StaleGraphError
 from gpubench.graphs.piecewise.cuda import CudaGraphs
 from gpubench.graphs.piecewise.split import Piece
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
-from gpubench.graphs.piecewise.trace import Traces
+from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.places import state_tensors
 from gpubench.models.presets import find_preset
 from gpubench.workloads.decode_step import next_tokens

@@ -16,10 +16,11 @@ from graphs.fake_graphs import FakeGraphs
 from torch import Tensor
 
 from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
+from gpubench.graphs.piecewise import trace
 from gpubench.graphs.piecewise.split import Operator, Piece
 from gpubench.graphs.piecewise.start import start_in_two_phases
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
-from gpubench.graphs.piecewise.trace import Traces
+from gpubench.graphs.piecewise.traces import Traces
 from gpubench.models.dense import DenseCache, DenseModel
 from gpubench.models.presets import PRESETS
 from gpubench.workloads.decode_step import next_tokens
@@ -500,6 +501,21 @@ def test_a_branch_that_the_smallest_numbers_alone_take_is_traced_for_each_of_the
         else:
             step(tokens, twin), pieces(tokens, state)
         torch.testing.assert_close(state.memory, twin.memory)
+
+
+def test_no_number_is_tried_that_another_trace_is_for(monkeypatch):
+    def step(tokens, state):
+        x = torch.ops.toy.read(table[tokens], state.memory)
+        return x * 2 if tokens.shape[0] <= 2 else x * 3 if tokens.shape[0] <= 4 else x * 4
+
+    table, state, tried = torch.randn(32, WIDTH), make_state(), []
+    kept = trace._trace
+    monkeypatch.setattr(trace, "_trace", lambda *given, **options: tried.append(given[-1]) or kept(*given, **options))
+    pieces = ready(step, state, buckets=(2, 4, 16))
+    assert len(tried) == 4, "one for each side, and another of the last to see which dimension is the tokens'"
+    for count, factor in ((8, 4), (4, 3), (2, 2)):
+        tokens = tokens_of(count)
+        torch.testing.assert_close(pieces(tokens, state), torch.ops.toy.read(table[tokens], state.memory) * factor)
 
 
 def test_a_head_left_outside_runs_on_as_many_rows_as_there_are_tokens():

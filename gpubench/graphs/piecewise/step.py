@@ -26,7 +26,8 @@ from gpubench.graphs.piecewise.capture import BucketCapture
 from gpubench.graphs.piecewise.entry import Entry, OutputInfo, call_operator, call_piece, learn_output
 from gpubench.graphs.piecewise.seam import Graphs
 from gpubench.graphs.piecewise.split import Piece, Plan, split
-from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken, Traces
+from gpubench.graphs.piecewise.trace import Constant, NumTokens, PerToken
+from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.places import Places
 
 __all__ = ["Arguments", "Options", "PiecewiseStep"]

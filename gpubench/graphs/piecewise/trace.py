@@ -7,8 +7,7 @@ the graph is called with the inputs that were found in the step's arguments by i
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +23,7 @@ from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
 from gpubench.graphs.places import Path, state_tensors
 from gpubench.kernels.ops import cut_at_seams
 
-__all__ = ["Constant", "Input", "NumTokens", "PerToken", "State", "Traced", "Traces", "trace_step"]
+__all__ = ["Constant", "Input", "NumTokens", "PerToken", "SizesUsed", "State", "StateSizes", "Step", "Traced", "trace_step"]
 
 Step = Callable[..., Any]
 """`step(*per_token, state)`: tensors whose first dimension is the tokens', and what is remembered between steps."""
@@ -130,96 +129,31 @@ class _OneNumber:
         return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
 
 
-Kinds = tuple[tuple[Path, int, bool, torch.dtype], ...]
 StateSizes = tuple[tuple[int | None, ...], ...]
 """The shapes of a state's tensors; None for a size that may be any from 2 on."""
 
 
-class Traces:
-    """The graphs of one step, each traced once. They know where tensors are in a state, but nothing of its memory: who
-    cuts the step again, for another cache, may have them.
-
-    The sizes of a state are constants of a graph, but for those that another state has differently, one that came
-    before or is expected: they are left open. If the step makes use of one of these, a graph is traced for each.
-    """
-
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        """The step as it was given."""
-        self._found: list[tuple[Kinds, StateSizes, Traced]] = []
-        self._expected: list[tuple[Kinds, StateSizes]] = []
-        self._may_be_open = True
-
-    def expect(self, state: Any) -> None:
-        """Say that a state of these sizes is going to come."""
-        if (told := _describe(state)) not in self._expected:
-            self._expected.append(told)
-
-    def find(self, per_token: Sequence[Tensor], state: Any, num_tokens: int) -> Traced:
-        """The graph for so many tokens; arguments and refusals are those of `trace_step`."""
-        kinds, sizes = _describe(state)
-        others = [own_sizes for own_kinds, own_sizes in self._expected if own_kinds == kinds]
-        for own_kinds, own_sizes, traced in self._found:
-            if own_kinds == kinds:
-                if _fit(own_sizes, sizes) and traced.admits(num_tokens):
-                    return traced
-                others.append(own_sizes)
-        began = time.perf_counter()
-        opened = _open(sizes, others) if self._may_be_open else sizes
-        try:
-            traced = trace_step(self.step, per_token, state, num_tokens, opened)
-        except (_SizesUsed, Unsupported):
-            if opened == sizes:
-                raise
-            self._may_be_open, opened = False, sizes
-            traced = trace_step(self.step, per_token, state, num_tokens)
-        traced = replace(traced, seconds=time.perf_counter() - began)
-        self._found.append((kinds, opened, traced))
-        return traced
-
-
-def _describe(state: Any) -> tuple[Kinds, tuple[tuple[int, ...], ...]]:
-    """What tensors a state has, and their shapes."""
-    tensors = list(state_tensors(state))
-    kinds = tuple((path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors)
-    return kinds, tuple(tuple(value.shape) for _, value in tensors)
-
-
-def _fit(sizes: StateSizes, given: Sequence[Sequence[int]]) -> bool:
-    return all(
-        size == found or (size is None and found > 1)
-        for own, other in zip(sizes, given, strict=True)
-        for size, found in zip(own, other, strict=True)
-    )
-
-
-def _open(sizes: tuple[tuple[int, ...], ...], others: list[StateSizes]) -> StateSizes:
-    """The sizes without those that one of the others has differently; 0 and 1 remain, for they can't be symbols."""
-    return tuple(
-        tuple(
-            size if size < 2 or all(other[place][dim] == size for other in others) else None
-            for dim, size in enumerate(own)
-        )
-        for place, own in enumerate(sizes)
-    )
-
-
-class _SizesUsed(Exception):
+class SizesUsed(Exception):
     """A step makes use of a state's sizes that were left open."""
 
 
-def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: int, sizes: StateSizes = ()) -> Traced:
+def trace_step(
+    step: Step,
+    per_token: Sequence[Tensor],
+    state: Any,
+    num_tokens: int,
+    sizes: StateSizes = (),
+    others: Sequence[Traced] = (),
+) -> Traced:
     """The graph of `step` for `num_tokens` tokens and others like it; nothing is run.
 
     `per_token` are tensors like those the step will get, of any number of rows. `sizes`, if given, are the state's, and
-    those that are None are left open. Unsupported if the step can't be traced in one piece, or not for any number of
-    tokens: what it does with the state must be in operators.
+    those that are None are left open. `others` are for other numbers of tokens: no need to try these. Unsupported if
+    the step can't be traced in one piece, or not for any number of tokens: what it does with the state must be in
+    operators; SizesUsed if it makes use of what was left open.
     """
     trace = partial(_trace, step, per_token, state, sizes)
-    # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
-    taken = {size for _, value in state_tensors(state) for size in value.shape}
-    odd = next(number for number in itertools.count(max(num_tokens, 2)) if number not in taken)
-    for number in (odd, num_tokens) if num_tokens > 1 else ():
+    for number in _numbers_like(num_tokens, state, others):
         try:
             traced = trace(number)
         except Unsupported:  # this number may be the only one of its kind, which is no symbol then
@@ -227,6 +161,21 @@ def trace_step(step: Step, per_token: Sequence[Tensor], state: Any, num_tokens: 
         if traced.admits(num_tokens):
             return traced
     return _trace_exactly(trace, num_tokens)
+
+
+def _numbers_like(num_tokens: int, state: Any, others: Sequence[Traced]) -> Iterable[int]:
+    """The numbers of tokens to trace with, one after the other, so that the graph is for `num_tokens`, too."""
+
+    def is_elsewhere(number: int) -> bool:
+        return number < 2 or any(traced.admits(number) for traced in others)
+
+    if num_tokens < 2 or (is_elsewhere(num_tokens - 1) and is_elsewhere(num_tokens + 1)):
+        return ()  # it is the only one of its kind, which is no symbol
+    # No size of the state: else the number of tokens would be taken for it, or the state's for the number of tokens.
+    taken = {size for _, value in state_tensors(state) for size in value.shape}
+    near = (*range(num_tokens, num_tokens + len(taken) + 1), *range(num_tokens - 1, 1, -1))
+    odd = next((number for number in near if number not in taken and not is_elsewhere(number)), num_tokens)
+    return dict.fromkeys((odd, num_tokens))
 
 
 def _trace_exactly(trace: Callable[..., Traced], num_tokens: int) -> Traced:
@@ -295,7 +244,7 @@ def _left_open(state: Any, sizes: StateSizes) -> Iterator[None]:
 
 
 def _refuse_sizes(traced: Traced) -> None:
-    """_SizesUsed if the graph, or what its trace took for granted, knows of another size than the number of tokens."""
+    """SizesUsed if the graph, or what its trace took for granted, knows of another size than the number of tokens."""
     own = {traced.sizes.symbol} if isinstance(traced.sizes, _AnyNumber) else set()
     used: set[Any] = set()
     environments: dict[int, Any] = {}
@@ -310,7 +259,7 @@ def _refuse_sizes(traced: Traced) -> None:
     for environment in environments.values():
         used.update(*(environment.replace(guard.expr).free_symbols for guard in environment.guards))
     if not used <= own:
-        raise _SizesUsed
+        raise SizesUsed
 
 
 _numbers = itertools.count()
