@@ -23,7 +23,18 @@ from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
 from gpubench.graphs.places import Path, state_tensors
 from gpubench.kernels.ops import cut_at_seams
 
-__all__ = ["Constant", "Input", "NumTokens", "PerToken", "SizesUsed", "State", "StateSizes", "Step", "Traced", "trace_step"]
+__all__ = [
+    "Constant",
+    "Input",
+    "NumTokens",
+    "PerToken",
+    "SizesUsed",
+    "State",
+    "StateSizes",
+    "Step",
+    "Traced",
+    "trace_step",
+]
 
 Step = Callable[..., Any]
 """`step(*per_token, state)`: tensors whose first dimension is the tokens', and what is remembered between steps."""
