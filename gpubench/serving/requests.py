@@ -115,7 +115,8 @@ def _parse_length(name: str, given: Any) -> Range:
         ends = given["uniform"]
         if isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends):
             return _checked(f"{name}.uniform", ends[0], ends[1])
-    raise ArgumentError(f"{name}: wanted a number of tokens or {{uniform: [low, high]}}; got {given!r}")
+    instead = "; or give pairs, a file of both lengths" if given is None else ""
+    raise ArgumentError(f"{name}: wanted a number of tokens or {{uniform: [low, high]}}; got {given!r}{instead}")
 
 
 def _checked(name: str, low: int, high: int) -> Range:
@@ -132,7 +133,7 @@ def _read_pairs(path: str) -> PairsFile:
         content = Path(path).read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise ArgumentError(f"pairs: can't read {path}: {error.strerror}") from error
+        raise ArgumentError(f"pairs: can't read {Path(path).absolute()}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ArgumentError(f"pairs: {path} is no text: {error.reason} at byte {error.start}") from error
     rows = csv.reader(text.splitlines(), strict=True, skipinitialspace=True)

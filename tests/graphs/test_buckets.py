@@ -57,6 +57,12 @@ def test_buckets_that_cannot_be_are_refused_with_the_numbers(wanted, words):
         choose_buckets(wanted, 7)
 
 
+@pytest.mark.parametrize("wanted", ["pwoers", [1, 4], [0], [7, 7]])
+def test_the_option_that_gave_them_is_named(wanted):
+    with pytest.raises(ArgumentError, match=r"^prefill_buckets: "):
+        choose_buckets(wanted, 7, "prefill_buckets")
+
+
 @pytest.mark.parametrize("tokens", [0, 9])
 def test_a_step_that_no_bucket_holds_is_refused(tokens):
     with pytest.raises(ArgumentError, match=rf"a step of {tokens} tokens: buckets \[4, 8\] hold 1 to 8"):

@@ -21,7 +21,7 @@ def test_a_length_is_a_number_or_a_range():
         (True, "isl: wanted a number of tokens or {uniform: [low, high]}; got True"),
         (1.5, "got 1.5"),
         ("long", "got 'long'"),
-        (None, "got None"),
+        (None, "got None; or give pairs, a file of both lengths"),
         ({"normal": [1, 2]}, "got {'normal': [1, 2]}"),
         ({"uniform": [1, 2], "seed": 3}, "wanted a number"),
         ({"uniform": [1]}, "wanted a number"),

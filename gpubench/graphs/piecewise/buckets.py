@@ -14,20 +14,21 @@ POLICIES = ("exact", "powers", "engine")
 """One bucket for the most tokens alone; powers of two; 1, 2, 4, and multiples of 8, as serving engines have them."""
 
 
-def choose_buckets(wanted: str | Sequence[int], most_tokens: int) -> tuple[int, ...]:
+def choose_buckets(wanted: str | Sequence[int], most_tokens: int, name: str = "buckets") -> tuple[int, ...]:
     """The buckets, smallest first, that a policy or a list of them means for steps of up to `most_tokens`.
 
     `most_tokens` is what a step can have: of a step that prefills it is the chunk, whatever the number of sequences. A
-    policy goes up to it; a list is taken as it is. ArgumentError names what is wrong with it, or that it ends below.
+    policy goes up to it; a list is taken as it is. ArgumentError names the option and what is wrong
+    with it, or that it ends below.
     """
     if isinstance(wanted, str):
         if wanted not in POLICIES:
-            raise ArgumentError(f"buckets: no policy {wanted!r}; known: {', '.join(POLICIES)}, or a list of numbers")
+            raise ArgumentError(f"{name}: no policy {wanted!r}; known: {', '.join(POLICIES)}, or a list of numbers")
         return _by_policy(wanted, most_tokens)
-    buckets = _checked(wanted)
+    buckets = _checked(wanted, name)
     if buckets[-1] < most_tokens:
         raise ArgumentError(
-            f"buckets: {_show(buckets)} don't cover a step of {most_tokens} tokens; the largest is {buckets[-1]}"
+            f"{name}: {_show(buckets)} don't cover a step of {most_tokens} tokens; the largest is {buckets[-1]}"
         )
     return buckets
 
@@ -51,14 +52,12 @@ def _by_policy(policy: str, most_tokens: int) -> tuple[int, ...]:
     return (*(bucket for bucket in small if bucket < most_tokens), most_tokens)
 
 
-def _checked(wanted: Any) -> tuple[int, ...]:
+def _checked(wanted: Any, name: str) -> tuple[int, ...]:
     is_list = isinstance(wanted, list | tuple) and len(wanted) > 0
     if not is_list or not all(type(bucket) is int and bucket >= 1 for bucket in wanted):
-        raise ArgumentError(
-            f"buckets: {wanted!r}; wanted numbers of tokens, 1 or more, or one of {', '.join(POLICIES)}"
-        )
+        raise ArgumentError(f"{name}: {wanted!r}; wanted numbers of tokens, 1 or more, or one of {', '.join(POLICIES)}")
     if len(set(wanted)) < len(wanted):
-        raise ArgumentError(f"buckets: {_show(wanted)} has a number twice")
+        raise ArgumentError(f"{name}: {_show(wanted)} has a number twice")
     return tuple(sorted(wanted))
 
 
