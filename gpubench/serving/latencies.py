@@ -80,10 +80,17 @@ def steady_requests(served: Served, window: Window) -> Ints:
     return np.argwhere((last > window.begin) & (last <= window.end))
 
 
-def write_requests(path: Path, served: Served, window: Window, run: int) -> None:
-    """A line of JSON for every request that was sent, by the time of sending; the runs of a step one after another."""
-    with path.open("a" if run else "w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"run": run, **line}) + "\n" for line in _lines(served, window))
+def write_requests(path: Path, served: Served, window: Window) -> None:
+    """Add a line of JSON for every request that was sent, by the time of sending; runs are numbered as they come.
+
+    Other workers may have written the runs before: a cell's trials can be tasks of their own.
+    """
+    with path.open("ab+") as file:
+        file.seek(0)
+        whole = file.read().rpartition(b"\n")[0]
+        file.truncate(len(whole) + 1 if whole else 0)  # a worker that was killed may have left half a line
+        run = json.loads(whole.rpartition(b"\n")[2])["run"] + 1 if whole else 0
+        file.writelines(json.dumps({"run": run, **line}).encode() + b"\n" for line in _lines(served, window))
 
 
 def _lines(served: Served, window: Window) -> Iterator[dict[str, Any]]:

@@ -116,7 +116,6 @@ class ServingStep:
 
     def __init__(self, engine: Engine, traffic: Traffic, artifacts: str) -> None:
         self._engine, self._traffic, self._artifacts = engine, traffic, artifacts
-        self._runs = 0
         self.measured = engine.measured
         self.served: Served | None = None
         """The last run."""
@@ -125,8 +124,7 @@ class ServingStep:
         traffic = self._traffic
         self.served = serve(self._engine, traffic.lengths, traffic.prompts, traffic.prefill_chunk)
         if self._artifacts:
-            write_requests(Path(self._artifacts) / REQUESTS, self.served, traffic.window, self._runs)
-        self._runs += 1
+            write_requests(Path(self._artifacts) / REQUESTS, self.served, traffic.window)
         return measure(self.served, traffic.window)
 
 
@@ -155,7 +153,7 @@ def _(
 ) -> Step:
     of_rows = Options(decode_buckets(buckets, traffic.lengths.users))
     longest = min(traffic.prefill_chunk, int(traffic.lengths.isl.max()))
-    of_chunks = choose_buckets(prefill_buckets, longest)
+    of_chunks = choose_buckets(prefill_buckets, longest, "prefill_buckets")
     return ServingStep(PiecewiseEngine(decoder, slots, of_rows, of_chunks, CudaGraphs()), traffic, artifacts)
 
 
@@ -172,17 +170,19 @@ def _(step: ServingStep, decoder: ServingModel, traffic: Traffic, model: str, dt
 @closed_loop.fits
 def _(concurrency: int, prefill_chunk: int, dtype: FloatType, device_bytes: float, **given: Any) -> str | None:
     config, size = Variant.of(given).config, itemsize(dtype)
-    longest_isl, longest_osl = parse_wanted(given["isl"], given["osl"], given["pairs"]).longest
+    wanted = parse_wanted(given["isl"], given["osl"], given["pairs"])
     sent = concurrency * (given["warmup_requests"] + _measured_requests(concurrency, given["requests"]))
-    capacity = longest_isl + longest_osl
+    capacity = sum(wanted.longest)
+    # In a file of pairs the longest prompt and the longest answer may be of two requests, and the longest of neither.
+    longest_prompt, longest_answer = wanted.isl[1], wanted.osl[1]
     needs = {
         "weights": config.weight_bytes(size),
         f"cache of {concurrency} × {capacity} tokens": config.cache_bytes(concurrency, capacity, size),
         "activations": config.activation_bytes(max(concurrency, prefill_chunk), size),
-        "prompts": 8 * sent * longest_isl,
+        "prompts": 8 * sent * longest_prompt,
         "check": config.cache_bytes(1, capacity, size)
         + config.activation_bytes(capacity, size)
-        + longest_osl * config.vocabulary * (size + _COMPARED_BYTES),
+        + longest_answer * config.vocabulary * (size + _COMPARED_BYTES),
     }
     total = sum(needs.values())
     if total <= device_bytes:

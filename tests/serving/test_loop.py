@@ -157,10 +157,10 @@ def test_every_request_that_was_sent_has_a_line(tmp_path):
     served, _ = run(lengths, 4, drain=False)
     window = Window.of(served.progress, 1)
     path = tmp_path / "requests.jsonl"
-    for number in range(2):
-        write_requests(path, served, window, number)
+    for _ in range(2):
+        write_requests(path, served, window)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["run"] for line in lines] == sorted(line["run"] for line in lines)
+    assert [line["run"] for line in lines] == [0] * (len(lines) // 2) + [1] * (len(lines) // 2)
     first = [line for line in lines if line["run"] == 0]
     assert len(first) == (served.progress.sent >= 0).sum()
     assert [line["sent_s"] for line in first] == sorted(line["sent_s"] for line in first)
@@ -171,6 +171,16 @@ def test_every_request_that_was_sent_has_a_line(tmp_path):
     assert by_request[1, 0]["chunks"] == 2
     assert by_request[0, 1]["tpot_s"] is None
     assert by_request[0, 2]["itl_s"]["max"] >= by_request[0, 2]["itl_s"]["p50"] > 0
+
+
+def test_half_a_line_that_a_killed_worker_left_is_dropped(tmp_path):
+    served, _ = run(fixed(users=1, requests=2, isl=3, osl=5), 3, drain=False)
+    path = tmp_path / "requests.jsonl"
+    for left in (b"", b'{"run": 0, "us', b'{"run": 1, "user'):
+        with path.open("ab") as file:
+            file.write(left)
+        write_requests(path, served, Window.of(served.progress, 1))
+    assert [json.loads(line)["run"] for line in path.read_text().splitlines()] == [0, 0, 1, 1, 2, 2]
 
 
 def test_prompts_are_the_same_for_a_seed_and_within_the_vocabulary():
