@@ -171,8 +171,13 @@ class Workload:
     def check(self, function: F) -> F:
         """Register `(step, **inputs) -> CheckResult` of a workload that measures itself: was what it just did right?
 
-        It is called after each run of the step, untimed.
+        It is called after each run of the step, untimed. Other workloads have their outputs compared.
         """
+        if not self.measures_itself:
+            raise TypeError(
+                f".check of {self.name} would never be called: the workload doesn't measure itself; "
+                "use .oracle for the truth, or .compare where allclose isn't the question"
+            )
         self.check_function = function
         return function
 
@@ -249,6 +254,9 @@ def workload(
     `shares` names arguments. Cells in which these are equal run next to each other in one worker, and may share what
     they build with `gpubench.shared`.
     """
+
+    if in_process and not measures_itself:
+        raise TypeError(f"workload {name!r} is in_process, which is said of one that measures_itself alone")
 
     def register(function: Callable[..., Any]) -> Workload:
         if name in _workloads:

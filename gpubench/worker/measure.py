@@ -172,7 +172,7 @@ def warm_up(prepared: Prepared, seconds: float, clock: Callable[[], float] = tim
 def measure_own(prepared: Prepared, enter: Enter) -> Trial:
     """Run a step that measures itself, once: its own measurements.
 
-    Where a step time isn't among them, it is how long the run took by the wall clock.
+    Where the whole step's time isn't among them, it is how long the run took by the wall clock.
     """
     enter(Stage.MEASURE)
     reported: list[OwnMeasurement] = []
@@ -184,7 +184,7 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
     with garbage_collection_paused():
         seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
     found = collect_own(reported)
-    if not any(measurement.metric == STEP_TIME for measurement in found):
+    if not any(measurement.metric == STEP_TIME and not measurement.range for measurement in found):
         found.insert(0, Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)]))
     stopped = "it measures itself; one run is one trial"
     return Trial(found, stopped, seconds, {"stopped": stopped})

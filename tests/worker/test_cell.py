@@ -489,6 +489,16 @@ def test_a_workload_that_measures_itself_gives_all_samples_at_once_and_its_own_s
     assert (rate.timer, rate.samples) == (None, [3.0])
 
 
+def test_a_step_time_of_a_part_alone_leaves_the_wall_clock_that_of_the_whole() -> None:
+    workload = bare(lambda: [OwnMeasurement("step_time", "s", 9.0, range="bucket 8")])
+    workload.measures_itself = True
+
+    whole, part = run_cell(workload.name, "tested").record.measurements
+
+    assert (whole.metric, whole.range, whole.timer) == ("step_time", "", Timer.WALL)
+    assert (part.metric, part.range, part.samples) == ("step_time", "bucket 8", [9.0])
+
+
 @pytest.mark.parametrize(("against", "checked"), [("auto", 2), ("none", 0)])
 def test_a_workload_that_measures_itself_may_be_asked_whether_it_was_right(against: str, checked: int) -> None:
     workload = bare(lambda: [OwnMeasurement("rate", "1/s", 3.0)])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from worker_cells import QUICK, bare, run_cell
 
+import gpubench
 from gpubench.errors import PluginError
 from gpubench.records import Outcome, Stage
 from gpubench.registry import OwnMeasurement
@@ -136,3 +137,17 @@ def test_a_metric_that_gives_no_number_is_named() -> None:
     assert record.outcome is Outcome.ERROR
     assert record.reason.startswith("metric 'rate' (test_hooks.py:")
     assert "raised TypeError: float() argument" in record.reason
+
+
+def test_a_check_of_a_step_that_measures_nothing_itself_is_refused_as_it_would_never_be_made() -> None:
+    workload = bare(lambda: None)
+
+    with pytest.raises(TypeError, match=r"\.check of bare_\d+ would never be called"):
+        workload.check(lambda step: None)
+
+    assert workload.check_function is None
+
+
+def test_in_process_is_said_of_what_measures_itself_alone() -> None:
+    with pytest.raises(TypeError, match="'lonely' is in_process, which is said of one that measures_itself alone"):
+        gpubench.workload("lonely", in_process=True)
