@@ -23,12 +23,10 @@ from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.switch import are_graphs_off
 from gpubench.models.base import Chunk, ServingModel, Slots
 from gpubench.registry import OwnMeasurement
+from gpubench.serving.scheduler import IDLE
 from gpubench.sharing import shared
 
 __all__ = ["EagerEngine", "Engine", "GraphEngine", "PiecewiseEngine", "decode_buckets"]
-
-IDLE = -1
-"""The position of a row that doesn't decode."""
 
 
 class Engine(Protocol):

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from gpubench.errors import ArgumentError
 from gpubench.serving.requests import Lengths
 
-__all__ = ["Piece", "Progress", "Scheduler", "Window", "find_window"]
+__all__ = ["IDLE", "NOT_YET", "Piece", "Progress", "Scheduler", "Window", "find_window"]
 
 NOT_YET = -1
+"""The moment of what hasn't come."""
 IDLE = -1
 """The position of a slot that doesn't decode."""
 
