@@ -228,10 +228,12 @@ def format_value(value: float | None, unit: str) -> str:
 
 
 def format_tail(values: Sequence[float], unit: str) -> str:
-    """Percentiles side by side, with one unit where they share it: `118 / 182 / 210 ms`."""
+    """Percentiles side by side, their unit once if all share it: `118 / 182 / 210 ms`, `980 µs / 1.20 ms / 2.00 ms`."""
     *texts, last = [format_value(value, unit) for value in values]
     _, space, shown = last.partition(" ")
-    return " / ".join([*(text.removesuffix(space + shown) for text in texts), last])
+    if all(text.endswith(space + shown) for text in texts):  # else one without would be read in that of its neighbour
+        texts = [text.removesuffix(space + shown) for text in texts]
+    return " / ".join([*texts, last])
 
 
 def _digits(value: float) -> str:

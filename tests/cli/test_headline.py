@@ -23,7 +23,7 @@ def test_of_latencies_of_requests_the_percentiles_are_told_and_nothing_else(tmp_
     ttft = [1e-3 * n for n in range(1, 102)]
     samples = {"step_time": [[1e-3]], "ttft": [ttft[:50], ttft[50:]], "itl": [[9e-4] * 9 + [2e-3]]}
     told = line(tmp_path, MadeCell({}, samples), Pass.TIMING)
-    assert told == "ttft 51.0 / 91.0 / 100 ms  itl 900 µs / 1.01 / 1.90 ms (p50 / p90 / p99, cuda_event)"
+    assert told == "ttft 51.0 / 91.0 / 100 ms  itl 900 µs / 1.01 ms / 1.90 ms (p50 / p90 / p99, cuda_event)"
 
 
 def test_the_profiled_pass_tells_kernel_time_and_span(tmp_path):
