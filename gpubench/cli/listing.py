@@ -24,7 +24,6 @@ def list_workloads(
     as_json: Annotated[bool, typer.Option("--json", help="Print the catalogue as JSON.")] = False,
 ) -> None:
     """Show workloads, backends and axes."""
-
     from gpubench.catalogue import dump_catalogue
     from gpubench.errors import UsageError
     from gpubench.run.probe import load_catalogue

@@ -36,7 +36,6 @@ def reproduce(
     The run itself stays as it is. Exit codes: 0 the cell ended as in the run, with the same signature if it failed;
     1 it ended otherwise; 2 no such run or cell, or one without an answer yet.
     """
-
     from gpubench.analysis.run import load_run
     from gpubench.cli.interrupts import stop_on_interrupt
     from gpubench.run.rerun import rerun_request

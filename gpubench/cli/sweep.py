@@ -67,7 +67,6 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines.")] = False,
 ) -> None:
     """Run a grid of cells: measure each, record what became of it, write the report."""
-
     from gpubench.machine import read_machine
 
     overrides = list(set_ or [])
