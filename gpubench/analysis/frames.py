@@ -64,6 +64,7 @@ def cell_frame(
     rows: list[int] = []
     labels: list[_Figure] = []
     samples: list[list[list[float]]] = []
+    repeats: list[float] = []
     for index, found in enumerate(figures):
         have = {figure.metric for figure in found if not figure.range}
         absent = [_Figure(metric, unit, "", "", "") for metric, unit in whole_step.items() if metric not in have]
@@ -71,11 +72,26 @@ def cell_frame(
             rows.append(index)
             labels.append(figure)
             samples.append(found.get(figure, []))
-    stats = summarise_all(samples, is_time=[label.unit == "s" and not measures_itself for label in labels])
+            repeats.append(_repeats(figure, found))
+    is_time = [label.unit == "s" and not measures_itself for label in labels]
+    stats = summarise_all(samples, is_time, repeats)
     stats.loc[stats[c.NUM_SAMPLES] == 0, c.WARNINGS] = ""
     described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
     frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)
     return _with_both_passes(frame, across_passes(frame, cells), described)
+
+
+def _repeats(figure: _Figure, found: Mapping[_Figure, Sequence[Sequence[float]]]) -> float:
+    """How often one reading is among a figure's samples, on average.
+
+    Of a loop, ITL has an iteration's time once for each sequence that decoded in it: they are no more readings than
+    there were such iterations.
+    """
+    if figure.metric != "itl" or figure.range:
+        return 1.0
+    trials = (trials for other, trials in found.items() if other.metric == "decoding" and not other.range)
+    decoding = [count for own in trials for trial in own for count in trial if count > 0]
+    return sum(decoding) / len(decoding) if decoding else 1.0
 
 
 def _with_both_passes(frame: pd.DataFrame, both: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:

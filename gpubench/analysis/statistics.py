@@ -149,19 +149,25 @@ def summarise(trials: Sequence[Sequence[float]], *, is_time: bool = False) -> Su
     return Summary(num_samples=int(row[c.NUM_SAMPLES]), trials=int(row[c.TRIALS]), warnings=warnings, **numbers)
 
 
-def summarise_all(figures: Sequence[Sequence[Sequence[float]]], is_time: Sequence[bool] | None = None) -> pd.DataFrame:
+def summarise_all(
+    figures: Sequence[Sequence[Sequence[float]]],
+    is_time: Sequence[bool] | None = None,
+    repeats: Sequence[float] | None = None,
+) -> pd.DataFrame:
     """One row of `columns.SUMMARY` per figure, in their order; vectorised over all of them.
 
-    `warnings` is a text: the `SampleWarning`s, joined by a comma and a space.
+    `warnings` is a text: the `SampleWarning`s, joined by a comma and a space. `repeats` says of each figure how often
+    one reading is among its samples, on average: an interval is as wide as that many fewer samples make it.
     """
     trials = [(figure, np.asarray(trial, dtype=np.float64)) for figure, all_ in enumerate(figures) for trial in all_]
     trials = [(figure, samples) for figure, samples in trials if samples.size]
     pooled: list[list[Floats]] = [[] for _ in figures]
     for figure, samples in trials:
         pooled[figure].append(samples)
-    whole = _describe([np.concatenate(parts) if parts else np.empty(0) for parts in pooled])
-    single = _describe([samples for _, samples in trials])
     owner = np.array([figure for figure, _ in trials], dtype=np.intp)
+    often = np.ones(len(figures)) if repeats is None else np.asarray(repeats, dtype=np.float64)
+    whole = _describe([np.concatenate(parts) if parts else np.empty(0) for parts in pooled], often)
+    single = _describe([samples for _, samples in trials], often[owner])
     count = np.array([len(parts) for parts in pooled], dtype=np.int64)
 
     spread = _between(whole, single, owner, count)
@@ -238,11 +244,12 @@ class _Description:
     first_is_slowest: NDArray[np.bool_]
 
 
-def _describe(sets: Sequence[Floats]) -> _Description:
+def _describe(sets: Sequence[Floats], repeats: Floats) -> _Description:
     numbers = {name: np.full(len(sets), np.nan) for name in _NUMBERS}
     first_is_slowest = np.zeros(len(sets), dtype=bool)
-    for rows, samples in _by_length(sets):
+    for rows, samples in _by_length(sets, repeats):
         size = samples.shape[1]
+        readings = max(1, round(size / repeats[rows[0]]))
         first_is_slowest[rows] = (
             (size > 1)
             & (samples[:, 0] >= samples.max(axis=1))
@@ -253,9 +260,10 @@ def _describe(sets: Sequence[Floats]) -> _Description:
         for name, values in zip(("median", "p10", "p90", "p99"), quantiles, strict=False):
             numbers[name][rows] = values
         numbers["iqr"][rows] = quantiles[5] - quantiles[4]
-        rank, z = _median_rank(size)
-        numbers["low"][rows], numbers["high"][rows] = ordered[:, rank - 1], ordered[:, size - rank]
-        numbers["z"][rows] = z if size > 1 else np.nan
+        rank, z = _median_rank(readings)
+        place = (rank - 1) * size // readings
+        numbers["low"][rows], numbers["high"][rows] = ordered[:, place], ordered[:, size - 1 - place]
+        numbers["z"][rows] = z if readings > 1 else np.nan
         numbers["min"][rows], numbers["max"][rows] = ordered[:, 0], ordered[:, -1]
     n = np.array([samples.size for samples in sets], dtype=np.int64)
     return _Description(n=n, first_is_slowest=first_is_slowest, **numbers)
@@ -264,12 +272,12 @@ def _describe(sets: Sequence[Floats]) -> _Description:
 _NUMBERS = ("median", "low", "high", "z", "p10", "p90", "p99", "min", "max", "iqr")
 
 
-def _by_length(sets: Sequence[Floats]) -> Iterator[tuple[Ranks, Floats]]:
-    """Sets of one length as a matrix, with their places: what makes ragged samples quick to sort."""
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, samples in enumerate(sets):
-        places[samples.size].append(place)
-    for size, rows in places.items():
+def _by_length(sets: Sequence[Floats], repeats: Floats) -> Iterator[tuple[Ranks, Floats]]:
+    """Sets of one length and `repeats` as a matrix, with their places: what makes ragged samples quick to sort."""
+    places: dict[tuple[int, float], list[int]] = defaultdict(list)
+    for place, (samples, often) in enumerate(zip(sets, repeats.tolist(), strict=True)):
+        places[samples.size, often].append(place)
+    for (size, _), rows in places.items():
         if size:
             yield np.array(rows, dtype=np.intp), np.stack([sets[row] for row in rows])
 

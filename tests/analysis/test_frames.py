@@ -37,6 +37,17 @@ def test_a_slow_first_sample_is_no_warning_of_a_workload_that_measures_itself(tm
     assert "first sample slow" not in other[0]
 
 
+def test_gaps_of_many_sequences_in_one_iteration_are_one_reading_to_an_interval(tmp_path):
+    iterations = [1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0]
+    gaps = [seconds for seconds in iterations for _ in range(64)]
+    served = MadeCell({"users": 64}, {"step_time": [iterations], "itl": [gaps], "decoding": [[64.0] * 8]})
+    reported = MadeCell({"users": 1}, {"step_time": [iterations], "itl": [gaps]})
+    found = run_of(tmp_path, served, reported).wide()
+    ends = list(zip(found["itl.low"], found["itl.high"], strict=True))
+    assert ends[0] == (found["step_time.low"][0], found["step_time.high"][0]) == (1.0, 9.0)
+    assert ends[1] == (4.0, 6.0), "nothing says that these are the same readings"
+
+
 @pytest.mark.parametrize("outcome", [*[o for o in Outcome if o is not Outcome.OK], None])
 def test_a_cell_that_is_not_ok_stays_under_every_metric_without_figures(tmp_path, outcome):
     good = MadeCell({"batch": 1}, {"step_time": TIMES, "tok_s_user": TIMES})

@@ -36,6 +36,14 @@ def test_the_interval_encloses_the_median(trials):
     assert summary.low > 0
 
 
+@given(trials_of_samples, st.integers(1, 64))
+def test_readings_that_are_repeated_make_an_interval_no_narrower(trials, repeats):
+    once = summarise_all([trials]).iloc[0]
+    often = summarise_all([[np.repeat(trial, repeats) for trial in trials]], repeats=[repeats]).iloc[0]
+    assert often["num_samples"] == once["num_samples"] * repeats
+    assert [often["low"], often["high"]] == pytest.approx([once["low"], once["high"]])
+
+
 @given(st.lists(st.lists(st.lists(positive, max_size=12), max_size=4), max_size=8))
 def test_many_figures_at_once_are_summarised_as_each_alone(figures):
     together = summarise_all(figures)
