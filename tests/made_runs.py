@@ -36,10 +36,11 @@ class MadeCell:
 
     axes: dict[str, Scalar]
     samples: dict[str, list[list[float]]] = field(default_factory=dict)
+    """By metric and trial; `metric|range` is of a range within the step, or of a bucket."""
     outcome: Outcome | None = Outcome.OK
     reason: str = ""
     profile: dict[str, list[float]] = field(default_factory=dict)
-    """Samples by metric of the profiled pass; `metric|range` is of a range within the step."""
+    """Of the profiled pass, by metric."""
     work: dict[str, float] = field(default_factory=dict)
     stderr: str = ""
     kernels: list[KernelShare] = field(default_factory=list)
@@ -137,8 +138,8 @@ def _records(cell: Cell, plan: MadeCell) -> list[CellRecord]:
     records = []
     for trial in range(trials):
         measured = [
-            Measurement(metric, UNITS.get(metric, "s"), Timer.CUDA_EVENT, samples[trial])
-            for metric, samples in plan.samples.items()
+            Measurement(name, _unit(name), Timer.CUDA_EVENT, samples[trial], range=inner)
+            for (name, _, inner), samples in ((metric.partition("|"), found) for metric, found in plan.samples.items())
             if trial < len(samples)
         ]
         records.append(_record(cell, plan, trial, Pass.TIMING, measured))
@@ -152,7 +153,7 @@ def _records(cell: Cell, plan: MadeCell) -> list[CellRecord]:
 
 
 def _unit(metric: str) -> str:
-    return "B" if metric.startswith("memory_") else "s"
+    return "B" if metric.startswith("memory_") else UNITS.get(metric, "s")
 
 
 def _record(cell: Cell, plan: MadeCell, trial: int, pass_: Pass, measured: list[Measurement]) -> CellRecord:

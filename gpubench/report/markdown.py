@@ -18,6 +18,7 @@ from gpubench.records import Outcome
 from gpubench.report.comparison import COMPARED, Row, Versus, compare
 from gpubench.report.content import Content
 from gpubench.report.latencies import latency_table
+from gpubench.report.memory import memory_table
 from gpubench.report.times import times_table
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
@@ -43,6 +44,7 @@ def markdown_report(content: Content) -> str:
         *(_comparison(content) or _figures(content)),
         *_frontier(content),
         *_latencies(content),
+        *_memory(content),
         *_times(content),
         *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
@@ -188,7 +190,7 @@ def _frontier(content: Content) -> list[str]:
         [row[c.CELL_ID], *(axis_text(content.wide.at[index, name]) for name in axes), *_both(row, x, y)]
         for index, row in on.iterrows()
     ]
-    close = f" {near} more are beaten by less than the intervals can tell." if near else ""
+    close = f" Beaten by less than the intervals can tell: {near} more." if near else ""
     lines = [
         f"### Frontier: {escape(y.label)} against {escape(x.label)}",
         f"{len(on)} of {len(found)} ok cells; no other is as good in both and better in one.{close}",
@@ -204,6 +206,15 @@ def _latencies(content: Content) -> list[str]:
     right = [place for place, is_number in enumerate(found.is_number) if is_number]
     text, count = table(found.head, found.body, right), len(found.body)
     return ["### Latencies (p50 / p90 / p99)", _folded(f"All {count:,} rows", text, count)]
+
+
+def _memory(content: Content) -> list[str]:
+    """What the cells' CUDA graphs took, of all buckets together."""
+    head, body = memory_table(content)
+    if not body:
+        return []
+    text = table(head, body, right=range(2, len(head)))
+    return ["### Memory of captured graphs", _folded(f"{_count(len(body))}, one by one", text, len(body))]
 
 
 def _times(content: Content) -> list[str]:

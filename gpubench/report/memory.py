@@ -1,14 +1,19 @@
-"""What CUDA graphs cost by bucket: the memory that each one took, and the time that it took to capture it."""
+"""What CUDA graphs cost: the memory that they took and the time of their capture, by bucket, and all buckets together."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from gpubench.analysis import columns as c
-from gpubench.analysis.memory import CAPTURE_TIME, MEMORY_PREFIX, REPLAY_TIMES, is_of_bucket
+from gpubench.analysis.memory import CAPTURE_TIME, MEMORY_PARTS, MEMORY_PREFIX, REPLAY_TIMES, is_of_bucket
+from gpubench.analysis.metrics import format_value
 from gpubench.report.content import Content
 
-__all__ = ["memory"]
+__all__ = ["memory", "memory_table"]
+
+_WORDS = {"pool": "graphs' pool", "driver": "driver overhead"}
 
 
 def memory(content: Content) -> dict[str, Any]:
@@ -35,3 +40,17 @@ def memory(content: Content) -> dict[str, Any]:
             for row, by_bucket in sorted(rows.items())
         },
     }
+
+
+def memory_table(content: Content) -> tuple[list[str], list[list[str]]]:
+    """A head and a row per cell that captured: its buckets, and what all of them took; both empty without any."""
+    captured = pd.concat([run.memory() for run in content.runs], ignore_index=True)
+    if captured.empty:
+        return [], []
+    body = []
+    for (_, cell_id), rows in captured.groupby([c.RUN_ID, c.CELL_ID], sort=False):
+        total = rows[[CAPTURE_TIME, *MEMORY_PARTS]].sum(min_count=1)  # a part that nobody measured has no total
+        figures = [format_value(total[part], "B") for part in MEMORY_PARTS]
+        buckets = ", ".join(f"{bucket:,}" for bucket in sorted(set(rows["bucket"])))
+        body.append([str(cell_id), buckets, format_value(total[CAPTURE_TIME], "s"), *figures])
+    return ["cell", "buckets", "captured in", *(_WORDS.get(part, part) for part in MEMORY_PARTS)], body

@@ -205,6 +205,19 @@ def test_latencies_of_requests_stand_with_their_percentiles_of_all_trials(tmp_pa
     assert "### Latencies" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
 
 
+def test_captured_graphs_have_a_row_per_cell_with_what_all_buckets_took(tmp_path):
+    took = {8: (0.05, 100e6, 90e6), 2: (0.03, 4e6, 0.0)}
+    figures = {"step_time": [[1e-3] * 6]}
+    for bucket, (seconds, device, reserved) in took.items():
+        parts = {"capture_time": seconds, "memory_device": device, "memory_reserved": reserved}
+        figures |= {f"{metric}|bucket {bucket}": [[value]] for metric, value in parts.items()}
+    text = report(tmp_path / "a", [MadeCell({"n": 1}, figures), MadeCell({"n": 2}, steady(1e-3))])
+    assert "### Memory of captured graphs" in text
+    (row,) = [line for line in text.splitlines() if "| 2, 8 |" in line]
+    assert "| 80.0 ms | 104 MB | 90.0 MB |" in row
+    assert "Memory of captured" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
+
+
 def test_what_samples_say_against_a_figure_is_said_in_words(tmp_path):
     noisy = MadeCell({"n": 1}, {"step_time": [[1e-5, 2e-5] * 5]})
     few = MadeCell({"n": 2}, {"step_time": [[1e-5, 1e-5]]})
