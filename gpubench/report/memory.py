@@ -1,4 +1,4 @@
-"""What CUDA graphs cost: the memory that they took and the time of their capture, by bucket, and all buckets together."""
+"""What CUDA graphs cost: the memory that they took and the time of their capture, by bucket and of all together."""
 
 from __future__ import annotations
 
