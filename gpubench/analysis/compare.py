@@ -17,7 +17,7 @@ from gpubench.analysis.conditions import launch_of
 from gpubench.analysis.frames import field, series_metrics
 from gpubench.analysis.frontier import label
 from gpubench.analysis.merge import CellResult
-from gpubench.analysis.metrics import Metric
+from gpubench.analysis.metrics import SERVED_TIMES, Metric, compared_times
 from gpubench.analysis.movement import Movement, Point, move
 from gpubench.analysis.pairing import Pair, one_sided, pair_cells, varied
 from gpubench.analysis.run import Run
@@ -28,8 +28,6 @@ from gpubench.records import SCHEMA, Outcome
 __all__ = ["THRESHOLD", "ComparedCell", "RunComparison", "compare_runs"]
 
 THRESHOLD = 0.02
-DEFAULT_METRICS = ("step_time", "kernel_sum")
-"""What a user waits for, and what the GPU works for it."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,8 @@ def _choose(before: Run, after: Run, asked: Sequence[str]) -> list[Metric]:
                 raise UsageError(f"--metric {key}: {run.run_id} has no such metric{hint} both runs have: {both}")
     if asked:
         return [known[1][key] for key in dict.fromkeys(asked)]
-    usual = [shared[key] for key in DEFAULT_METRICS if key in shared]
     plotted = [shared[key] for key in dict.fromkeys(_plotted(after)) if key in shared]
-    return usual or plotted or list(shared.values())
+    return compared_times(shared) or plotted or list(shared.values())
 
 
 def _plotted(run: Run) -> tuple[str, str]:
@@ -298,7 +295,8 @@ def _unlike_steps(pairs: Sequence[Pair]) -> Iterator[str]:
 
 
 def _single_trials(before: Run, after: Run, cells: Sequence[ComparedCell]) -> Iterator[str]:
-    judged = [found for cell in cells for found in cell.judgements if found.metric.key == "step_time"]
+    unprofiled = {"step_time", *SERVED_TIMES}
+    judged = [found for cell in cells for found in cell.judgements if found.metric.key in unprofiled]
     sides = {
         before.run_id: [found.before.trials for found in judged if found.before],
         after.run_id: [found.after.trials for found in judged if found.after],

@@ -8,7 +8,24 @@ from dataclasses import dataclass
 
 from gpubench.catalogue import MetricInfo, WorkloadInfo
 
-__all__ = ["FACTOR", "METRICS", "SHARE", "Metric", "define", "definitions", "format_tail", "format_value"]
+__all__ = [
+    "FACTOR",
+    "METRICS",
+    "SERVED_TIMES",
+    "SHARE",
+    "Metric",
+    "compared_times",
+    "define",
+    "definitions",
+    "format_tail",
+    "format_value",
+]
+
+SERVED_TIMES = ("ttft", "tpot")
+"""What a user of a serving loop waits for. Its iterations are of two kinds, with somebody's prompt in them or without,
+and a median over both may lie anywhere between."""
+STEP_TIMES = ("step_time", "kernel_sum")
+"""What a user of a step waits for, and what the GPU works for it: a backend can win one and lose the other."""
 
 
 SHARE = "share"
@@ -201,6 +218,12 @@ _PREFIXED: Mapping[str, range] = {
 """The units that take a prefix, and which ones: a thousand seconds are not a kilosecond."""
 _GLUED: Mapping[str, tuple[int, str]] = {SHARE: (100, "%"), FACTOR: (1, "×")}
 """The units that are a sign right behind the number, and what the number is multiplied by for it."""
+
+
+def compared_times(known: Mapping[str, Metric]) -> list[Metric]:
+    """Of the metrics that there are, the times by which backends and runs are compared unless others are asked for."""
+    served = [known[key] for key in SERVED_TIMES if key in known]
+    return served or [known[key] for key in STEP_TIMES if key in known]
 
 
 def format_value(value: float | None, unit: str) -> str:

@@ -35,7 +35,7 @@ def compare(
             "--metric",
             metavar="METRIC",
             help="What to compare; may be repeated, or a list with commas.",
-            show_default="step_time and kernel_sum, where both runs have them",
+            show_default="step_time and kernel_sum, of served requests ttft and tpot, where both runs have them",
         ),
     ] = None,
     threshold: Annotated[

@@ -13,16 +13,13 @@ import pandas as pd
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
 from gpubench.analysis.frontier import axis_text
-from gpubench.analysis.metrics import Metric, format_value
+from gpubench.analysis.metrics import Metric, compared_times, format_value
 from gpubench.analysis.statistics import Interval, Ratio, ratio
 from gpubench.analysis.verdicts import within_grain
 from gpubench.records import Outcome
 from gpubench.report.content import Content
 
-__all__ = ["COMPARED", "Comparison", "Row", "Tally", "Versus", "compare"]
-
-COMPARED = ("step_time", "kernel_sum")
-"""What a user waits for, and what the GPU works for it: a backend can win one and lose the other."""
+__all__ = ["Comparison", "Row", "Tally", "Versus", "compare"]
 
 Cell = Mapping[Hashable, Any]
 """A row of the wide frame."""
@@ -110,7 +107,7 @@ class Comparison:
 def compare(content: Content) -> Comparison | None:
     """Each run's backends against its own baseline; None where there are no two backends, or nothing to compare."""
     baseline = str(content.runs[0].header.workload.baseline)
-    metrics = tuple(content.series[key] for key in COMPARED if key in content.series)
+    metrics = tuple(compared_times(content.series))
     backends = [str(name) for name in content.wide[c.BACKEND].unique()]
     if not metrics or baseline not in backends or len(backends) < 2:
         return None

@@ -12,10 +12,10 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import Caveat
 from gpubench.analysis.frames import field
 from gpubench.analysis.frontier import axis_text
-from gpubench.analysis.metrics import Metric, format_value
+from gpubench.analysis.metrics import Metric, compared_times, format_value
 from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Outcome
-from gpubench.report.comparison import COMPARED, Row, Versus, compare
+from gpubench.report.comparison import Row, Versus, compare
 from gpubench.report.content import Content
 from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory_table
@@ -144,7 +144,7 @@ def _folded(summary: str, text: str, rows: int, most: int = MAX_OPEN) -> str:
 
 def _told(content: Content) -> list[str]:
     """The series that tables are of: the times that are compared, or else what is plotted."""
-    times = [key for key in COMPARED if key in content.series]
+    times = [metric.key for metric in compared_times(content.series)]
     return times or [key for key in dict.fromkeys((content.choice.x, content.choice.y)) if key in content.series]
 
 

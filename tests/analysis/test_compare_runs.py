@@ -140,11 +140,17 @@ def test_step_time_and_kernel_sum_are_compared_where_both_runs_have_them(tmp_pat
 
 
 def test_without_them_what_the_plot_shows_is_compared_and_else_all_that_is_shared(tmp_path: Path) -> None:
-    cells = [MadeCell({"batch": 1}, {"goodput": [steady(1.0)], "ttft": [steady(1.0)], "itl": [steady(1.0)]})]
-    plotted = run_of(tmp_path, cells, sweep={"pareto": {"x": "ttft", "y": "goodput", "group": []}})
-    assert [metric.key for metric in compare_runs(plotted, plotted).metrics] == ["ttft", "goodput"]
+    cells = [MadeCell({"batch": 1}, {"goodput": [steady(1.0)], "e2e": [steady(1.0)], "itl": [steady(1.0)]})]
+    plotted = run_of(tmp_path, cells, sweep={"pareto": {"x": "e2e", "y": "goodput", "group": []}})
+    assert [metric.key for metric in compare_runs(plotted, plotted).metrics] == ["e2e", "goodput"]
     plain = run_of(tmp_path, cells)
-    assert {metric.key for metric in compare_runs(plain, plain).metrics} == {"ttft", "goodput", "itl"}
+    assert {metric.key for metric in compare_runs(plain, plain).metrics} == {"e2e", "goodput", "itl"}
+
+
+def test_of_served_requests_what_users_wait_for_is_compared_and_not_the_iterations(tmp_path: Path) -> None:
+    times = ("step_time", "ttft", "tpot", "itl")
+    served = run_of(tmp_path, [MadeCell({"batch": 1}, {name: [steady(1.0)] for name in times})])
+    assert [metric.key for metric in compare_runs(served, served).metrics] == ["ttft", "tpot"]
 
 
 def test_a_metric_that_a_run_lacks_is_refused_with_those_that_both_have(tmp_path: Path) -> None:
