@@ -23,6 +23,8 @@ Grid = tuple[int, int, int]
 
 _ALIGNMENT = 16
 """Bytes: what Triton asks of an address before it assumes anything."""
+_MOST_KINDS = 4096
+"""Of arguments that are remembered. Prompts of drawn lengths make a kind each: at so many all are forgotten."""
 
 
 class Launcher:
@@ -55,7 +57,8 @@ class Launcher:
         )
         launch = self._launches.get(key)
         if launch is None:
-            launch = self._launches[key] = self.prepare(numbers, constants, num_warps=num_warps)
+            launch = self.prepare(numbers, constants, num_warps=num_warps)
+            _remember(self._launches, key, launch)
         launch(grid, tensors)
 
     def prepare(self, numbers: Sequence[int | float], constants: Mapping[str, int | str], **options: int) -> Launch:
@@ -118,8 +121,15 @@ class Planned:
         kind = tuple(key)
         launch = self._launches.get(kind)
         if launch is None:
-            launch = self._launches[kind] = self._plan(tensors, *options)
+            launch = self._plan(tensors, *options)
+            _remember(self._launches, kind, launch)
         launch(tensors)
+
+
+def _remember(launches: dict[tuple[Any, ...], Any], kind: tuple[Any, ...], launch: Any) -> None:
+    if len(launches) >= _MOST_KINDS:
+        launches.clear()
+    launches[kind] = launch
 
 
 def _kind(tensor: Any) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gpubench.errors import ArgumentError
+from gpubench.kernels import launching
 from gpubench.kernels.launching import Planned
 
 X = torch.zeros(8, 16)
@@ -51,6 +52,15 @@ def test_a_plan_launches_on_the_tensors_of_the_call_and_not_on_those_that_it_was
     launch((first,))
     launch((second,))
     assert planner.launched == [(1, first.data_ptr()), (1, second.data_ptr())]
+
+
+def test_of_kinds_without_end_the_first_are_forgotten(monkeypatch):
+    monkeypatch.setattr(launching, "_MOST_KINDS", 4)
+    planner = Planner()
+    launch = Planned(planner.plan)
+    for size in [*range(1, 11), 10, 1]:
+        launch((torch.zeros(size),))
+    assert planner.plans == 11  # ten, and the first one again
 
 
 def test_what_does_not_fit_is_refused_every_time():
