@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpubench.catalogue import MetricInfo, WorkloadInfo
 
@@ -181,16 +181,19 @@ METRICS: Mapping[str, Metric] = {
 """gpubench's own metrics, in the order in which a report lists them."""
 
 _RATES = ("/s", "tok/s")
+_ALIKE = {("1/s", "tok/s"), ("tokens/s", "tok/s")}
+"""Units that are another's by another name."""
 
 
 def define(key: str, unit: str = "", declared: MetricInfo | None = None) -> Metric:
     """The definition of a metric: gpubench's own, else the workload's, else what its unit says.
 
     A metric that nobody declared (a command's own figures) is better low if it is a time or a size, and better high
-    if it is a rate.
+    if it is a rate. One of gpubench's own that a command reports in another unit, milliseconds say, keeps that unit.
     """
-    if key in METRICS:
-        return METRICS[key]
+    own = METRICS.get(key)
+    if own is not None:
+        return own if unit in ("", own.unit) or (unit, own.unit) in _ALIKE else replace(own, unit=unit)
     if declared is not None:
         words = declared.description or "declared by the workload"
         return Metric(key, key, declared.unit, declared.higher_is_better, words)

@@ -79,3 +79,10 @@ def test_a_workloads_own_metric_is_as_it_declares_it_and_comes_after_gpubenchs()
     assert list(found) == ["tok_s_user", "step_time", "cost"]
     assert found["cost"].formula == "what a million tokens cost"
     assert not found["cost"].higher_is_better
+
+
+def test_one_of_our_metrics_in_another_unit_keeps_that_unit():
+    ttft = define("ttft", "ms")
+    assert (ttft.unit, ttft.label, ttft.has_tail) == ("ms", "TTFT", True)
+    assert format_value(118.0, ttft.unit) == "118 ms"
+    assert define("tok_s_user", "1/s").unit == "tok/s"

@@ -28,9 +28,9 @@ function digits(value) {
   return decimals < 7 ? value.toFixed(decimals) : String(Number(value.toPrecision(3)));
 }
 
-// Half of an interval's width as a share of its median: `±1.2%`.
+// Half of an interval's width as a share of its median: `±1.2%`. A single reading has none.
 function formatSpread(median, low, high) {
-  if (median === null || low === null || high === null || median === 0) return "";
+  if (median === null || low === null || high === null || median === 0 || low === high) return "";
   const share = (50 * (high - low)) / Math.abs(median);
   if (share > 100) return "±>100%";
   return `±${share < 0.095 ? share.toFixed(2) : share < 9.95 ? share.toFixed(1) : share.toFixed(0)}%`;
