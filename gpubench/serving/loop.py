@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpubench.serving.requests import Lengths, Prompts
-from gpubench.serving.scheduler import Progress, Scheduler
+from gpubench.serving.scheduler import NOT_YET, Progress, Scheduler
 
 if TYPE_CHECKING:
     from gpubench.serving.engine import Engine
@@ -54,7 +54,7 @@ class Served:
     def answer(self, user: int, request: int) -> NDArray[np.int64]:
         """The tokens of an answer, so far as they have come."""
         first, last = int(self.progress.first[user, request]), int(self.progress.last[user, request])
-        end = last if last > 0 else len(self.tokens)
+        end = last if last != NOT_YET else len(self.tokens)
         return np.array([self.tokens[moment - 1][user] for moment in range(first, end + 1)])
 
 

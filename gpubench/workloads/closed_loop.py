@@ -31,7 +31,7 @@ from gpubench.serving.requests import Lengths, Prompts, Wanted, make_prompts, pa
 from gpubench.serving.scheduler import Window, find_window
 from gpubench.workloads.decode_step import logits_tolerance
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
-from gpubench.workloads.sizes import check_sizes
+from gpubench.workloads.sizes import check_sizes, tell_misfit
 
 __all__ = ["REQUESTS", "ServingStep", "Traffic"]
 
@@ -184,11 +184,7 @@ def _(concurrency: int, prefill_chunk: int, dtype: FloatType, device_bytes: floa
         + config.activation_bytes(capacity, size)
         + longest_answer * config.vocabulary * (size + _COMPARED_BYTES),
     }
-    total = sum(needs.values())
-    if total <= device_bytes:
-        return None
-    parts = ", ".join(f"{name} {amount / 1e9:.1f}" for name, amount in needs.items())
-    return f"needs {total / 1e9:.1f} GB ({parts}); the device has {device_bytes / 1e9:.1f} GB"
+    return tell_misfit(needs, device_bytes)
 
 
 @closed_loop.label

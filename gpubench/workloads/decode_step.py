@@ -22,7 +22,7 @@ from gpubench.ranges import annotate
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.indexer_hints import hint_selections
-from gpubench.workloads.sizes import check_sizes
+from gpubench.workloads.sizes import check_sizes, tell_misfit
 
 # How far logits may be from the reference's, ‖out − ref‖ / ‖ref‖. Fusing operators moves roundings, and the layers
 # add them up: in bfloat16, with 8 bits of mantissa, to a few percent over tens of layers.
@@ -161,11 +161,7 @@ def _(concurrency: int, isl: int, dtype: FloatType, device_bytes: float, **given
         "activations": config.activation_bytes(rows, size),
         "check": rows * config.vocabulary * (2 * size + _COMPARED_BYTES),
     }
-    total = sum(needs.values())
-    if total <= device_bytes:
-        return None
-    parts = ", ".join(f"{name} {amount / 1e9:.1f}" for name, amount in needs.items())
-    return f"needs {total / 1e9:.1f} GB ({parts}); the device has {device_bytes / 1e9:.1f} GB"
+    return tell_misfit(needs, device_bytes)
 
 
 @decode_step.label
