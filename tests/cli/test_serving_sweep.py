@@ -86,6 +86,10 @@ def test_percentiles_are_in_the_frame_and_the_page_leads_to_the_requests(swept: 
     wide = run.wide()
     row = wide[wide["outcome"] == "ok"].iloc[0]
     assert 0 < row["ttft"] <= row["ttft.p90"] <= row["ttft.p99"]
-    assert row["tok_s_user"] == pytest.approx(1 / row["tpot"], rel=0.2)
+    samples = run.samples()
+    own = samples[samples["cell_id"] == row["cell_id"]]
+    tpot, tok_s_user = (own.loc[own["metric"] == name, "value"].to_numpy() for name in ("tpot", "tok_s_user"))
+    assert len(tpot) > 0
+    assert tok_s_user == pytest.approx(1 / tpot, rel=1e-3)  # each its own: medians of few differ by what lies between
     page = (run.path / "report.html").read_text()
     assert f"artifacts/{row['cell_id']}/requests.jsonl" in page
