@@ -12,6 +12,7 @@
     │   └── FingerprintMismatch      2   a run that was made by something else
     ├── TraceError                   2   a profiler's export that can't be projected
     ├── ProfilerError                2   a profiler that is missing or refuses to work
+    │   └── ReportLost               2   a profiler that recorded, and left nothing
     └── WorkerError                  70  a worker that broke the protocol
 
 A message is complete: it names the place, the value and the way out, so that printing it is all a caller does.
@@ -30,6 +31,7 @@ __all__ = [
     "Location",
     "PluginError",
     "ProfilerError",
+    "ReportLost",
     "StaleGraphError",
     "StoreError",
     "TraceError",
@@ -134,6 +136,10 @@ class ProfilerError(GpubenchError):
     """A profiler that is missing, too old, or not permitted; one sentence with the fix."""
 
     exit_code = 2
+
+
+class ReportLost(ProfilerError):
+    """A profiler that left no report, for no reason that anyone could mend; the next time it may well leave one."""
 
 
 class WorkerError(GpubenchError):

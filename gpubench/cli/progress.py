@@ -201,7 +201,8 @@ def _opening(event: SweepStarted) -> str:
 
 
 def _next_pass(event: PassStarted) -> str:
-    return f"[bold]profiled pass[/] {count_cells(event.todo)} under {escape(event.profiler)}"
+    what = "profiled again, as their trace was lost:" if event.is_again else "profiled pass"
+    return f"[bold]{what}[/] {count_cells(event.todo)} under {escape(event.profiler)}"
 
 
 def _line(records: Sequence[CellRecord]) -> str:

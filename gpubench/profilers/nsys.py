@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpubench.errors import ProfilerError
+from gpubench.errors import ProfilerError, ReportLost
 
 __all__ = [
     "OLDEST_VERSION",
@@ -68,7 +68,7 @@ _REASONS = (
         "nsys lacks a permission: in a container add --cap-add=SYS_ADMIN, and let TMPDIR be writable",
     ),
     (
-        r"importer",
+        r"importer.*not found",
         "its importer is missing or can't be started: reinstall Nsight Systems whole, with the folder host-linux-x64 "
         "beside target-linux-x64, and the library libdw",
     ),
@@ -136,12 +136,16 @@ def worker_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> 
 
 
 def find_report(output: Path, log: str) -> Path:
-    """The report that nsys left at `output`, or a `ProfilerError` that says from `log` why there is none."""
+    """The report that nsys left at `output`, or a `ProfilerError` that says from `log` why there is none.
+
+    `ReportLost` where the log gives no reason that its reader could mend: on a busy machine nsys now and then loses
+    what it recorded (its agent's connection breaks, its importer fails over a file that it then reads without a fault).
+    """
     report = output.with_name(f"{output.name}.nsys-rep")
     if report.is_file() and report.stat().st_size:
         return report
-    raw = output.with_name(f"{output.name}.qdstrm")
-    raise ProfilerError(f"nsys left no report at {report}: {_why('importer' if raw.exists() else log)}")
+    kind = ProfilerError if _mendable(log) else ReportLost
+    raise kind(f"nsys left no report at {report}: {_why(log)}")
 
 
 def export_report(nsys: Nsys, report: Path, export: Path, timeout_s: float = _EXPORT_TIMEOUT_S) -> Path:
@@ -170,8 +174,12 @@ def try_nsys(nsys: Nsys) -> None:
             output = Path(folder, "trial")
             command = profile_command(nsys, ("sleep", seconds), output, has_gpu=False)
             _, log = _run(command, _START_TIMEOUT_S, worker_environment(os.environ))
-            if any(output.parent.iterdir()) or seconds == _TRIALS_S[-1]:
+            try:
                 find_report(output, log)
+            except ReportLost:
+                if seconds == _TRIALS_S[-1]:
+                    raise
+            else:
                 return
 
 
@@ -229,12 +237,16 @@ def _run(command: list[str], timeout_s: float, environ: Mapping[str, str] | None
 
 def _why(log: str) -> str:
     """What a log gives as the reason, with the way out where it is known."""
-    for pattern, reason in _REASONS:
-        if re.search(pattern, log, re.IGNORECASE):
-            return reason
+    if reason := _mendable(log):
+        return reason
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     complaints = [line for line in lines if re.search(r"error|fail|can't|cannot|not found", line, re.IGNORECASE)]
     return [*(complaints or lines[-1:]), "recording never began, or nsys was killed"][0]
+
+
+def _mendable(log: str) -> str:
+    """The reason that a log gives, with the way out; "" if it gives none that is known."""
+    return next((reason for pattern, reason in _REASONS if re.search(pattern, log, re.IGNORECASE)), "")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -39,6 +39,8 @@ class PassStarted:
     pass_: Pass
     todo: int
     profiler: str
+    is_again: bool = False
+    """Over the cells whose traces the profiler lost in the pass before."""
 
 
 @dataclass(frozen=True)

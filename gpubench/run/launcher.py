@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +38,11 @@ class Launcher(Protocol):
         """By cell id: records that `complete` kept back until it is known what the cell died of."""
         ...
 
+    @property
+    def lost(self) -> Collection[str]:
+        """Ids of the cells whose trace the profiler lost: `complete` leaves them out once, for them to run again."""
+        ...
+
     def launch(self, job: Path, gpu: Gpu | None) -> Launch: ...
 
     def complete(self, folder: Path, records: Sequence[CellRecord]) -> list[CellRecord]: ...
@@ -49,6 +54,7 @@ class PlainLauncher:
     goodbye_s = 10.0
     has_trace = False
     withheld: Mapping[str, CellRecord] = MappingProxyType({})
+    lost: Collection[str] = ()
 
     def __init__(self, *, has_dumps: bool = True, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._has_dumps = has_dumps

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.catalogue import WorkloadInfo
-from gpubench.errors import GpubenchError, ProfilerError
+from gpubench.errors import GpubenchError, ProfilerError, ReportLost
 from gpubench.machine import Gpu
 from gpubench.profilers.names import repetition_range
 from gpubench.profilers.nsys import (
@@ -125,6 +125,8 @@ class NsysLauncher:
     is_program: bool
     """The cell is another program: recording is on from the start, and the ranges are the program's own."""
     withheld: dict[str, CellRecord] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    """By cell id, how nsys lost its trace; the second time the cell's record says so."""
 
     goodbye_s = 600.0
     has_trace = True
@@ -143,10 +145,19 @@ class NsysLauncher:
         alive = [record for record in records if not record.outcome.is_failure]
         try:
             return self._join(self._export(folder), alive) if alive else []
+        except ReportLost as error:
+            return self._give_up(alive, str(error))
         except GpubenchError as error:
             return [_without_figures(record, str(error)) for record in alive]
         finally:
             self._discard(folder)
+
+    def _give_up(self, alive: Sequence[CellRecord], reason: str) -> list[CellRecord]:
+        """What is left to say of cells without a trace: nothing yet of those that can be profiled once more."""
+        again = {r.cell_id: reason for r in alive if r.outcome is Outcome.OK and r.cell_id not in self.lost}
+        told = [_without_figures(record, reason) for record in alive if record.cell_id not in again]
+        self.lost.update(again)
+        return told
 
     def _export(self, folder: Path) -> Path:
         from gpubench.profilers.scrub import scrub

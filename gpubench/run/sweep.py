@@ -116,7 +116,9 @@ class _Passes:
         yield from self._scheduler(launcher).run(tasks)
 
     def profile(self) -> Iterator[SweepEvent]:
-        """The cells that are ok once more, under the profiler; those that die there once more without it."""
+        """The cells that are ok once more, under the profiler, and again if it loses their trace; those that die there
+        once more without it.
+        """
         if self.profiler.timer is None or self.stop.is_requested:
             return
         ok = [result for result in self._asked(read_run(self.store.path)) if result.outcome is Outcome.OK]
@@ -126,6 +128,9 @@ class _Passes:
         yield PassStarted(Pass.PROFILE, len(tasks), self.profiler.why)
         launcher, cells_per_worker = self._profiled()
         yield from self._scheduler(launcher, cells_per_worker).run(tasks)
+        if lost := [task for task in tasks if task.cell.cell_id in launcher.lost]:
+            yield PassStarted(Pass.PROFILE, len(lost), self.profiler.why, is_again=True)
+            yield from self._scheduler(launcher, cells_per_worker).run(lost)
         yield from self._retry_unprofiled(launcher.withheld, tasks)
 
     def _profiled(self) -> tuple[Launcher, int | None]:

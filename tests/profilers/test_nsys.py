@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.errors import ProfilerError
+from gpubench.errors import ProfilerError, ReportLost
 from gpubench.profilers.nsys import (
     Nsys,
     check_ranges,
@@ -126,10 +126,20 @@ class TestReports:
         assert f"nsys left no report at {tmp_path}/trace.nsys-rep: {reason}" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_a_raw_file_means_that_the_importer_is_missing(self, tmp_path: Path) -> None:
-        (tmp_path / "trace.qdstrm").write_bytes(b"x")
-        with pytest.raises(ProfilerError, match="its importer is missing or can't be started: reinstall"):
-            find_report(tmp_path / "trace", "")
+    @pytest.mark.parametrize(
+        ("log", "is_lost"),
+        [
+            ("Importer error status: Importation failed.", True),
+            ("Connection to Agent lost. This is most likely a bug.", True),
+            ("", True),
+            ("Importer error status: The importer binary and its dependencies were not found.", False),
+            ("write: No space left on device", False),
+        ],
+    )
+    def test_one_is_lost_where_there_is_nothing_to_mend(self, tmp_path: Path, log: str, *, is_lost: bool) -> None:
+        with pytest.raises(ProfilerError) as caught:
+            find_report(tmp_path / "trace", log)
+        assert isinstance(caught.value, ReportLost) is is_lost
 
     def test_an_export_that_fails_is_explained(self, tmp_path: Path) -> None:
         (tmp_path / "a.nsys-rep").write_bytes(b"x")
@@ -183,10 +193,19 @@ def tool() -> Nsys:
 
 
 def record(tool: Nsys, worker: Sequence[str], output: Path, **environ: str) -> Path:
+    """The export of what nsys recorded of a program, the second time if it lost the first."""
     command = profile_command(tool, worker, output, has_gpu=False)
     environment = worker_environment({**os.environ, **environ})
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return export_report(tool, find_report(output, done.stdout + done.stderr), output.with_suffix(".sqlite"))
+
+    def recorded() -> Path:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return find_report(output, done.stdout + done.stderr)
+
+    try:
+        report = recorded()
+    except ReportLost:
+        report = recorded()
+    return export_report(tool, report, output.with_suffix(".sqlite"))
 
 
 class TestRealNsys:
