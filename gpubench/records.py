@@ -97,7 +97,8 @@ class Cell:
 
     `cell_id` names it within its grid and is safe as a file name; `key` is a hash of workload, axes and params, the
     same in every run that asks the same question. `axes` holds what varies (also `backend`, if it does), `params`
-    the constants; together, less `backend`, they are the workload's arguments.
+    the constants; together, less `backend`, they are the workload's arguments. Where a list or mapping varies, `axes`
+    has its text, by which tables and plots tell the cells apart, and `params` the value itself.
     """
 
     index: int
@@ -111,7 +112,7 @@ class Cell:
     @property
     def arguments(self) -> dict[str, Any]:
         """The workload's arguments: params and axes without `backend`."""
-        merged = {**self.params, **self.axes}
+        merged = {**self.axes, **self.params}
         merged.pop("backend", None)
         return merged
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
+from typing import Any
 
 from gpubench.records import Scalar
 
-__all__ = ["format_scalar", "parse_number", "parse_scalar"]
+__all__ = ["axis_value", "format_scalar", "parse_number", "parse_scalar"]
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -22,6 +25,26 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
 _MAX_DIGITS = 20
+_LONGEST_LIST = 40
+"""Of a list or mapping as an axis shows it: more would push everything else off a table."""
+_DIGEST_DIGITS = 6
+
+
+def axis_value(value: Any) -> Scalar:
+    """What stands for an argument on an axis: a scalar for itself, a list or mapping as JSON.
+
+    Different values have different texts: `[16, 64, 256]`, `{"uniform": [64, 256]}`; of a long one the beginning and a
+    digest of the whole.
+    """
+    if not isinstance(value, list | dict):
+        scalar: Scalar = value
+        return scalar
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if len(text) <= _LONGEST_LIST:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]
+    beginning = text[: _LONGEST_LIST - _DIGEST_DIGITS - 3]
+    return f"{beginning.rpartition(', ')[0] or beginning}… #{digest}"
 
 
 def format_scalar(value: Scalar) -> str:

@@ -17,6 +17,7 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
 from gpubench.analysis.metrics import Metric
 from gpubench.records import Outcome
+from gpubench.scalars import axis_value
 
 __all__ = ["axis_text", "frontier", "group_labels", "label"]
 
@@ -76,7 +77,11 @@ def label(values: Sequence[object]) -> str:
 
 
 def axis_text(value: object) -> str:
-    """An axis' value as YAML has it: an integer that a frame kept as a float is one again; a null is an en dash."""
+    """An axis' value as YAML has it: an integer that a frame kept as a float is one again; a null is an en dash.
+
+    A list or mapping is cut short as axes have it.
+    """
+    value = axis_value(value)
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

@@ -10,11 +10,13 @@ from typing import Any
 from gpubench.catalogue import Catalogue, WorkloadInfo
 from gpubench.errors import ConfigError
 from gpubench.records import Cell, Scalar
+from gpubench.scalars import axis_value
+from gpubench.sweep.arguments import is_scalar
 from gpubench.sweep.identity import CellNamer, cell_key
 from gpubench.sweep.load import Sweep
 from gpubench.sweep.plan import Plan, make_plan
 
-__all__ = ["Grid", "expand"]
+__all__ = ["Grid", "expand", "shown_arguments"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,15 @@ class Grid:
         """The distinct values that an argument or `backend` takes among these cells, in order of appearance."""
         values = {}
         for cell in self.cells:
-            arguments = {"backend": cell.backend, **cell.arguments}
+            arguments = shown_arguments(cell)
             if name in arguments:
                 values[repr(arguments[name])] = arguments[name]
         return list(values.values())
+
+
+def shown_arguments(cell: Cell) -> dict[str, Scalar]:
+    """`backend` and all arguments of a cell as axes show them."""
+    return {"backend": cell.backend, **{name: axis_value(value) for name, value in cell.arguments.items()}}
 
 
 def expand(sweep: Sweep, catalogue: Catalogue) -> Grid:
@@ -85,7 +92,11 @@ def _grid(plan: Plan) -> Iterator[tuple[int, dict[str, Any]]]:
 def _cell(plan: Plan, namer: CellNamer, index: int, arguments: dict[str, Any]) -> Cell:
     backend = arguments["backend"]
     values = {name: arguments[name] for name in plan.names if name in arguments}
-    params = {name: value for name, value in arguments.items() if name not in values and name != "backend"}
+    params = {
+        name: value
+        for name, value in arguments.items()
+        if name != "backend" and (name not in values or not is_scalar(value))
+    }
     asked = {name: value for name, value in arguments.items() if name != "backend"}
     return Cell(
         index=index,
@@ -93,7 +104,7 @@ def _cell(plan: Plan, namer: CellNamer, index: int, arguments: dict[str, Any]) -
         key=cell_key(plan.workload.name, backend, asked),
         workload=plan.workload.name,
         backend=backend,
-        axes=values,
+        axes={name: axis_value(value) for name, value in values.items()},
         params=params,
     )
 

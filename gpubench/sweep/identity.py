@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpubench.records import Scalar
-from gpubench.sweep.arguments import canonical
+from gpubench.scalars import axis_value
+from gpubench.sweep.arguments import canonical, is_scalar
 
 __all__ = ["MAX_ID_LENGTH", "CellNamer", "cell_key"]
 
@@ -41,14 +41,15 @@ class CellNamer:
 
     `varied` holds the values of every axis that has several, in the order of the id's parts. Numbers get a short
     name and are padded to the widest of their axis (at least three digits), so that ids sort as the numbers do.
+    Lists and mappings get one too, and are joined by dashes: `BUCK16-64-256`.
     """
 
-    def __init__(self, varied: Mapping[str, Sequence[Scalar]], num_indices: int) -> None:
+    def __init__(self, varied: Mapping[str, Sequence[Any]], num_indices: int) -> None:
         self._index_digits = max(_MIN_DIGITS, len(str(max(0, num_indices - 1))))
         self._short = _short_names([name for name, values in varied.items() if not all(map(_is_text, values))])
         self._digits = {name: _num_digits(values) for name, values in varied.items()}
 
-    def name(self, index: int, values: Mapping[str, Scalar]) -> str:
+    def name(self, index: int, values: Mapping[str, Any]) -> str:
         """The id of one cell; an axis that the cell doesn't have is left out."""
         parts = [self._part(name, values[name]) for name in self._digits if name in values]
         full = "_".join([f"cell_{index:0{self._index_digits}d}", *parts])
@@ -56,9 +57,11 @@ class CellNamer:
             return full
         return f"{full[: MAX_ID_LENGTH - 9]}-{_digest(full)[:8]}"
 
-    def _part(self, name: str, value: Scalar) -> str:
+    def _part(self, name: str, value: Any) -> str:
         if isinstance(value, str):
-            return _UNSAFE.sub("-", value).strip("-.") or f"x{_digest(value)[:6]}"
+            return _as_file_name(value)
+        if not is_scalar(value):
+            return self._short[name] + _as_file_name(str(axis_value(value)))
         if value is None:
             return self._short[name] + "none"
         if isinstance(value, bool):
@@ -86,12 +89,16 @@ def _abbreviate(name: str) -> str:
     return "".join(word[0] for word in words).upper()
 
 
-def _num_digits(values: Sequence[Scalar]) -> int:
+def _as_file_name(text: str) -> str:
+    return _UNSAFE.sub("-", text).strip("-.") or f"x{_digest(text)[:6]}"
+
+
+def _num_digits(values: Sequence[Any]) -> int:
     widths = [len(str(value)) for value in values if isinstance(value, int) and not isinstance(value, bool)]
     return max([_MIN_DIGITS, *widths])
 
 
-def _is_text(value: Scalar) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 

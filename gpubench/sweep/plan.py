@@ -57,14 +57,14 @@ class Plan:
     def grid_size(self) -> int:
         return math.prod(len(group) for group in self.groups) if self.has_grid else 0
 
-    def values_of(self, name: str) -> list[Scalar]:
+    def values_of(self, name: str) -> list[Any]:
         """The distinct values of an argument over grid and include rows, in the order in which they appear."""
-        sources = [row for group in self.groups for row in group]
+        sources: list[Mapping[str, Any]] = [row for group in self.groups for row in group]
         sources += [self.constants] if self.has_grid else []
         found = [source[name] for source in [*sources, *self.extras] if name in source]
         return list({canonical(value): value for value in found}.values())
 
-    def varied(self) -> dict[str, list[Scalar]]:
+    def varied(self) -> dict[str, list[Any]]:
         """The values of every axis that has several, in the order of a cell id's parts: backend last.
 
         Of axes that move together, one that a name decides is left out: the layers and ranks that a model is run with.
@@ -276,6 +276,6 @@ def _promoted(
     for name in dict.fromkeys(name for extra in extras for name in extra if name not in axis_names):
         values = [source[name] for source in (constants, *extras) if name in source]
         is_constant = name in constants and len(set(map(canonical, values))) == 1
-        if not is_constant and all(map(is_scalar, values)):
+        if not is_constant:
             promoted.append(name)
     return promoted

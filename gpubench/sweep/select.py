@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from gpubench.errors import UsageError
+from gpubench.errors import ConfigError, UsageError
 from gpubench.predicates import Comparison, Predicate, PredicateError, parse_condition
 from gpubench.records import Cell, Scalar
-from gpubench.scalars import format_scalar, parse_scalar
-from gpubench.sweep.expand import Grid
+from gpubench.scalars import axis_value, format_scalar, parse_scalar
+from gpubench.sweep.document import parse_node
+from gpubench.sweep.expand import Grid, shown_arguments
 from gpubench.sweep.problems import known_list, nearest, unknown
 
 __all__ = ["select"]
@@ -22,7 +24,8 @@ _OPERATORS = (">", "<", "!=", "==")
 def select(grid: Grid, only: Sequence[str]) -> Grid:
     """The cells that every `--only` allows: `backend=triton,torch`, `batch=>8`, `batch>=8`, `cell=13`, `cell=<id>`.
 
-    A comma separates alternatives. `UsageError` names the flag if it can't be meant or if nothing is selected.
+    A comma separates alternatives, but not within brackets: `buckets=[16, 64]`. `UsageError` names the flag if it can't
+    be meant or if nothing is selected.
     """
     cells = list(grid.cells)
     for text in only:
@@ -50,7 +53,7 @@ def _parse(grid: Grid, text: str) -> Callable[[Cell], bool]:
         predicate.check({name: values})
     except PredicateError as error:
         raise UsageError(f"--only {text}: {error}") from None
-    return lambda cell: predicate.matches({"backend": cell.backend, **cell.arguments})
+    return lambda cell: predicate.matches(shown_arguments(cell))
 
 
 def _split(text: str) -> tuple[str, list[str]]:
@@ -60,7 +63,18 @@ def _split(text: str) -> tuple[str, list[str]]:
     condition = match["condition"]
     if condition.startswith("=") and not condition.startswith("=="):
         condition = condition[1:]
-    return match["name"].strip(), [part.strip() for part in condition.split(",")]
+    return match["name"].strip(), [part.strip() for part in _split_outside_brackets(condition)]
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _comparisons(name: str, part: str) -> list[Comparison]:
@@ -68,10 +82,17 @@ def _comparisons(name: str, part: str) -> list[Comparison]:
     if part.startswith(_OPERATORS):
         return list(parse_condition(name, part))
     try:
-        value: Scalar = parse_scalar(part)
+        value: Scalar = axis_value(_parse_list(part)) if part.startswith(("[", "{")) else parse_scalar(part)
     except ValueError as error:
         raise PredicateError(name, f"{part!r} is {error}") from None
     return [Comparison("==", value), Comparison("==", part)]
+
+
+def _parse_list(text: str) -> Any:
+    try:
+        return parse_node(text, "").plain()
+    except ConfigError as error:
+        raise ValueError(error.message) from None
 
 
 def _cell_filter(text: str, alternatives: list[str]) -> Callable[[Cell], bool]:

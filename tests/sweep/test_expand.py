@@ -142,6 +142,25 @@ def test_an_argument_that_only_an_included_cell_gives_stays_absent_elsewhere(cel
     )
 
 
+def test_lists_that_included_cells_vary_are_an_axis_by_which_they_are_told_apart(cells: Any) -> None:
+    rows = "".join(f"- {{lengths: {each}}}\n" for each in ([2, 4], [16, 64, 256], [1], list(range(40))))
+    grid = cells("workload: mla_decode\nparams: {model: tiny, batch: 1, isl: 2, lengths: [2, 4]}\ninclude:\n" + rows)
+    assert grid.names == ("lengths",)
+    assert [cell.axes["lengths"] for cell in grid.cells] == [
+        "[2, 4]",
+        "[16, 64, 256]",
+        "[1]",
+        "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9… #05b3cf",
+    ]
+    assert [cell.cell_id for cell in grid.cells] == [
+        "cell_000_LENG2-4",
+        "cell_001_LENG16-64-256",
+        "cell_002_LENG1",
+        "cell_003_LENG0-1-2-3-4-5-6-7-8-9-05b3cf",
+    ]
+    assert [cell.arguments["lengths"] for cell in grid.cells] == [[2, 4], [16, 64, 256], [1], list(range(40))]
+
+
 def test_a_cell_that_was_excluded_can_be_included(cells: Any) -> None:
     grid = cells(GRID + "exclude: [{backend: triton}]\ninclude: [{backend: triton, batch: 8, isl: 2048}]\n")
     assert [cell.index for cell in grid.cells] == [0, 1, 2, 3, 8]

@@ -54,8 +54,23 @@ def test_a_text_that_looks_like_a_number_is_found(cells: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("only", "expected"), [("mix=[16,64]", [0]), ("mix=[16, 64],x", [0, 2]), ("mix={a: [1, 2], b: 3}", [1])]
+)
+def test_a_list_or_mapping_is_chosen_as_yaml_writes_it(cells: Any, only: str, expected: list[int]) -> None:
+    mixes = ("[16, 64]", "{b: 3, a: [1, 2]}", "x", "[16]")
+    rows = "".join(f"- {{mix: {mix}}}\n" for mix in mixes)
+    grid = cells("workload: command\nparams: {run: x}\ninclude:\n" + rows, only=[only])
+    assert [cell.index for cell in grid.cells] == expected
+
+
+@pytest.mark.parametrize(
     ("only", "message"),
     [
+        (
+            ["batch=[1"],
+            "--only batch=[1: '[1' is not YAML: did not find expected ',' or ']', "
+            "while parsing a flow sequence that starts on line 1",
+        ),
         (["backend"], "--only backend: want axis=value, as in --only backend=triton"),
         (["=3"], "--only =3: want axis=value, as in --only backend=triton"),
         (
