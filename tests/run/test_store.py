@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -55,6 +57,19 @@ def record(trial: int = 0, samples: list[float] | None = None) -> CellRecord:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return tmp_path / create_run(tmp_path, header()).run_id
+
+
+def test_lists_that_vary_are_an_axis_of_an_older_run_too(tmp_path: Path) -> None:
+    params: list[dict[str, Any]] = [{"buckets": [16, 64], "shape": [1]}, {"buckets": [256], "shape": [1]}, {}]
+    cells = [replace(CELL, cell_id=f"cell_00{place}", params=each) for place, each in enumerate(params)]
+    path = tmp_path / create_run(tmp_path, replace(header(), cells=cells)).run_id
+    read = read_run(path).header.cells
+    assert [cell.axes for cell in read] == [
+        {"batch": 1, "buckets": "[16, 64]"},
+        {"batch": 1, "buckets": "[256]"},
+        {"batch": 1},
+    ]
+    assert [cell.arguments for cell in read] == [{"batch": 1, **each} for each in params]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
