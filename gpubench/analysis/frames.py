@@ -51,13 +51,15 @@ def cell_frame(
     ceilings: Mapping[str, Ceilings] = MappingProxyType({}),
     *,
     measures_itself: bool = False,
+    why_not_run: str = "",
 ) -> pd.DataFrame:
     """A row per cell and figure: columns `CELL`, the axes, `FIGURE`, `SUMMARY`.
 
     Statistics are null for a cell that is not ok or has not been run, and it has a row for each metric of the whole
     step that any cell of the run has, so that choosing a metric never loses a cell. What `derived` adds is among the
     figures; the roofline only where the GPU, as records name it, has `ceilings`. A workload that `measures_itself`
-    warms up as it likes, and its first sample may be of another kind: that it is slow is no warning.
+    warms up as it likes, and its first sample may be of another kind: that it is slow is no warning. `why_not_run` is
+    the reason of cells without a record.
     """
     figures = [_figures(cell, ceilings) if cell.outcome is Outcome.OK else {} for cell in cells]
     whole_step = {figure.metric: figure.unit for found in figures for figure in sorted(found) if not figure.range}
@@ -77,6 +79,7 @@ def cell_frame(
     stats = summarise_all(samples, is_time, repeats)
     stats.loc[stats[c.NUM_SAMPLES] == 0, c.WARNINGS] = ""
     described = _describe_cells(run_id, cells, [*whole_step, *ACROSS_PASSES])
+    described.loc[described[c.OUTCOME] == NOT_RUN, c.REASON] = why_not_run
     frame = pd.concat([described.iloc[rows].reset_index(drop=True), _describe_figures(labels), stats], axis=1)
     return _with_both_passes(frame, across_passes(frame, cells), described)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,14 @@ class Run:
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        itself = self.header.workload.measures_itself
-        return cell_frame(self.run_id, self.cells, self.stored.ceilings, measures_itself=itself)
+        return cell_frame(
+            self.run_id,
+            self.cells,
+            self.stored.ceilings,
+            measures_itself=self.header.workload.measures_itself,
+            why_not_run="not run yet: the sweep was stopped before it, or is still running; to run it: gpubench sweep "
+            f"{shlex.quote(self.header.sweep_file)} --resume, with the flags that it was started with",
+        )
 
     def frame(self) -> pd.DataFrame:
         """A row per cell and figure; see `frames.cell_frame`."""

@@ -65,6 +65,7 @@ def test_a_run_without_any_figure_still_has_a_row_per_cell(tmp_path):
         tmp_path, MadeCell({"batch": 1}, outcome=Outcome.CRASH), MadeCell({"batch": 2}, outcome=None)
     ).frame()
     assert frame["outcome"].tolist() == ["crash", "not run"]
+    assert "gpubench sweep configs/mla-decode.yaml --resume" in frame["reason"].iloc[1]
     assert frame["median"].isna().all()
 
 
