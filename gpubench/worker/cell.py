@@ -18,7 +18,7 @@ from gpubench.worker.capture_watch import CaptureWatch
 from gpubench.worker.check import NOTHING, check_own, check_step, make_reference
 from gpubench.worker.compilations import CompileWatch
 from gpubench.worker.device import Device
-from gpubench.worker.failure import CellStopped, clean, describe_failure, is_context_lost, release
+from gpubench.worker.failure import CellStopped, HookFailed, clean, describe_failure, is_context_lost, release
 from gpubench.worker.measure import Trial, collect_own, measure_own, measure_trial
 from gpubench.worker.pointers import PointerAudit
 from gpubench.worker.profiled import capture_range, profile_trial
@@ -95,7 +95,7 @@ class _TaskRun:
     facts: _Facts = field(default_factory=_Facts)
     prepared: Prepared | None = None
     from_set_up: list[Measurement] = field(default_factory=list)
-    """What the set-up measured: the first trial's record has it."""
+    """What the set-up measured: the first trial's record has it, also if that trial fails."""
     audit: PointerAudit | None = None
     """Of a cell that may capture CUDA graphs, from its set-up on."""
     trial: int = 0
@@ -127,12 +127,11 @@ class _TaskRun:
                 checks=failure.checks or self.facts.checks,
             )
             self.prepared = None
+            found = found or Trial(self._take_set_up(), "", 0.0)
             if not is_context_lost(failure):
                 release(error, self.device)
-        if found is not None:
-            record = _add_figures(record, found)
         return replace(
-            record,
+            _add_figures(record, found),
             started_at=started_at.isoformat(timespec="milliseconds"),
             duration_s=round(time.perf_counter() - began, 6),
         )
@@ -142,20 +141,28 @@ class _TaskRun:
             self.prepared = self._prepare()
         prepared, settings = self.prepared, self.task.measure
         if prepared.subject.workload.measures_itself:
+            self.facts.checks = []  # that of the trial before says nothing of this one
             found = self._check_own(prepared, measure_own(prepared, self._enter))
         elif self.task.pass_ is Pass.PROFILE:
             return profile_trial(prepared, self.task.cell.cell_id, settings, self._enter)
         else:
             found = measure_trial(prepared, settings, self._enter)
-        from_set_up, self.from_set_up = self.from_set_up, []
-        return replace(found, measurements=[*found.measurements, *from_set_up])
+        return replace(found, measurements=[*found.measurements, *self._take_set_up()])
+
+    def _take_set_up(self) -> list[Measurement]:
+        """What the set-up measured, once: one record has it."""
+        taken, self.from_set_up = self.from_set_up, []
+        return taken
 
     def _check_own(self, prepared: Prepared, found: Trial) -> Trial:
-        """The trial of a workload that measures itself, with its fault if what it did was wrong."""
+        """The trial of a workload that measures itself, with its fault if what it did was wrong, or nobody can tell."""
         if prepared.subject.workload.check_function is None or self.task.check.against == NOTHING:
             return found
         self._enter(Stage.CHECK)
-        result = check_own(prepared)
+        try:
+            result = check_own(prepared)
+        except HookFailed as error:
+            return replace(found, fault=error)
         self.facts.checks = [result]
         fault = None if result.passed else CellStopped(Outcome.MISMATCH, f"{result.against}: {result.worst}", [result])
         return replace(found, fault=fault)

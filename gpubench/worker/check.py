@@ -14,7 +14,7 @@ from gpubench.settings import CheckSettings
 from gpubench.tensors import find_tensors
 from gpubench.worker.churn import poison_free_memory, scatter
 from gpubench.worker.compare import compare
-from gpubench.worker.failure import CellStopped, is_out_of_memory, release
+from gpubench.worker.failure import CellStopped, HookFailed, is_out_of_memory, release
 from gpubench.worker.outputs import Poison, clone, find_nan, leaves, poison, view_bits
 from gpubench.worker.requirements import find_unmet
 from gpubench.worker.subject import Prepared, Subject, call_by_name
@@ -94,12 +94,21 @@ def check_step(prepared: Prepared, reference: Reference, settings: CheckSettings
 
 
 def check_own(prepared: Prepared) -> CheckResult:
-    """Ask a workload that measures itself whether what its step just did was right."""
+    """Ask a workload that measures itself whether what its step just did was right.
+
+    HookFailed, with what was raised as its cause, if it can't tell.
+    """
     workload = prepared.subject.workload
     assert workload.check_function is not None, "whoever asks has looked"
     sources = ({"step": prepared.step}, prepared.inputs, prepared.subject.arguments)
-    result: CheckResult = call_by_name(workload.check_function, f".check of {workload.name}", *sources)
-    prepared.subject.device.synchronize()
+    role = f".check of {workload.name}"
+    try:
+        result = call_by_name(workload.check_function, role, *sources)
+        prepared.subject.device.synchronize()
+        if not isinstance(result, CheckResult):
+            raise TypeError(f"returned {type(result).__name__}, where a CheckResult is wanted")
+    except (Exception, SystemExit) as error:
+        raise HookFailed(f"measured, but not checked: {role}") from error
     return result
 
 

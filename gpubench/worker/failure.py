@@ -6,7 +6,6 @@ import gc
 import re
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -14,7 +13,6 @@ from gpubench.errors import CommandFailed, GpubenchError, Unsupported
 from gpubench.marks import name_ranges
 from gpubench.ranges import left_ranges
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
-from gpubench.registry import Metric
 from gpubench.stacks import is_in_app, name_place
 from gpubench.worker.cuda_errors import find_cuda_error
 from gpubench.worker.device import Device
@@ -22,7 +20,7 @@ from gpubench.worker.device import Device
 __all__ = [
     "CellStopped",
     "Failure",
-    "MetricFailed",
+    "HookFailed",
     "clean",
     "describe_failure",
     "find_cause",
@@ -46,12 +44,13 @@ class CellStopped(Exception):
         super().__init__(reason)
 
 
-class MetricFailed(Exception):
-    """A metric raised, as its cause says; what was measured before is as good as ever."""
+class HookFailed(Exception):
+    """A hook raised, as its cause says; what was measured before is as good as ever."""
 
-    def __init__(self, metric: Metric) -> None:
-        self.where = f"metric {metric.name!r} ({Path(metric.origin).name})"
-        super().__init__(self.where)
+    def __init__(self, where: str) -> None:
+        self.where = where
+        """Which hook, and what that leaves undone."""
+        super().__init__(where)
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def describe_failure(error: BaseException, device: Device) -> Failure:
         return Failure(error.outcome, clean(error.reason), checks=error.checks)
     if isinstance(error, Unsupported):
         return Failure(Outcome.SKIPPED, clean(str(error)))
-    blamed = f"{error.where} raised " if isinstance(error, MetricFailed) else ""
-    error = find_cause(error.__cause__ if isinstance(error, MetricFailed) and error.__cause__ else error)
+    blamed = f"{error.where} raised " if isinstance(error, HookFailed) else ""
+    error = find_cause(error.__cause__ if isinstance(error, HookFailed) and error.__cause__ else error)
     evidence = _Evidence(error, device)
     outcome, reason = _judge(evidence)
     reason = blamed + reason

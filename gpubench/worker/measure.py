@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gpubench.errors import UsageError
@@ -15,7 +16,7 @@ from gpubench.settings import MeasureSettings
 from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.clocks import ClockWatch, watch_clocks
 from gpubench.worker.device import Device
-from gpubench.worker.failure import CellStopped, MetricFailed
+from gpubench.worker.failure import CellStopped, HookFailed
 from gpubench.worker.sampling import Samples, garbage_collection_paused, take_samples
 from gpubench.worker.subject import Prepared, Subject
 from gpubench.worker.timer_choice import ChosenTimer, choose_timer
@@ -48,7 +49,7 @@ class Trial:
     warnings: list[str] = field(default_factory=list)
     kernels: list[KernelShare] = field(default_factory=list)
     fault: Exception | None = None
-    """What a metric raised after the step time was taken: the cell has failed, its samples are as good as ever."""
+    """What a metric or a check raised after the samples were taken: the cell has failed, they are as good as ever."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def measure_trial(prepared: Prepared, settings: MeasureSettings, enter: Enter) -
     measurements, fault = [step_time], None
     try:
         measurements.extend(_derive_metrics(prepared.subject, step_time))
-    except (CellStopped, MetricFailed) as error:
+    except (CellStopped, HookFailed) as error:
         fault = error
     return Trial(measurements, samples.stopped, measured_s, details, warnings, fault=fault)
 
@@ -208,12 +209,12 @@ def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:
 
 
 def _derive_metrics(subject: Subject, step_time: Measurement) -> Iterator[Measurement]:
-    """The workload's own metrics of every sample; MetricFailed or CellStopped at the first that is no number."""
+    """The workload's own metrics of every sample; HookFailed or CellStopped at the first that is no number."""
     for metric in subject.workload.metrics.values():
         try:
             values = [float(metric.function(subject.namespace, seconds)) for seconds in step_time.samples]
         except Exception as error:
-            raise MetricFailed(metric) from error
+            raise HookFailed(f"metric {metric.name!r} ({Path(metric.origin).name})") from error
         wrong = next((value for value in values if not math.isfinite(value)), None)
         if wrong is not None:
             raise CellStopped(Outcome.INVALID, f"metric {metric.name} of {subject.workload.name} is {wrong}")

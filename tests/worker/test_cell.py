@@ -9,6 +9,7 @@ import re
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -521,6 +522,42 @@ def test_a_workload_that_measures_itself_may_be_asked_whether_it_was_right(again
         assert second.reason == "1 of 3 answers: token 7 is another"
         assert [check.passed for check in second.checks] == [False]
         assert [found.samples for found in second.measurements if found.metric == "rate"] == [[3.0]]
+
+
+def out_of_memory() -> CheckResult:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def of_two_minds() -> CheckResult:
+    raise SystemExit("no")
+
+
+@pytest.mark.parametrize(
+    ("check", "outcome", "why"),
+    [
+        (out_of_memory, Outcome.OOM, "raised out of memory: asked for 2.00 GiB"),
+        (of_two_minds, Outcome.ERROR, "raised called sys.exit('no')"),
+        (lambda: None, Outcome.ERROR, "raised TypeError: returned NoneType, where a CheckResult is wanted"),
+    ],
+)
+def test_figures_whose_check_could_not_be_made_are_kept_and_not_ok(
+    check: Callable[[], CheckResult], outcome: Outcome, why: str
+) -> None:
+    workload = bare(lambda: [OwnMeasurement("rate", "1/s", 3.0)])
+    workload.measures_itself = True
+    answers = iter([lambda: CheckResult(against="1 of 3 answers", passed=True), check])
+
+    @workload.check
+    def _() -> CheckResult:
+        return next(answers)()
+
+    first, second = run_cell(workload.name, "tested", trials=(0, 1, 2)).records
+
+    assert first.outcome is Outcome.OK
+    assert (second.outcome, second.stage) == (outcome, Stage.CHECK)
+    assert second.reason.startswith(f"measured, but not checked: .check of {workload.name} {why}")
+    assert [found.samples for found in second.measurements if found.metric == "rate"] == [[3.0]]
+    assert second.checks == [], "the first trial's check says nothing of the second"
 
 
 def test_a_workload_that_measures_itself_must_return_measurements() -> None:

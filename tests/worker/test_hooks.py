@@ -53,6 +53,18 @@ def test_a_metric_must_take_the_cell_and_the_seconds(function: Callable[..., flo
     assert not workload.metrics
 
 
+def test_what_a_set_up_measured_is_kept_when_the_step_fails() -> None:
+    def step() -> None:
+        raise ValueError("not today")
+
+    step.measured = [OwnMeasurement("capture_time", "s", 0.5)]  # type: ignore[attr-defined]
+
+    record = run_cell(bare(step).name, "tested").record
+
+    assert record.outcome is Outcome.ERROR
+    assert [(found.metric, found.samples) for found in record.measurements] == [("capture_time", [0.5])]
+
+
 def test_what_a_set_up_measured_is_in_the_first_trials_record_alone() -> None:
     def step() -> None: ...
 
