@@ -14,6 +14,7 @@ from typing import Any
 from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import caveats_of
 from gpubench.analysis.conditions import launch_of
+from gpubench.analysis.differences import differences
 from gpubench.analysis.frames import field, series_metrics
 from gpubench.analysis.frontier import label
 from gpubench.analysis.merge import CellResult
@@ -69,6 +70,17 @@ class RunComparison:
     def has_regression(self) -> bool:
         return any(cell.is_regression for cell in self.cells)
 
+    @property
+    def devices(self) -> str:
+        """`NVIDIA H200`, or of unlike ones `NVIDIA H200 → NVIDIA B200`; "" where neither run names any."""
+        sides = [", ".join(run.devices()) for run in (self.before, self.after)]
+        return " → ".join(dict.fromkeys(filter(None, sides)))
+
+    @property
+    def dates(self) -> str:
+        """The days on which the runs were made: `2026-11-20 → 2026-11-21`."""
+        return " → ".join(run.header.created_at[:10] for run in (self.before, self.after))
+
     def fates(self) -> Counter[Verdict]:
         """How many cells were lost, found, broken and mended."""
         return Counter(cell.fate for cell in self.cells if cell.fate)
@@ -109,7 +121,7 @@ def compare_runs(
         tuple(varied(pairs, list(dict.fromkeys(names)))),
         cells,
         tuple(_movements(before, after, pairs, figures)),
-        tuple(_differences(before, after)),
+        tuple(differences(before, after)),
         (*[f"Forced: {text}." for text in unlike], *_notes(before, after, pairs, cells)),
     )
 
@@ -254,21 +266,6 @@ def _other_timers(figures: _Both, before: Run, after: Run, metrics: Sequence[Met
                 f"{metric.label} was timed by {', '.join(one)} in {before.run_id}, by {', '.join(other)} in "
                 f"{after.run_id}"
             )
-
-
-def _differences(before: Run, after: Run) -> Iterator[str]:
-    """What the environments and the settings differ in; what is the same isn't said."""
-    old, new = ({**run.header.environment, **run.header.fingerprint} for run in (before, after))
-    for name in ("driver", "cuda", "torch", "triton", "python", "gpubench"):
-        if old.get(name) != new.get(name):
-            yield f"{name} {old.get(name) or 'unknown'} → {new.get(name) or 'unknown'}"
-    if old.get("code") != new.get("code"):
-        yield "the measured code"
-    settings = [run.header.sweep.get("measure") or {} for run in (before, after)]
-    for name in dict.fromkeys((*settings[0], *settings[1])):
-        values = [setting.get(name) for setting in settings]
-        if values[0] != values[1]:
-            yield f"measure.{name} {values[0]} → {values[1]}"
 
 
 def _notes(before: Run, after: Run, pairs: Sequence[Pair], cells: Sequence[ComparedCell]) -> Iterator[str]:

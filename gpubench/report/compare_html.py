@@ -44,11 +44,9 @@ def compare_html(comparison: RunComparison) -> str:
 
 
 def _facts(comparison: RunComparison) -> Iterator[tuple[str, str]]:
-    before, after = comparison.before, comparison.after
-    both = list(dict.fromkeys((*before.devices(), *after.devices())))
-    if both:
-        yield "Device", ", ".join(both)
-    yield "Workload", after.header.workload.name
+    if comparison.devices:
+        yield "Device", comparison.devices
+    yield "Workload", comparison.after.header.workload.name
     yield "Metrics", ", ".join(metric.label for metric in comparison.metrics) or "none"
-    yield "Dates", " → ".join(run.header.created_at[:10] for run in (before, after))
+    yield "Dates", comparison.dates
     yield "What differs", "; ".join(comparison.differences) or "nothing in software or settings"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gpubench.analysis.compare import RunComparison
 from gpubench.analysis.verdicts import Verdict
 from gpubench.report.compare_text import ShownComparison, ShownRow, show_comparison
-from gpubench.report.markdown import escape, table
+from gpubench.report.markdown import NOTE_TEXT, escape, table
 
 __all__ = ["compare_markdown"]
 
@@ -22,7 +22,7 @@ def compare_markdown(comparison: RunComparison) -> str:
         f"## {runs}",
         f"**{escape(shown.headline)}**",
         "\n".join(f"- {escape(tally)}" for tally in shown.tallies),
-        *[f"> {escape(note)}" for note in shown.notes],
+        *[f"> {escape(note, NOTE_TEXT)}" for note in shown.notes],
         _cells(shown),
         _frontiers(shown),
         _line(comparison, shown),
@@ -61,9 +61,9 @@ def _frontiers(shown: ShownComparison) -> str:
 
 def _line(comparison: RunComparison, shown: ShownComparison) -> str:
     facts: Sequence[str] = [
-        ", ".join(comparison.after.devices()),
-        f"timed by {', '.join(comparison.after.timers())}" if comparison.after.timers() else "",
+        comparison.devices,
+        comparison.dates,
         f"differs: {'; '.join(shown.differences)}" if shown.differences else "same software and settings",
         shown.rule,
     ]
-    return "<sub>" + " · ".join(escape(fact, limit=600) for fact in facts if fact) + "</sub>"
+    return "<sub>" + " · ".join(escape(fact, NOTE_TEXT) for fact in facts if fact) + "</sub>"

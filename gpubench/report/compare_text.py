@@ -138,11 +138,13 @@ def _percent(value: float) -> str:
 
 
 def _headline(comparison: RunComparison) -> str:
-    slower = sum(any(v is Verdict.SLOWER for v in cell.verdicts) for cell in comparison.cells)
-    faster = sum(any(v is Verdict.FASTER for v in cell.verdicts) for cell in comparison.cells)
+    """Each cell counts once: one that is slower in a metric and faster in another is slower."""
+    slower = [cell for cell in comparison.cells if Verdict.SLOWER in cell.verdicts]
+    both = sum(Verdict.FASTER in cell.verdicts for cell in slower)
+    faster = sum(Verdict.FASTER in cell.verdicts for cell in comparison.cells) - both
     fates = comparison.fates()
     parts = [
-        (slower, "slower"),
+        (len(slower), f"slower ({both:,} of them faster in another metric)" if both else "slower"),
         (fates[Verdict.NEWLY_FAILING], "newly failing"),
         (faster, "faster"),
         (fates[Verdict.NEWLY_OK], "newly ok"),
@@ -158,7 +160,7 @@ def _headline(comparison: RunComparison) -> str:
 
 
 def _tallies(comparison: RunComparison) -> Iterator[str]:
-    """`step time: 2 slower (worst +7.1%), 30 same, 4 unclear; geometric mean of the changes +0.31%`."""
+    """`step time, by wall: 2 slower (worst +7.1%), 30 same; geometric mean of the changes +0.31%`."""
     for metric in comparison.metrics:
         judged = [j for cell in comparison.cells for j in cell.judgements if j.metric.key == metric.key]
         if not judged:
@@ -167,7 +169,14 @@ def _tallies(comparison: RunComparison) -> Iterator[str]:
         words = [f"{counts[verdict]:,} {verdict}{_extreme(judged, verdict)}" for verdict in Verdict if counts[verdict]]
         logs = [math.log(found.change.value) for found in judged if found.change]
         mean = f"; geometric mean of the changes {change_text(math.exp(sum(logs) / len(logs)))}" if logs else ""
-        yield f"{metric.label}: {', '.join(words)}{mean}"
+        yield f"{metric.label}{_timed(judged)}: {', '.join(words)}{mean}"
+
+
+def _timed(judged: Sequence[Judgement]) -> str:
+    """`, by nsys`."""
+    figures = [figure for found in judged for figure in (found.before, found.after) if figure]
+    timers = dict.fromkeys(figure.timer for figure in figures if figure.timer)
+    return f", by {' and '.join(timers)}" if timers else ""
 
 
 def _extreme(judged: Sequence[Judgement], verdict: Verdict) -> str:

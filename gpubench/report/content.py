@@ -12,6 +12,7 @@ import pandas as pd
 from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import Caveat, caveats_of
 from gpubench.analysis.conditions import Caution, group_cautions, warnings_of
+from gpubench.analysis.differences import differences
 from gpubench.analysis.frames import axes_of, wide_frame
 from gpubench.analysis.frontier import frontier
 from gpubench.analysis.merge import CellResult
@@ -117,9 +118,31 @@ class Content:
         """The failed cells told apart, run by run; of runs in which none failed, nothing."""
         return [found for found in map(triage_run, self.runs) if found.rows]
 
+    def run_words(self) -> list[tuple[str, str]]:
+        """Each run and what it was made on, when, and with what else than the first; none where there is but one."""
+        first, *others = self.runs
+        if not others:
+            return []
+        unlike = [
+            "",
+            *(f"; unlike the first: {', '.join(found)}" if (found := _unlike(first, run)) else "" for run in others),
+        ]
+        return [(run.run_id, _made(run) + text) for run, text in zip(self.runs, unlike, strict=True)]
+
     def dates(self) -> list[str]:
         """The days on which the runs were made: `21 November 2026`."""
         return list(dict.fromkeys(_day(run.header.created_at) for run in self.runs))
+
+
+def _made(run: Run) -> str:
+    """`decode_step on NVIDIA H200, 21 November 2026`."""
+    devices = " and ".join(run.devices())
+    return f"{run.header.workload.name}{f' on {devices}' if devices else ''}, {_day(run.header.created_at)}"
+
+
+def _unlike(first: Run, other: Run) -> list[str]:
+    is_other_gpu = first.devices() and other.devices() and first.devices() != other.devices()
+    return [*(["the GPU"] if is_other_gpu else []), *differences(first, other)]
 
 
 def read_content(runs: Sequence[Run]) -> Content:
@@ -133,9 +156,14 @@ def read_content(runs: Sequence[Run]) -> Content:
     frame = pd.concat([run.frame() for run in runs], ignore_index=True) if len(runs) > 1 else runs[0].frame()
     wide = wide_frame(frame)
     defined = define_series(frame, [run.header.workload for run in runs])
-    series = {key: metric for key, metric in defined.items() if metric.is_reported}
+    series = {key: _as_phrase(metric) for key, metric in defined.items() if metric.is_reported}
     content = Content(tuple(runs), frame, wide, series, Choice("", "", ()))
     return replace(content, choice=_choose(content))
+
+
+def _as_phrase(metric: Metric) -> Metric:
+    """The formula goes on within sentences; a workload's own is the first line of a docstring, which ends one."""
+    return replace(metric, formula=metric.formula.removesuffix("."))
 
 
 def _choose(content: Content) -> Choice:

@@ -24,13 +24,16 @@ from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
 from gpubench.triage import Triage
 
-__all__ = ["escape", "markdown_report", "table", "triage_markdown"]
+__all__ = ["NOTE_TEXT", "escape", "markdown_report", "table", "triage_markdown"]
 
 MAX_ROWS = 60
 """Per table. GitHub refuses a comment of more than 65,536 characters; what is left out is counted and in the CSV."""
 MAX_OPEN = 20
 """Rows of a table that is open at once: a longer one is folded, so that a comment stays a page long."""
 MAX_TEXT = 200
+"""Characters of a text in a table, beyond which it is cut."""
+NOTE_TEXT = 1000
+"""Of one that stands by itself, and of which no word may be lost."""
 MAX_WARNINGS = 12
 
 
@@ -40,7 +43,8 @@ def markdown_report(content: Content) -> str:
         f"## {escape(content.title)}",
         _summary(content),
         *map(_caveat, content.caveats()),
-        *[f"> {escape(note)}" for note in content.choice.notes],
+        "\n".join(f"- **{escape(run_id)}**: {escape(words, NOTE_TEXT)}" for run_id, words in content.run_words()),
+        *[f"> {escape(note, NOTE_TEXT)}" for note in content.choice.notes],
         *(_comparison(content) or _figures(content)),
         *_frontier(content),
         *_latencies(content),
@@ -104,7 +108,7 @@ def _summary(content: Content) -> str:
 
 
 def _caveat(caveat: Caveat) -> str:
-    lines = ["[!WARNING]", escape(caveat.text), *(f"- {escape(detail)}" for detail in caveat.details)]
+    lines = ["[!WARNING]", escape(caveat.text, NOTE_TEXT), *(f"- {escape(detail)}" for detail in caveat.details)]
     return "\n".join(f"> {line}" for line in lines)
 
 

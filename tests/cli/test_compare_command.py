@@ -54,7 +54,7 @@ def test_a_slowdown_is_told_at_any_width_and_fails(folder: Path, columns: int) -
     assert (told.code, told.err) == (1, "")
     words = " ".join(told.out.split())
     assert "Of 6 cells: 1 slower." in words
-    assert "step time: 1 slower (worst +5.0%), 5 same" in words
+    assert "step time, by cuda_event: 1 slower (worst +5.0%), 5 same" in words
     (line,) = [line for line in told.out.splitlines() if "▼ slower" in line]
     assert "triton" in line
     assert "800 µs" in line

@@ -6,9 +6,12 @@ import pytest
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis.run import load_run
+from gpubench.catalogue import MetricInfo
 from gpubench.errors import UsageError
 from gpubench.records import Outcome
 from gpubench.report.content import read_content
+from gpubench.report.html import render_html
+from gpubench.report.markdown import markdown_report
 
 TIMES = {"step_time": [[1.0] * 6]}
 TOKENS = {**TIMES, "tok_s_user": [[1.0] * 6], "tok_s_gpu": [[1.0] * 6]}
@@ -71,6 +74,29 @@ def test_runs_laid_over_one_another_are_grouped_by_run_first(tmp_path):
     assert content.axes == ["run_id", "backend", "dtype", "rows"]
     assert len(content.wide) == 4
     assert content.outcomes() == {"ok": 4}
+
+
+def test_runs_laid_over_one_another_say_what_each_is_and_how_it_differs(tmp_path):
+    cold = make_run(tmp_path, [shape(0, TOKENS)], name="cold", sweep={"measure": {"l2": "cold"}})
+    hot = make_run(tmp_path, [shape(0, TOKENS)], name="hot", sweep={"measure": {"l2": "hot"}})
+    for name, old, new in (("run.json", "580.65", "590.10"), ("cells.jsonl", "NVIDIA H200", "NVIDIA B200")):
+        (hot / name).write_text((hot / name).read_text().replace(old, new))
+    content = read_content([load_run(cold), load_run(hot)])
+    first = ("cold-20261121-093000", "mla_decode on NVIDIA H200, 21 November 2026")
+    unlike = "unlike the first: the GPU, driver 580.65 → 590.10, measure.l2 cold → hot"
+    assert content.run_words() == [
+        first,
+        ("hot-20261121-093000", f"mla_decode on NVIDIA B200, 21 November 2026; {unlike}"),
+    ]
+    assert unlike in render_html(content)
+    assert unlike in markdown_report(content)
+    assert read_content([load_run(cold)]).run_words() == []
+
+
+def test_a_definition_that_is_a_sentence_ends_once(tmp_path):
+    rows = MetricInfo("rows_per_s", "1/s", True, "Rows per second.")
+    run = load_run(make_run(tmp_path, [shape(0, {"rows_per_s": [[1.0] * 6]})], metrics=[rows]))
+    assert read_content([run]).series["rows_per_s"].formula == "Rows per second"
 
 
 def test_a_run_given_twice_or_none_at_all_is_an_error(tmp_path):
