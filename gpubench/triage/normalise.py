@@ -12,11 +12,18 @@ LONGEST = 20_000
 
 _SUBSTITUTES = (
     (re.compile(r"\bcell_\d+[\w.+-]*"), "CELL"),
-    (re.compile(r"\b0x[0-9a-fA-F]+\b|\b[0-9a-f]{12,}\b"), "ADDRESS"),
+    (re.compile(r"\b0x[0-9a-fA-F]+\b"), "N"),  # an address, or a matrix without rows
     (re.compile(r"(?:/[\w.+@~-]+)+/([\w.+@~-]+)"), r"\1"),
     (re.compile(r"\btmp[a-z0-9_]{6,}\b"), "TMP"),
-    (re.compile(r"[\[(]\s*\d+(?:\s*,\s*\d+)*\s*,?\s*[\])]"), "SIZE"),
+    (re.compile(r"\b(?:torch\.)?(?:bfloat|float|u?int|complex)\d+\w*"), "DTYPE"),
+    (re.compile(r"\b(?:BFloat16|Half|Float|Double|Byte|Char|Short|Int|Long)\b"), "DTYPE"),
+    (re.compile(r"(?<=maximum recursion depth exceeded) .*"), ""),
+    # an identifier in hexadecimal, with or without hyphens; without a letter it is a number, which becomes the same
+    (re.compile(r"(?<![.\w])(?=[\d-]*[a-f])(?=[a-f-]*\d)[\da-f]{6,}(?:-[\da-f]{4,})*\b", re.IGNORECASE), "N"),
+    (re.compile(r"(?<![\w.)\]])[-+](?=\d)"), ""),
     (re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?"), "N"),
+    (re.compile(r"\bN(?:(?:x|,\s*)N)+\b,?|\bN,(?=\s*[\])}])"), "N"),
+    (re.compile(r"\[\s*N?\s*\]|[({]\s*N\s*[)}]"), "SIZE"),
     (re.compile(r"\s+"), " "),
 )
 _ANONYMOUS = re.compile(r"\(anonymous namespace\)::|<unnamed>::|::_GLOBAL__N_\w*")

@@ -1,8 +1,9 @@
 """What cells are grouped by: the kind of fault, where it is, and in which stage; the victim is kept apart.
 
 Where a fault is: in the culprit's kernel if that is known, else in the kernel that the GPU caught, else in the top
-frames of the cell's own code, else in its backend. Line numbers, sizes and addresses are for the reader's eyes: an
-edit elsewhere in a file, or another shape, makes no other signature.
+frames of the cell's own code, else in its backend. What Python raised says itself what it is: there, the beginning of
+the message counts as well. Line numbers, sizes and addresses are for the reader's eyes: an edit elsewhere in a file, or
+another shape, makes no other signature.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ been handed a stale pointer, or an index that another kernel overwrote; nor does
 
 _WRONG_RESULTS = ("stale address", "mismatch", "nan", "unwritten output", "zero output")
 """What a stale address can lead to, besides whatever surfaces at the next call that looks."""
+
+_SAYING = ("python exception", "set-up exception", "import error")
+"""What is raised where it happens: one line can raise several things, as a call into torch does, and they are several
+faults. What surfaces later says whatever the call says that it surfaced in."""
 
 _TRACEBACK = re.compile(r'^  File "(.*)", line (\d{1,9}), in (.*)$')
 _CALLED = re.compile(r"when calling `(?:\w+::)*(\w+)")
@@ -126,7 +131,7 @@ def signature_of(record: CellRecord) -> Signature:
     place = normalise_kernel(faulting.kernel) if faulting else ""
     return Signature(
         fault=fault,
-        place=place or _place(own, record),
+        place=place or _place(own, record, fault),
         stage=record.stage,
         faulting=faulting,
         culprit=culprit,
@@ -174,20 +179,22 @@ def _own_frames(frames: Sequence[Frame]) -> list[Frame]:
     return telling or own
 
 
-def _place(own: Sequence[Frame], record: CellRecord) -> str:
+def _place(own: Sequence[Frame], record: CellRecord, fault: Fault) -> str:
+    """`topk.py:radix < moe.py:run`, `backend triton`; behind a colon what was said, where that tells faults apart."""
     names: list[str] = []
     for frame in own:
         name = f"{normalise_file(frame.file)}:{normalise_function(frame.function)}"
         if name not in names:  # a recursion is one place, however deep
             names.append(name)
     names = names[:TOP_FRAMES]
-    is_anonymous = all(name.rpartition(":")[2] in ANONYMOUS for name in names)
-    if names and not is_anonymous:
-        return " < ".join(names)
     backend = f"backend {record.backend}"
-    if names:
-        return f"{' < '.join(names)} of {backend}"
-    return f"{backend}: {message}" if (message := _message(record)) else backend
+    if all(name.rpartition(":")[2] in ANONYMOUS for name in names):
+        where = f"{' < '.join(names)} of {backend}" if names else backend
+    else:
+        where = " < ".join(names)
+    is_said = not names or (fault.name in _SAYING and not is_command(record.crash or Crash()))
+    message = _message(record) if is_said else ""
+    return f"{where}: {message}" if message else where
 
 
 def _message(record: CellRecord) -> str:
