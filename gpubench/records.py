@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from gpubench.units import CONVERSIONS
+
 __all__ = [
     "FROZEN",
     "SCHEMA",
@@ -121,8 +123,8 @@ class Cell:
 class Measurement:
     """One metric of one trial, with every sample.
 
-    `unit` is SI without a prefix (`s`, `B`, `FLOP`, `1/s`) or a plain word; `range` is the NVTX range the figure
-    belongs to ("" for the whole step).
+    `unit` is SI without a prefix (`s`, `B`, `FLOP`, `1/s`) or a plain word: what is given in milliseconds becomes
+    seconds, also when an older record is read. `range` is the NVTX range the figure belongs to ("" for the whole step).
     """
 
     metric: str
@@ -130,6 +132,17 @@ class Measurement:
     timer: Timer | None
     samples: list[float]
     range: str = ""
+    repeats: float | None = None
+    """How often one reading is among the samples, on average: of a loop, ITL has an iteration's time once for each
+    sequence that decoded in it. Then they are that many times fewer readings than samples. None: nobody said."""
+    higher_is_better: bool | None = None
+    """What the one who reported it says; None leaves it to the metric's definition, or else to its unit."""
+
+    def __post_init__(self) -> None:
+        conversion = CONVERSIONS.get(self.unit)
+        if conversion is not None:
+            object.__setattr__(self, "unit", conversion.unit)
+            object.__setattr__(self, "samples", [conversion(value) for value in self.samples])
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -87,6 +87,10 @@ class OwnMeasurement:
     """What it is of, if not of the whole step: `bucket 8`."""
     timer: Timer | None = None
     """Who timed it, if a timer of gpubench's did."""
+    repeats: float = 1.0
+    """How often one reading is in `value`, on average: what many waited for at once is one reading."""
+    higher_is_better: bool | None = None
+    """Of a metric of the workload's own; None: its unit decides, a rate is better high and all else low."""
 
 
 @dataclass

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +29,8 @@ from pydantic.dataclasses import dataclass
 
 from gpubench.catalogue import WorkloadInfo
 from gpubench.errors import StoreError
-from gpubench.records import SCHEMA, Ceilings, Cell, CellRecord, Scalar, dump_line, parse_record
-from gpubench.scalars import axis_value
+from gpubench.read_back import with_list_axes, with_own_metrics
+from gpubench.records import SCHEMA, Ceilings, Cell, CellRecord, dump_line, parse_record
 
 __all__ = [
     "ARTIFACTS",
@@ -208,7 +207,7 @@ def without_collecting() -> Iterator[None]:
 @without_collecting()
 def read_run(path: Path) -> StoredRun:
     """Read a run: a folder that holds run.json. A torn last line is dropped; any other bad line is an error."""
-    header = _with_list_axes(_read_header(path))
+    header = _read_header(path)
     lines = _read_bytes(path / CELLS).split(b"\n")
     torn = len(lines.pop()) if lines else 0
     records = []
@@ -223,6 +222,7 @@ def read_run(path: Path) -> StoredRun:
         _require_known(records[-1].schema, f"{path / CELLS}:{number}")
     sessions = _read_lines(path / SESSIONS, _SESSION)
     ceilings = {line.gpu: line.ceilings for line in _read_lines(path / CEILINGS, _CEILINGS)}
+    header = replace(header, cells=with_list_axes(header.cells), workload=with_own_metrics(header.workload, records))
     return StoredRun(path, header, records, sessions, torn, ceilings)
 
 
@@ -293,26 +293,6 @@ def _read_header(path: Path) -> RunHeader:
         return _HEADER.validate_json(text)
     except (ValueError, AttributeError) as error:
         raise StoreError(f"{path / HEADER}: can't be read as a run's header: {str(error).splitlines()[0]}") from None
-
-
-def _with_list_axes(header: RunHeader) -> RunHeader:
-    """The header with an axis for each list or mapping that varies: older ones have such values in params alone."""
-    shown = [
-        {name: axis_value(value) for name, value in cell.params.items() if isinstance(value, list | dict)}
-        for cell in header.cells
-    ]
-    taken: defaultdict[str, set[Scalar]] = defaultdict(set)
-    for cell, values in zip(header.cells, shown, strict=True):
-        for name in values.keys() - cell.axes.keys():
-            taken[name].add(values[name])
-    varied = {name for name, values in taken.items() if len(values) > 1}
-    if not varied:
-        return header
-    cells = [
-        replace(cell, axes={**cell.axes, **{name: values[name] for name in values if name in varied}})
-        for cell, values in zip(header.cells, shown, strict=True)
-    ]
-    return replace(header, cells=cells)
 
 
 def _require_known(schema: int, place: Path | str) -> None:

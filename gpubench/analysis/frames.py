@@ -20,7 +20,7 @@ from gpubench.analysis.conditions import throttled_spans
 from gpubench.analysis.derived import ACROSS_PASSES, across_passes, rates
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import summarise_all
-from gpubench.records import Ceilings, CellRecord, Outcome, Pass, Timer
+from gpubench.records import Ceilings, CellRecord, Measurement, Outcome, Pass, Timer
 
 __all__ = ["NOT_RUN", "axes_of", "cell_frame", "field", "samples_frame", "series_metrics", "series_of", "wide_frame"]
 
@@ -73,8 +73,9 @@ def cell_frame(
         for figure in [*found, *absent] or [_NOTHING]:
             rows.append(index)
             labels.append(figure)
-            samples.append(found.get(figure, []))
-            repeats.append(_repeats(figure, found))
+            trials = found.get(figure, [])
+            samples.append([trial.samples for trial in trials])
+            repeats.append(_repeats(trials) or _older_repeats(figure, found))
     is_time = [label.unit == "s" and not measures_itself for label in labels]
     stats = summarise_all(samples, is_time, repeats)
     stats.loc[stats[c.NUM_SAMPLES] == 0, c.WARNINGS] = ""
@@ -84,16 +85,23 @@ def cell_frame(
     return _with_both_passes(frame, across_passes(frame, cells), described)
 
 
-def _repeats(figure: _Figure, found: Mapping[_Figure, Sequence[Sequence[float]]]) -> float:
-    """How often one reading is among a figure's samples, on average.
+def _repeats(trials: Sequence[Measurement]) -> float | None:
+    """How often one reading is among the samples of all trials, on average; None where no record says so."""
+    readings = sum(len(trial.samples) / trial.repeats for trial in trials if trial.repeats)
+    samples = sum(len(trial.samples) for trial in trials if trial.repeats)
+    return samples / readings if readings else None
 
-    Of a loop, ITL has an iteration's time once for each sequence that decoded in it: they are no more readings than
+
+def _older_repeats(figure: _Figure, found: Mapping[_Figure, Sequence[Measurement]]) -> float:
+    """The same of records of a gpubench that didn't say it.
+
+    In its loop's, ITL has an iteration's time once for each sequence that decoded in it: they are no more readings than
     there were such iterations.
     """
     if figure.metric != "itl" or figure.range:
         return 1.0
-    trials = (trials for other, trials in found.items() if other.metric == "decoding" and not other.range)
-    decoding = [count for own in trials for trial in own for count in trial if count > 0]
+    own = (trials for other, trials in found.items() if other.metric == "decoding" and not other.range)
+    decoding = [count for trials in own for trial in trials for count in trial.samples if count > 0]
     return sum(decoding) / len(decoding) if decoding else 1.0
 
 
@@ -240,13 +248,13 @@ def _describe_figures(labels: Sequence[_Figure]) -> pd.DataFrame:
     )
 
 
-def _figures(cell: CellResult, ceilings: Mapping[str, Ceilings]) -> dict[_Figure, list[list[float]]]:
-    """The samples of an ok cell by figure and trial."""
-    found: dict[_Figure, list[list[float]]] = {}
+def _figures(cell: CellResult, ceilings: Mapping[str, Ceilings]) -> dict[_Figure, list[Measurement]]:
+    """What an ok cell's records have of each figure, by trial."""
+    found: dict[_Figure, list[Measurement]] = {}
     for record in [*cell.of(Pass.TIMING), *cell.of(Pass.PROFILE)]:
         for measurement in [*record.measurements, *rates(record, ceilings.get(record.gpu))]:
             figure = _Figure(
                 measurement.metric, measurement.unit, measurement.timer or "", record.pass_, measurement.range
             )
-            found.setdefault(figure, []).append(measurement.samples)
+            found.setdefault(figure, []).append(measurement)
     return found

@@ -188,15 +188,15 @@ _ALIKE = {("1/s", "tok/s"), ("tokens/s", "tok/s")}
 def define(key: str, unit: str = "", declared: MetricInfo | None = None) -> Metric:
     """The definition of a metric: gpubench's own, else the workload's, else what its unit says.
 
-    A metric that nobody declared (a command's own figures) is better low if it is a time or a size, and better high
-    if it is a rate. One of gpubench's own that a command reports in another unit, milliseconds say, keeps that unit.
+    A metric that nobody declared (a command's own figures) is better high if it is a rate, and else low. One of
+    gpubench's own that is reported in a unit of another kind, tokens where seconds are wanted, keeps that unit.
     """
     own = METRICS.get(key)
     if own is not None:
         return own if unit in ("", own.unit) or (unit, own.unit) in _ALIKE else replace(own, unit=unit)
     if declared is not None:
         words = declared.description or "declared by the workload"
-        return Metric(key, key, declared.unit, declared.higher_is_better, words)
+        return Metric(key, key, unit or declared.unit, declared.higher_is_better, words)
     return Metric(key, key, unit, unit.endswith(_RATES), "reported by the workload itself")
 
 

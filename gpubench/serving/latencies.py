@@ -67,8 +67,15 @@ def measure(served: Served, window: Window) -> list[OwnMeasurement]:
         ("iterations", "iterations", np.array([len(iterations)])),
         ("window", "s", np.array([length])),
     ]
+    repeats = {"itl": decoding.sum() / max(1, np.count_nonzero(decoding))}
     return [
-        OwnMeasurement(name, unit, values.astype(float).round(DECIMALS).tolist(), timer=Timer.WALL)
+        OwnMeasurement(
+            name,
+            unit,
+            values.astype(float).round(DECIMALS).tolist(),
+            timer=Timer.WALL,
+            repeats=float(repeats.get(name, 1.0)),
+        )
         for name, unit, values in found
         if values.size
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +194,12 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
 
 def collect_own(readings: Iterable[OwnMeasurement]) -> list[Measurement]:
     """What a workload measured itself as measurements; readings of the same figure are samples of one."""
-    found: dict[tuple[str, str, str, Timer | None], list[float]] = {}
+    found: defaultdict[tuple[str, str, str, Timer | None], list[Measurement]] = defaultdict(list)
     for own in readings:
-        samples = found.setdefault((own.metric, own.unit, own.range, own.timer), [])
-        samples.extend(own.value if isinstance(own.value, list) else [own.value])
-    return [Measurement(metric, unit, timer, values, range_) for (metric, unit, range_, timer), values in found.items()]
+        values = own.value if isinstance(own.value, list) else [own.value]
+        read = Measurement(own.metric, own.unit, own.timer, values, own.range, own.repeats, own.higher_is_better)
+        found[read.metric, read.unit, read.range, read.timer].append(read)
+    return [replace(parts[0], samples=[value for part in parts for value in part.samples]) for parts in found.values()]
 
 
 def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:

@@ -48,6 +48,16 @@ def test_gaps_of_many_sequences_in_one_iteration_are_one_reading_to_an_interval(
     assert ends[1] == (4.0, 6.0), "nothing says that these are the same readings"
 
 
+def test_a_measurement_says_how_often_its_readings_are_among_its_samples(tmp_path):
+    waits = [seconds for seconds in (1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0) for _ in range(64)]
+    run = run_of(tmp_path, MadeCell({}, {"waits": [waits]}))
+    (record,) = run.stored.records
+    saying = [replace(record, measurements=[replace(record.measurements[0], repeats=64.0)])]
+    both = [each.frame().iloc[0] for each in (run, Run(replace(run.stored, records=saying)))]
+    assert [(row["low"], row["high"]) for row in both] == [(4.0, 6.0), (1.0, 9.0)]
+    assert both[1]["num_samples"] == 512, "they are samples all the same"
+
+
 @pytest.mark.parametrize("outcome", [*[o for o in Outcome if o is not Outcome.OK], None])
 def test_a_cell_that_is_not_ok_stays_under_every_metric_without_figures(tmp_path, outcome):
     good = MadeCell({"batch": 1}, {"step_time": TIMES, "tok_s_user": TIMES})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from made_runs import MadeCell, make_run
 
 from gpubench.analysis.run import load_run
 from gpubench.errors import StoreError, UsageError
-from gpubench.records import Outcome
+from gpubench.records import Outcome, dump_line
+from gpubench.store import read_run
 
 GOOD = {"tok_s_user": [[10.0] * 6], "tok_s_gpu": [[20.0] * 6]}
 
@@ -64,3 +67,13 @@ def test_one_column_to_group_by_needs_no_list(tmp_path):
     cells = [MadeCell({"backend": backend}, GOOD) for backend in ("torch", "triton")]
     run = load_run(make_run(tmp_path, cells))
     assert run.frontier(group="backend")["group"].tolist() == ["torch", "triton"]
+
+
+def test_which_way_is_better_is_as_the_one_who_measured_it_says(tmp_path):
+    path = make_run(tmp_path, [MadeCell({}, {"score": [[1.0]], "misses": [[2.0]], "ttft": [[3.0]], "wait": [[4.0]]})])
+    (record,) = read_run(path).records
+    ways = {"score": True, "misses": False, "ttft": True}
+    says = [replace(own, higher_is_better=ways.get(own.metric)) for own in record.measurements]
+    (path / "cells.jsonl").write_bytes(dump_line(replace(record, measurements=says)))
+    found = {key: metric.higher_is_better for key, metric in load_run(path).metrics().items()}
+    assert found == {"ttft": False, "score": True, "misses": False, "wait": False}, "what TTFT is, gpubench knows"

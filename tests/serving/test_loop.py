@@ -132,6 +132,8 @@ def test_gaps_iterations_and_tokens_add_up(lengths, chunk):
         return
     found = figures(served, window)
     assert sum(found["decoding"]) == len(found.get("itl", []))
+    repeats = next((own.repeats for own in measure(served, window) if own.metric == "itl"), 1)
+    assert len(found.get("itl", [])) / repeats == pytest.approx(np.count_nonzero(found["decoding"]))
     assert sum(found["step_time"]) == pytest.approx(found["window"][0], abs=1e-6)
     assert len(found["ttft"]) == len(found["e2e"]) >= 1
     assert len(found.get("tpot", [])) == len(found.get("tok_s_user", []))

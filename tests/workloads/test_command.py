@@ -141,7 +141,12 @@ def test_metrics_come_from_json_on_the_last_line_whatever_was_logged_before():
         print(json.dumps({"results": [{"tok_s": 12.5}]}))
     """
     taken = run(python(source), metrics={"tok_s": {"json": "results.0.tok_s", "unit": "1/s"}})
-    assert (taken["tok_s"].value, taken["tok_s"].unit) == (12.5, "1/s")
+    assert (taken["tok_s"].value, taken["tok_s"].unit, taken["tok_s"].higher_is_better) == (12.5, "1/s", None)
+
+
+def test_a_metric_may_say_which_way_is_better():
+    taken = run("echo 7", metrics={"misses": {"pattern": "([0-9]+)", "unit": "1/s", "higher_is_better": False}})
+    assert taken["misses"].higher_is_better is False
 
 
 def test_a_pattern_takes_the_last_match_and_reads_stderr_if_asked():

@@ -37,7 +37,9 @@ class MetricSource:
     file: str = "stdout"
     """`stdout`, `stderr`, or the path of a file that the command writes; placeholders are filled in."""
     unit: str = ""
-    higher_is_better: bool = True
+    """SI prefixes are taken off for the record: what is given in ms becomes seconds."""
+    higher_is_better: bool | None = None
+    """None: as gpubench knows a metric of that name, or else by its unit."""
 
     def __post_init__(self) -> None:
         if (self.json is None) == (self.pattern is None):
@@ -86,7 +88,7 @@ def read_metric(
         found = _find_by_pattern(name, source.pattern, file, text)
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         raise CommandFailed(f"metric {name}: {file} gives {found!r}; wanted a finite number")
-    return OwnMeasurement(name, source.unit, float(found))
+    return OwnMeasurement(name, source.unit, float(found), higher_is_better=source.higher_is_better)
 
 
 def _read_text(name: str, file: str, output: Output, before: Mapping[str, FileState]) -> str:
