@@ -247,6 +247,8 @@ def _data(triage: Triage, row: Row, run_name: str) -> dict[str, Any]:
             "precision": rule.precision,
             "coverage": rule.coverage,
             "is_exact": rule.is_exact,
+            "is_telling": rule.is_telling,
+            "expected": rule.expected,
             "conditions": [asdict(condition) for condition in rule.conditions],
             "support": {name: getattr(rule, name) for name in _SUPPORT},
         },

@@ -39,7 +39,7 @@ class Diagnosis:
     basis: str
     """`audit`, `memcheck` …, `core`, `contrast` of what fails with what passes, `rerun`; "" if nothing shows it."""
     rule: str = ""
-    """The conditions under which it happens, if they are exact."""
+    """The conditions under which it happens, if they are exact and chance doesn't explain them."""
     next: str = ""
     """What to try by hand, where it isn't known."""
 
@@ -53,8 +53,7 @@ class Diagnosis:
 
 def diagnose(signature: Signature, rule: Rule, twins: Sequence[Twin], verdicts: Sequence[Verdict]) -> Diagnosis | None:
     """The diagnosis of a signature by the answers about its cells; None if nothing was asked and nobody is blamed."""
-    is_telling = rule.is_exact and bool(rule.conditions) and rule.of_crashed > 1  # of one cell it only describes it
-    words = rule.words if is_telling else ""
+    words = rule.words if rule.is_exact and rule.is_telling else ""
     culprit = signature.culprit
     if culprit is not None:
         return Diagnosis(_blame(signature, culprit), culprit.basis.partition(":")[0], words)

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.records import Cell, Scalar
+from gpubench.scalars import axis_value
 
 __all__ = ["ABSENT", "Axis", "Grid", "Mask"]
 
 Mask = NDArray[np.bool_]
 """A truth per cell."""
+
+_Identity = tuple[bool, Scalar]
 
 ABSENT = "–"
 """The value of a cell that doesn't have the axis."""
@@ -26,11 +29,13 @@ class Axis:
 
     name: str
     values: tuple[Scalar, ...]
-    """Those that occur: in order if they are numbers, else as they first occur."""
+    """Those that occur: in order if they are numbers, with what is none before them; else as they first occur."""
     codes: NDArray[np.int64]
     """Of each cell: the place of its value."""
     is_ordered: bool
-    """All values are numbers: an axis that has a direction."""
+    """All values are numbers, but for null and what a cell doesn't have: an axis that has a direction."""
+    num_missing: int = 0
+    """Of an ordered axis: how many of its values are none. They are neither high nor low."""
 
     @property
     def is_switch(self) -> bool:
@@ -59,28 +64,29 @@ class Grid:
     def _axis(self, name: str) -> Axis:
         column = [_value(cell, name) for cell in self.cells]
         distinct = {_identity(value): value for value in column}
-        is_ordered = all(_is_number(value) for value in distinct.values())
+        missing: dict[_Identity, Scalar] = {key: each for key, each in distinct.items() if each in (None, ABSENT)}
+        numbers = [item for item in distinct.items() if _is_number(item[1])]
+        is_ordered = len(numbers) > 1 and len(numbers) + len(missing) == len(distinct)
         if is_ordered:
-            distinct = dict(sorted(distinct.items(), key=_number))
+            distinct = missing | dict(sorted(numbers, key=lambda item: _number(item[1])))
         place = {identity: number for number, identity in enumerate(distinct)}
         codes = np.array([place[_identity(value)] for value in column], dtype=np.int64)
-        return Axis(name, tuple(distinct.values()), codes, is_ordered)
+        return Axis(name, tuple(distinct.values()), codes, is_ordered, len(missing) if is_ordered else 0)
 
 
 def _value(cell: Cell, name: str) -> Scalar:
     if name in cell.axes:
         return cell.axes[name]
-    value = cell.backend if name == "backend" else cell.params.get(name, ABSENT)
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+    return axis_value(cell.backend if name == "backend" else cell.params.get(name, ABSENT))
 
 
-def _identity(value: Scalar) -> tuple[bool, Scalar]:
+def _identity(value: Scalar) -> _Identity:
     return isinstance(value, bool), value  # True equals 1, and is another value
 
 
-def _number(item: tuple[tuple[bool, Scalar], Scalar]) -> float:
-    assert isinstance(item[1], int | float), "only an axis of numbers is put in order"
-    return item[1]
+def _number(value: Scalar) -> float:
+    assert isinstance(value, int | float), "only an axis of numbers is put in order"
+    return value
 
 
 def _is_number(value: Scalar) -> bool:

@@ -4,14 +4,15 @@ signature and of no clean one.
     parallel = TEP ∧ gvr = false ∧ concurrency ≥ 8 (3 of 3 crashed; 0 of 21 clean)
 
 On each axis only the tightest condition of a kind that holds for all the dead can be part of an exact rule, for a
-looser one lets in more of the living: so an exact rule is found if there is one. Where there is none, the best
-imprecise one is grown from the best shorter ones. A cell that was not run, was skipped or failed otherwise is unknown:
-it speaks neither for a rule nor against it.
+looser one lets in more of the living: so an exact rule is found if there is one. Where there is none, imprecise ones
+are grown from the best shorter ones, and the one that chance explains least is told, if chance doesn't explain it. A
+cell that was not run, was skipped or failed otherwise is unknown: it speaks neither for a rule nor against it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations
 from operator import and_
@@ -22,17 +23,20 @@ from numpy.typing import NDArray
 
 from gpubench.records import Scalar
 from gpubench.scalars import format_scalar
-from gpubench.triage.grid import Axis, Grid, Mask
+from gpubench.triage.chance import MOST_CONDITIONS, MOST_VALUES, Chance
+from gpubench.triage.grid import ABSENT, Axis, Grid, Mask
 
 __all__ = ["Condition", "Rule", "find_rule"]
 
-MOST_CONDITIONS = 3
-MOST_VALUES = 8
-"""Of `in`: a longer list tells the cells over again, not what they have in common."""
 MOST_THRESHOLDS = 64
 """Of one axis: of more values, every so many-th."""
 MOST_CANDIDATES = 240
 BEAM = 12
+MOST_EXPECTED, MOST_EXPECTED_IMPRECISE = 0.1, 0.01
+"""A rule of which chance would yield more than so many tells nothing. Of imprecise ones, which there are always, the
+least expected is looked for: that one has to be rarer still."""
+MOST_ALTERNATIVES = 3
+"""Shown of the conditions on other axes that are true of the same cells."""
 
 _ORDER = {"=": 0, "in": 1, "≥": 2, "≤": 2}
 
@@ -44,11 +48,18 @@ class Condition:
     axis: str
     operator: Literal["=", "in", "≥", "≤"]
     values: tuple[Scalar, ...]
+    alternatives: tuple[Condition, ...] = ()
+    """On other axes, true of the same known cells: which of them it is, these cells can't tell."""
 
     @property
     def text(self) -> str:
+        """`model = a (or ranks = 16)`."""
         shown = ", ".join(format_scalar(value) for value in self.values)
-        return f"{self.axis} in {{{shown}}}" if self.operator == "in" else f"{self.axis} {self.operator} {shown}"
+        told = f"{self.axis} in {{{shown}}}" if self.operator == "in" else f"{self.axis} {self.operator} {shown}"
+        others = [f"or {other.text}" for other in self.alternatives[:MOST_ALTERNATIVES]]
+        more = len(self.alternatives) - MOST_ALTERNATIVES
+        others += [f"or {more} more"] if more > 0 else []
+        return f"{told} ({', '.join(others)})" if others else told
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,14 @@ class Rule:
     of_clean: int
     unknown: int
     """Cells for which it is true and of which nobody knows: not run, skipped, or failed in another way."""
+    expected: float
+    """How many rules as short and as good there would be, at most, if as many cells had failed at random."""
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it says more than which cells failed."""
+        most = MOST_EXPECTED if self.is_exact else MOST_EXPECTED_IMPRECISE
+        return bool(self.conditions) and self.expected <= most
 
     @property
     def is_exact(self) -> bool:
@@ -82,8 +101,10 @@ class Rule:
     @property
     def words(self) -> str:
         """The conditions alone."""
+        if not self.conditions and not self.of_clean:
+            return "no cell is clean"
         if not self.conditions:
-            return "no axis tells them apart" if self.of_clean else "no cell is clean"
+            return "no axis tells them apart" if self.of_crashed > 1 else "one cell makes no rule"
         ordered = sorted(self.conditions, key=lambda condition: _ORDER[condition.operator])
         return " ∧ ".join(condition.text for condition in ordered)
 
@@ -94,6 +115,8 @@ class Rule:
             support += f"; {self.unknown} unknown"
         if not self.is_exact and self.conditions:
             support += f": precision {self.precision:.0%}, coverage {self.coverage:.0%}"
+        elif self.conditions and not self.is_telling:
+            support += "; may be chance" if self.of_crashed > 1 else "; one cell makes no rule"
         return f"{self.words} ({support})"
 
 
@@ -110,18 +133,33 @@ class _Candidate:
 def find_rule(grid: Grid, crashed: Mask, clean: Mask) -> Rule:
     """The rule for the cells that are `crashed`, against those that are `clean`; there must be one of the former."""
     assert crashed.any(), "a signature has a cell"
+    chance = Chance(grid, known=int((crashed | clean).sum()), dead=int(crashed.sum()))
     chosen: tuple[_Candidate, ...] | None = () if not clean.any() else _find_exact(grid, crashed, clean)
     if chosen is None:
-        chosen = _find_best(grid, crashed, clean)
+        chosen = _find_best(grid, crashed, clean, chance)
     holds = np.logical_and.reduce([candidate.holds for candidate in chosen] or [np.ones_like(crashed)])
+    dead, alive = int((holds & crashed).sum()), int((holds & clean).sum())
     return Rule(
-        conditions=tuple(candidate.condition for candidate in chosen),
-        crashed=int((holds & crashed).sum()),
+        conditions=tuple(_with_alternatives(grid, candidate, crashed | clean) for candidate in chosen),
+        crashed=dead,
         of_crashed=int(crashed.sum()),
-        clean=int((holds & clean).sum()),
+        clean=alive,
         of_clean=int(clean.sum()),
         unknown=int((holds & ~crashed & ~clean).sum()),
+        expected=chance.expect(len(chosen), sum(candidate.cost for candidate in chosen), dead, alive),
     )
+
+
+def _with_alternatives(grid: Grid, candidate: _Candidate, known: Mask) -> Condition:
+    """A condition with those on other axes that are true of the same known cells, one of each axis."""
+    true_of = candidate.holds & known
+    found = []
+    for place, axis in enumerate(grid.axes):
+        if place != candidate.place:
+            tight = [each for each in _tightest(place, axis, true_of) if not (each.holds & known & ~true_of).any()]
+            told = [each for each in tight if ABSENT not in each.condition.values]  # it has no such axis: no cause
+            found += [each.condition for each in sorted(told, key=lambda each: each.cost)[:1]]
+    return replace(candidate.condition, alternatives=tuple(found))
 
 
 def _find_exact(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...] | None:
@@ -156,12 +194,15 @@ def _tightest(place: int, axis: Axis, crashed: Mask) -> list[_Candidate]:
     low, high = int(codes[0]), int(codes[-1])
     if len(codes) == 1:
         return [_equals(place, axis, low)]
-    found = [_at_least(place, axis, low), _at_most(place, axis, high)] if axis.is_ordered else []
+    has_order = axis.is_ordered and low >= axis.num_missing
+    found = [_at_least(place, axis, low), _at_most(place, axis, high)] if has_order else []
     return [*found, *_one_of(place, axis, codes)]
 
 
 def _equals(place: int, axis: Axis, code: int) -> _Candidate:
-    return _Candidate(Condition(axis.name, "=", (axis.values[code],)), place, 0, axis.codes == code)
+    value = axis.values[code]
+    cost = int(value == ABSENT)  # what a cell has says more than what it lacks
+    return _Candidate(Condition(axis.name, "=", (value,)), place, cost, axis.codes == code)
 
 
 def _at_least(place: int, axis: Axis, code: int) -> _Candidate:
@@ -169,7 +210,8 @@ def _at_least(place: int, axis: Axis, code: int) -> _Candidate:
 
 
 def _at_most(place: int, axis: Axis, code: int) -> _Candidate:
-    return _Candidate(Condition(axis.name, "≤", (axis.values[code],)), place, 1, axis.codes <= code)
+    holds = (axis.codes <= code) & (axis.codes >= axis.num_missing)
+    return _Candidate(Condition(axis.name, "≤", (axis.values[code],)), place, 1, holds)
 
 
 def _one_of(place: int, axis: Axis, codes: NDArray[np.int64]) -> list[_Candidate]:
@@ -200,8 +242,8 @@ class _Grown:
         return _Grown(chosen, self.dead & other.dead, self.alive & other.alive, self.of_dead)
 
 
-def _find_best(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...]:
-    """The rule with the highest harmonic mean of precision and coverage that a beam search meets."""
+def _find_best(grid: Grid, crashed: Mask, clean: Mask, chance: Chance) -> tuple[_Candidate, ...]:
+    """The rule that chance explains least, of those that a beam search meets; none if chance explains it."""
     candidates = [candidate for place, axis in enumerate(grid.axes) for candidate in _loose(place, axis, crashed)]
     of_dead = int(crashed.sum())
     single = [
@@ -209,20 +251,33 @@ def _find_best(grid: Grid, crashed: Mask, clean: Mask) -> tuple[_Candidate, ...]
         for place, candidate in enumerate(candidates)
     ]
     single = sorted(single, key=_best_first)[:MOST_CANDIDATES]
-    best = _Grown((), _bits(crashed[crashed]), _bits(clean[clean]), of_dead)
-    beam = [best]
+    beam = [_Grown((), _bits(crashed[crashed]), _bits(clean[clean]), of_dead)]
+    met: list[_Grown] = []
     for _ in range(MOST_CONDITIONS):
         # by its places, so that what can be reached in two orders is met once
         grown = {
             both.chosen: both
             for one in beam
             for other in single
-            if other.chosen[0] not in one.chosen
+            if _may_join(candidates[other.chosen[0]], [candidates[place] for place in one.chosen])
             for both in [one.and_also(other)]
         }
         beam = sorted(grown.values(), key=_best_first)[:BEAM]
-        best = min([best, *beam[:1]], key=_best_first)
-    return tuple(candidates[place] for place in best.chosen)
+        met += beam
+
+    def expect(grown: _Grown) -> float:
+        cost = sum(candidates[place].cost for place in grown.chosen)
+        return chance.expect(len(grown.chosen), cost, grown.dead.bit_count(), grown.alive.bit_count())
+
+    best = min(met, key=lambda grown: (expect(grown), _best_first(grown)), default=None)
+    is_telling = best is not None and expect(best) <= MOST_EXPECTED_IMPRECISE
+    return tuple(candidates[place] for place in best.chosen) if best is not None and is_telling else ()
+
+
+def _may_join(candidate: _Candidate, chosen: Sequence[_Candidate]) -> bool:
+    """Whether it says something new of its axis: the other end of a range, if anything was said."""
+    said = [other.condition.operator for other in chosen if other.place == candidate.place]
+    return not said or [*said, candidate.condition.operator] in (["≥", "≤"], ["≤", "≥"])
 
 
 def _best_first(grown: _Grown) -> tuple[float, int, tuple[int, ...]]:
@@ -237,5 +292,6 @@ def _loose(place: int, axis: Axis, crashed: Mask) -> list[_Candidate]:
         codes = codes[np.linspace(0, len(codes) - 1, MOST_THRESHOLDS).astype(int)]
     found = [_equals(place, axis, int(code)) for code in codes]
     if axis.is_ordered:
-        found += [make(place, axis, int(code)) for code in codes for make in (_at_least, _at_most)]
+        present = [int(code) for code in codes if code >= axis.num_missing]
+        found += [make(place, axis, code) for code in present for make in (_at_least, _at_most)]
     return [*found, *(_one_of(place, axis, codes) if len(codes) > 1 else [])]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import operator
+import random
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_failures import grid_cells
 
 from gpubench.records import Cell
-from gpubench.triage.grid import Grid
+from gpubench.triage.grid import ABSENT, Grid
 from gpubench.triage.rules import MOST_CONDITIONS, Rule, find_rule
 from gpubench.triage.twins import find_twins
 
@@ -140,14 +143,103 @@ def test_a_range_inside_an_axis_is_told_by_its_values():
 def test_cells_that_differ_in_nothing_known_have_no_rule():
     cells = grid_cells(batch=[8])
     twice = [cells[0], cells[0]]
-    assert rule_of(twice, {0}).words == "no axis tells them apart"
+    assert rule_of(twice, {0}).words == "one cell makes no rule"
+    thrice = [*twice, cells[0]]
+    assert rule_of(thrice, {0, 1}).words == "no axis tells them apart"
 
 
 def test_true_is_not_one_and_a_missing_axis_is_a_value_of_its_own():
     cells = grid_cells(flag=[True, 1, False, 0])
     assert rule_of(cells, {0}).words == "flag = true"
     some = [*grid_cells(batch=[1, 2]), *grid_cells(block=[64])]
-    assert rule_of(some, {2}).words in ("batch = –", "block = 64")
+    assert rule_of(some, {2}).words == "block = 64"
+    assert rule_of(some, {0, 1}).words == "batch ≥ 1"
+
+
+def noisy(share: float, seed: int, *, stray: float = 0.0) -> tuple[list[Cell], set[int]]:
+    """A grid in which cells of backend b with gvr off fail, but for a share of them, and others by chance."""
+    cells = grid_cells(backend=["a", "b", "c"], batch=NUMBERS[:5], isl=NUMBERS[:3], model=["x", "y"], gvr=[True, False])
+    draw = random.Random(seed)
+    chance = [share if cell.axes["backend"] == "b" and not cell.axes["gvr"] else stray for cell in cells]
+    return cells, {number for number, share in enumerate(chance) if draw.random() < share}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("share", "stray"), [(0.9, 0.02), (0.7, 0.0), (0.5, 0.0)])
+def test_a_planted_rule_that_does_not_always_hold_is_found_and_not_refined(share, stray, seed):
+    cells, dead = noisy(share, seed, stray=stray)
+    rule = rule_of(cells, dead)
+    assert rule.words == "backend = b ∧ gvr = false"
+    assert rule.is_telling
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("number", [2, 3, 5, 8, 16, 60])
+def test_what_fails_at_random_is_not_explained(number, seed):
+    cells, _ = noisy(0.0, 0)
+    rule = rule_of(cells, set(random.Random(seed).sample(range(len(cells)), number)))
+    assert not rule.is_telling
+    assert rule.words == "no axis tells them apart"
+
+
+@pytest.mark.parametrize(
+    ("dead", "text"),
+    [
+        ({3}, "batch = 2 ∧ gvr = false (1 of 1 crashed; 0 of 11 clean; one cell makes no rule)"),
+        ({2, 3}, "batch = 2 (2 of 2 crashed; 0 of 10 clean; may be chance)"),
+        ({1, 3, 5, 7, 9, 11}, "gvr = false (6 of 6 crashed; 0 of 6 clean)"),
+    ],
+)
+def test_a_rule_of_few_cells_that_chance_would_give_says_so(dead, text):
+    cells = grid_cells(batch=NUMBERS, gvr=[True, False])
+    rule = rule_of(cells, dead)
+    assert rule.text() == text
+    assert rule.is_telling is ("clean)" in text)
+
+
+def test_expected_is_at_least_how_often_random_cells_have_a_rule_as_good():
+    cells = grid_cells(concurrency=NUMBERS, parallel=["TEP", "DEP"], gvr=[True, False])
+    draw = random.Random(0)
+    story = rule_of(cells, {13, 17, 21})
+    drawn = [rule_of(cells, set(draw.sample(range(24), 3))) for _ in range(200)]
+    as_good = sum(rule.is_exact and rule.expected <= story.expected for rule in drawn)
+    assert as_good / len(drawn) <= story.expected <= 0.1
+
+
+def test_axes_that_move_together_are_all_named():
+    pairs = [("a", "TEP", 16), ("b", "DEP", 1), ("c", "DEP", 1)]
+    cells = grid_cells(batch=NUMBERS, pair=[0, 1, 2])
+    cells = [
+        replace(
+            cell, axes={"batch": cell.axes["batch"], **dict(zip(("model", "parallel", "ranks"), pair, strict=True))}
+        )
+        for cell in cells
+        for pair in [pairs[cell.axes["pair"]]]
+    ]
+    dead = {number for number, cell in enumerate(cells) if cell.axes["model"] == "a"}
+    assert rule_of(cells, dead).words == "model = a (or parallel = TEP, or ranks = 16)"
+    late = {number for number in dead if cells[number].axes["batch"] >= 4}
+    assert rule_of(cells, late).words == "model = a (or parallel = TEP, or ranks = 16) ∧ batch ≥ 4"
+    others = set(range(len(cells))) - dead
+    assert rule_of(cells, others).words == "parallel = DEP (or model in {b, c}, or ranks = 1)"
+
+
+@pytest.mark.parametrize("missing", [None, ABSENT])
+def test_a_number_that_some_cells_lack_is_still_told_by_a_threshold(missing):
+    blocks = [missing, 1, 2, 4, 8, 16, 32]
+    cells = grid_cells(backend=["a", "b"], block=blocks)
+    cells = [replace(cell, axes={**cell.axes, "block": missing}) if cell.backend == "a" else cell for cell in cells]
+    sizes = [cell.axes["block"] for cell in cells]
+    wide = {number for number, size in enumerate(sizes) if size not in (None, ABSENT) and size >= 4}
+    assert rule_of(cells, wide).words == "block ≥ 4"
+    narrow = {number for number, size in enumerate(sizes) if size not in (None, ABSENT) and size <= 4}
+    assert rule_of(cells, narrow).words == "block ≤ 4"
+
+
+def test_what_is_said_of_an_axis_is_said_once():
+    cells, dead = noisy(0.6, 3, stray=0.03)
+    for condition, other in itertools.combinations(rule_of(cells, dead).conditions, 2):
+        assert condition.axis != other.axis or {condition.operator, other.operator} == {"≥", "≤"}
 
 
 def test_a_twin_is_the_clean_cell_that_differs_least():
