@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from gpubench.units import CONVERSIONS
 
 __all__ = [
+    "FIGURE_PARTS",
     "FROZEN",
     "SCHEMA",
     "Ceilings",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 SCHEMA = 1
+
+FIGURE_PARTS = ("low", "high", "p10", "p90", "p99", "num_samples", "timer", "warnings")
+"""What tables add to a metric's name, behind a dot: `ttft.p99`. Behind an @ they add its timer: `busy@nsys`."""
 
 Scalar = bool | int | float | str | None
 """A value an axis can take; lists and mappings are allowed in `params` only."""

@@ -24,9 +24,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
-from gpubench.records import CheckResult, Timer
+from gpubench.records import FIGURE_PARTS, CheckResult, Timer
 
-__all__ = ["Backend", "Metric", "OwnMeasurement", "Step", "Workload", "get_workload", "registered", "workload"]
+__all__ = [
+    "Backend",
+    "Metric",
+    "OwnMeasurement",
+    "Step",
+    "Workload",
+    "check_metric_name",
+    "get_workload",
+    "registered",
+    "workload",
+]
 
 Step = Callable[[], Any]
 """What is timed. It returns its outputs: a tensor, or a tuple, list or mapping of them, or None.
@@ -92,6 +102,9 @@ class OwnMeasurement:
     higher_is_better: bool | None = None
     """Of a metric of the workload's own; None: its unit decides, a rate is better high and all else low."""
 
+    def __post_init__(self) -> None:
+        check_metric_name(self.metric)
+
 
 @dataclass
 class Workload:
@@ -142,6 +155,8 @@ class Workload:
 
     def metric(self, name: str, *, unit: str, higher_is_better: bool = True) -> Callable[[F], F]:
         """Register `(cell, seconds) -> float`, evaluated for every sample of the step time."""
+
+        check_metric_name(name)
 
         def register(function: F) -> F:
             signature = inspect.signature(function)
@@ -238,6 +253,14 @@ class Workload:
             in_process=self.in_process,
             shares=list(self.shares),
         )
+
+
+def check_metric_name(name: str) -> None:
+    """ValueError for a name that tables have for something else: a part of another metric, or one timer's figure."""
+    base, _, part = name.rpartition(".")
+    if not name or "@" in name or (base and part in FIGURE_PARTS):
+        better = name.replace("@", "_at_") if "@" in name else f"{base}_{part}" if base else "one word"
+        raise ValueError(f"{name!r} can't name a metric: tables have such names for parts of others; call it {better}")
 
 
 def workload(

@@ -20,7 +20,7 @@ from gpubench.analysis.conditions import throttled_spans
 from gpubench.analysis.derived import ACROSS_PASSES, across_passes, rates
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import summarise_all
-from gpubench.records import Ceilings, CellRecord, Measurement, Outcome, Pass, Timer
+from gpubench.records import FIGURE_PARTS, Ceilings, CellRecord, Measurement, Outcome, Pass, Timer
 
 __all__ = ["NOT_RUN", "axes_of", "cell_frame", "field", "samples_frame", "series_metrics", "series_of", "wide_frame"]
 
@@ -175,7 +175,7 @@ def wide_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1)
 
 
-_FIELDS = (c.MEDIAN, c.LOW, c.HIGH, c.P10, c.P90, c.P99, c.NUM_SAMPLES, c.TIMER, c.WARNINGS)
+_FIELDS = (c.MEDIAN, *FIGURE_PARTS)
 
 
 def field(series: str, name: str) -> str:
@@ -212,8 +212,26 @@ def _series(rows: pd.DataFrame) -> pd.Series:
     rank = rows[c.PASS].map(_PREFERENCE).fillna(0) * len(_TIMERS) + rows[c.TIMER].map(_TIMERS).fillna(0)
     order = rank.sort_values(kind="stable").index
     place = rows.loc[order].groupby([c.RUN_ID, c.CELL_ID, c.METRIC]).cumcount().reindex(rows.index)
-    metric = rows[c.METRIC].where(~rows[c.METRIC].isin(c.CELL), rows[c.METRIC] + "_metric")
+    metric = rows[c.METRIC].map(_free_names(rows[c.METRIC].unique()))
     return metric.where(place == 0, metric + "@" + rows[c.TIMER])
+
+
+def _free_names(metrics: Iterable[str]) -> dict[str, str]:
+    """The name of each metric's series; older records may have metrics with the name of something else."""
+    names: dict[str, str] = {}
+    for metric in sorted(metrics, key=lambda metric: (_series_name(metric) != metric, metric)):
+        name = _series_name(metric)
+        while name in names.values():
+            name += "_metric"
+        names[metric] = name
+    return names
+
+
+def _series_name(metric: str) -> str:
+    base, _, part = metric.replace("@", "_at_").rpartition(".")
+    if metric in c.CELL:
+        return f"{metric}_metric"
+    return f"{base}_{part}" if base and part in FIGURE_PARTS else metric.replace("@", "_at_")
 
 
 def _describe_cells(run_id: str, cells: Sequence[CellResult], metrics: Iterable[str]) -> pd.DataFrame:

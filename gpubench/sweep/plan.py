@@ -254,6 +254,9 @@ class _Planner:
         if not is_scalar(value) and (name in self.spec.axes or name in self.spec.zip_names):
             self._fail(f"got {show(value)}; {name} is an axis of the grid, so a row has one value of it", *path)
             return value
+        if isinstance(value, float) and math.isnan(value):
+            self._fail("got .nan, which equals nothing, not even itself; no cell can be told by it", *path)
+            return value
         return self._value(name, value, *path)
 
     def _refuse_repeats(self, rows: Sequence[Mapping[str, Scalar]], *path: str | int) -> None:

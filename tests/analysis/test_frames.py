@@ -48,6 +48,15 @@ def test_gaps_of_many_sequences_in_one_iteration_are_one_reading_to_an_interval(
     assert ends[1] == (4.0, 6.0), "nothing says that these are the same readings"
 
 
+def test_metrics_of_older_records_may_be_named_as_parts_of_others(tmp_path):
+    names = ["ttft", "ttft.p99", "ttft.timer", "ttft_p99", "gap@nsys", "reason", "reason_metric"]
+    run = run_of(tmp_path, MadeCell({}, {name: [[float(value)]] for value, name in enumerate(names)}))
+    wide = run.wide()
+    keys = ["ttft", "ttft_p99_metric", "ttft_timer", "ttft_p99", "gap_at_nsys", "reason_metric_metric", "reason_metric"]
+    assert sorted(series_of(wide)) == sorted(keys) == sorted(run.metrics())
+    assert [wide[key][0] for key in keys] == list(range(len(names)))
+
+
 def test_a_measurement_says_how_often_its_readings_are_among_its_samples(tmp_path):
     waits = [seconds for seconds in (1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0) for _ in range(64)]
     run = run_of(tmp_path, MadeCell({}, {"waits": [waits]}))

@@ -492,6 +492,11 @@ EXPANDED = [
         id="all excluded",
     ),
     pytest.param(
+        "workload: mla_decode\nparams: {model: tiny, batch: 1, isl: 2}\ninclude: [{scale: .nan}]\n",
+        "sweep.yaml:3: include[0].scale: got .nan, which equals nothing, not even itself; no cell can be told by it",
+        id="nan in a row of include",
+    ),
+    pytest.param(
         HEAD + "include:\n- {batch: 1}\n",
         "sweep.yaml:8: include[0]: missing backend, isl, of which the grid has several values",
         id="include lacks axes",

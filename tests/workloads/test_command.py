@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.errors import ArgumentError, CommandFailed
-from gpubench.registry import get_workload
+from gpubench.registry import OwnMeasurement, get_workload
 from gpubench.workloads import load_builtin
 from gpubench.workloads.command.template import fill_arguments, fill_shell_line
 
@@ -142,6 +142,16 @@ def test_metrics_come_from_json_on_the_last_line_whatever_was_logged_before():
     """
     taken = run(python(source), metrics={"tok_s": {"json": "results.0.tok_s", "unit": "1/s"}})
     assert (taken["tok_s"].value, taken["tok_s"].unit, taken["tok_s"].higher_is_better) == (12.5, "1/s", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "better"), [("ttft.p99", "ttft_p99"), ("busy@nsys", "busy_at_nsys"), ("", "one word")]
+)
+def test_a_metric_is_not_named_as_tables_name_parts_of_others(name, better):
+    with pytest.raises(ArgumentError, match=f"^metrics: '{name}' can't name a metric: .* call it {better}$"):
+        run("echo 7", metrics={name: {"pattern": "([0-9]+)"}})
+    with pytest.raises(ValueError, match="can't name a metric"):
+        OwnMeasurement(name, "s", 1.0)
 
 
 def test_a_metric_may_say_which_way_is_better():

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from gpubench.errors import ArgumentError, CommandFailed
-from gpubench.registry import OwnMeasurement
+from gpubench.registry import OwnMeasurement, check_metric_name
 from gpubench.workloads.command.process import Output
 
 __all__ = ["MetricSource", "note_files", "parse_sources", "read_metric"]
@@ -55,6 +55,11 @@ def parse_sources(metrics: Mapping[str, Any]) -> dict[str, MetricSource]:
     """Read the `metrics` param of a command; ArgumentError names the metric, the key and the value."""
     if "step_time" in metrics:
         raise ArgumentError("metrics: step_time is the command's wall time; call a time that it reports something else")
+    for name in metrics:
+        try:
+            check_metric_name(name)
+        except ValueError as error:
+            raise ArgumentError(f"metrics: {error}") from None
     try:
         return _SOURCES.validate_python(dict(metrics))
     except ValidationError as error:
