@@ -115,8 +115,8 @@ class Rule:
             support += f"; {self.unknown} unknown"
         if not self.is_exact and self.conditions:
             support += f": precision {self.precision:.0%}, coverage {self.coverage:.0%}"
-        elif self.conditions and not self.is_telling:
-            support += "; may be chance" if self.of_crashed > 1 else "; one cell makes no rule"
+        elif self.conditions and not self.is_telling and self.of_crashed > 1:  # of one it only says which it is
+            support += "; may be chance"
         return f"{self.words} ({support})"
 
 
