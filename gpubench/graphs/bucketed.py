@@ -16,7 +16,7 @@ from gpubench.graphs.cost import BucketCost, Meter
 from gpubench.graphs.piecewise.buckets import find_bucket
 from gpubench.graphs.piecewise.seam import Graph, Graphs
 from gpubench.graphs.piecewise.step import Arguments
-from gpubench.graphs.places import Places
+from gpubench.graphs.places import Places, copy_argument
 
 __all__ = ["BucketedStep"]
 
@@ -71,7 +71,7 @@ class BucketedStep:
             *per_row, state = arguments_for(bucket)
             if not self._inputs:
                 self._inputs = [value.clone() for value in per_row]
-                self._places = Places.of_all(state)
+                self._places = Places.of(state)
             capture = partial(self._capture_bucket, bucket, state, pool)
             replay, eager = partial(self, *per_row, state), partial(self.eager, *per_row, state)
             costs.append(self._meter.measure(bucket, pool, capture, replay, eager))
@@ -84,10 +84,9 @@ class BucketedStep:
         bucket = find_bucket(self._buckets, rows)
         if self._places is None or bucket not in self._captured:
             raise RuntimeError(f"{self.name}: bucket {bucket} isn't captured; call warm_up and capture first")
-        tensors = [path.get(state) for path in self._places.paths]
-        self._places.refuse_others(tensors, f"{self.name}: the graphs of bucket {bucket}")
-        for buffer, value, idle in zip(self._inputs, per_row, self._idle, strict=True):
-            buffer[:rows].copy_(value)
+        self._places.tensors(state, f"{self.name}: the graphs of bucket {bucket}")
+        for number, (buffer, value, idle) in enumerate(zip(self._inputs, per_row, self._idle, strict=True)):
+            copy_argument(buffer[:rows], value, f"{self.name}: argument {number}")
             if rows < bucket:
                 buffer[rows:bucket].fill_(idle)
         self._captured[bucket].replay()

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gpubench.graphs.places import copy_argument
 from gpubench.graphs.switch import are_graphs_off
 
 __all__ = ["BoundStep", "CapturedStep", "capture_step"]
@@ -31,11 +32,11 @@ class CapturedStep(Generic[T]):
         self._outputs = outputs
 
     def __call__(self, *inputs: Tensor) -> T:
-        """Copy `inputs` (as many and of the shapes that were captured) into the graph's buffers and replay."""
+        """Copy `inputs`, of the shapes and dtypes that were captured, into the graph's buffers and replay."""
         if self._graph is None:
             raise RuntimeError("this step's graph has been closed; capture it again")
-        for buffer, value in zip(self._inputs, inputs, strict=True):
-            buffer.copy_(value)
+        for number, (buffer, value) in enumerate(zip(self._inputs, inputs, strict=True)):
+            copy_argument(buffer, value, f"a captured step's input {number}")
         self._graph.replay()
         return self._outputs
 

@@ -63,7 +63,7 @@ def test_rows_after_those_of_a_step_are_idle_in_every_bucket(bucketed):
 
 
 def test_a_state_that_moved_is_refused_until_all_is_captured_again(bucketed):
-    state, given = make_state(), (torch.ones(3), torch.zeros(3))
+    state, given = make_state(), (torch.ones(3), torch.zeros(3, dtype=torch.int64))
     start(bucketed, state)
     state.sums = state.sums.clone()
     with pytest.raises(

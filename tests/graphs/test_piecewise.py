@@ -6,122 +6,23 @@ import copy
 import gc
 import random
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 from graphs.fake_graphs import FakeGraphs
-from torch import Tensor
+from graphs.toy import ROWS, SEEN, WIDTH, State, Toy, make_state, ready, some, tokens_of
 
 from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
 from gpubench.graphs.piecewise import trace
-from gpubench.graphs.piecewise.split import Operator, Piece
+from gpubench.graphs.piecewise.operators import Operator
+from gpubench.graphs.piecewise.split import Piece
 from gpubench.graphs.piecewise.start import start_in_two_phases
 from gpubench.graphs.piecewise.step import Options, PiecewiseStep
 from gpubench.graphs.piecewise.traces import Traces
 from gpubench.models.dense import DenseCache, DenseModel
 from gpubench.models.presets import PRESETS
 from gpubench.workloads.decode_step import next_tokens
-
-WIDTH, ROWS = 6, 8
-SEEN: list[tuple[str, int]] = []
-"""The operators that ran, and on how many rows."""
-
-
-@dataclass
-class State:
-    """What the toy step remembers."""
-
-    memory: Tensor
-
-
-def _grow_fake(x: Tensor, memory: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], 2 * x.shape[1])
-
-
-def _grow(x: Tensor, memory: Tensor) -> Tensor:
-    SEEN.append(("grow", len(x)))
-    memory[: len(x)] += 1
-    return torch.cat((x, memory[: len(x)]), dim=1)
-
-
-def _read_fake(x: Tensor, memory: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _read(x: Tensor, memory: Tensor) -> Tensor:
-    SEEN.append(("read", len(x)))
-    return x + memory[: len(x)]
-
-
-def _fill(x: Tensor, memory: Tensor, out: Tensor, *, scale: float = 1.0) -> None:
-    SEEN.append(("fill", len(x)))
-    out.copy_(x * memory[: len(x)] * scale)
-
-
-def _fill_fake(x: Tensor, memory: Tensor, out: Tensor, *, scale: float = 1.0) -> None: ...
-
-
-def _lie(x: Tensor, memory: Tensor) -> Tensor:
-    return x[:, :1].contiguous()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators() -> Iterator[None]:
-    with torch.library._scoped_library("toy", "DEF") as library:
-        for name, schema, function, fake in (
-            ("grow", "(Tensor x, Tensor(a!) memory) -> Tensor", _grow, _grow_fake),
-            ("read", "(Tensor x, Tensor memory) -> Tensor", _read, _read_fake),
-            ("lie", "(Tensor x, Tensor memory) -> Tensor", _lie, _read_fake),
-            ("fill", "(Tensor x, Tensor memory, Tensor(a!) out, *, float scale=1.0) -> ()", _fill, _fill_fake),
-        ):
-            library.define(f"{name}{schema}")
-            library.impl(name, function, "CPU")
-            torch.library.register_fake(f"toy::{name}", fake, lib=library)
-        yield
-
-
-class Toy:
-    """A step with two operators in a row, one that returns and one that fills, and sums over all rows."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.table = torch.randn(32, WIDTH)
-        self.head = torch.randn(WIDTH, WIDTH)
-
-    def __call__(self, tokens: Tensor, state: State) -> dict[str, Tensor]:
-        x = self.table[tokens] * 2
-        grown = torch.ops.toy.grow(torch.ops.toy.read(x, state.memory), state.memory)
-        mixed = grown[:, :WIDTH] + grown.sum(dim=0)[WIDTH:]  # over all rows: what is in the padding would show
-        out = mixed.new_empty(mixed.shape)
-        torch.ops.toy.fill(mixed, state.memory, out, scale=0.5)
-        return {"y": (out + out.sum(dim=0)) @ self.head}
-
-
-def make_state() -> State:
-    return State(torch.rand(ROWS, WIDTH))
-
-
-def tokens_of(count: int) -> Tensor:
-    return torch.randint(32, (count,))
-
-
-def some(state: Any) -> Callable[[int], tuple[Tensor, Any]]:
-    """What buckets are warmed up and captured with."""
-    return lambda bucket: (tokens_of(min(bucket, ROWS)), state)
-
-
-def ready(step: Callable[..., Any], state: Any, buckets: tuple[int, ...] = (2, 4, 8), **options: Any) -> PiecewiseStep:
-    """A step that has been captured; the state is as it was."""
-    before = copy.deepcopy(state)
-    pieces = PiecewiseStep(step, Options(buckets, **options), FakeGraphs(), head=getattr(step, "head", None))
-    pieces.warm_up(some(state))
-    pieces.capture(some(state))
-    state.memory.copy_(before.memory)
-    return pieces
-
 
 EVERY_WAY = [
     {"out_buffers": out_buffers, "pool": pool, "head": head}
@@ -187,7 +88,7 @@ def test_output_info_is_kept_for_each_operator_and_not_for_the_piece_before_seve
     pieces = ready(Toy(), make_state())
     (plan,) = pieces._plans
     assert [type(part) for part in plan.parts] == [Piece, Operator, Operator, Piece, Operator, Piece]
-    shapes = {operator.name: pieces._learned[4].get(operator.node) for operator in plan.operators}
+    shapes = {operator.name: pieces._learned[4][1].get(operator.node) for operator in plan.operators}
     assert shapes["read 0"].shape == (4, WIDTH)
     assert shapes["grow 0"].shape == (4, 2 * WIDTH)
     assert shapes["fill 0"] is None, "it returns nothing"
@@ -344,7 +245,7 @@ def test_a_step_that_uses_a_caches_size_is_traced_for_each():
 def test_buckets_with_caches_of_their_own_sizes_share_a_trace_unless_the_step_uses_these():
     def step(tokens, state):
         rows = torch.cat((table[tokens], state.memory)) if is_used else table[tokens]
-        return torch.ops.toy.read(rows[: tokens.shape[0]] + rows.shape[0] * is_used, state.memory)
+        return torch.ops.toy.read(rows[: tokens.shape[0]] + (rows.shape[0] - tokens.shape[0]) * is_used, state.memory)
 
     table, states = torch.randn(32, WIDTH), {bucket: State(torch.rand(bucket, WIDTH)) for bucket in (2, 4, 8)}
     for is_used in (False, True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpubench.graphs.piecewise.split import Operator, split
+from gpubench.graphs.piecewise.operators import Operator
+from gpubench.graphs.piecewise.split import split
 from gpubench.graphs.piecewise.trace import trace_step
 from gpubench.kernels.ops import cut_at_seams
 from gpubench.models.attention import cached_attention

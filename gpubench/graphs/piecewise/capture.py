@@ -14,8 +14,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from gpubench.graphs.piecewise.entry import Call, Entry, OutputInfo, call_piece
+from gpubench.graphs.piecewise.operators import Operator
 from gpubench.graphs.piecewise.seam import Graph, Graphs
-from gpubench.graphs.piecewise.split import Operator, Piece, Plan
+from gpubench.graphs.piecewise.split import Piece, Plan
 from gpubench.graphs.places import Places
 
 __all__ = ["BucketCapture"]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from gpubench.errors import ArgumentError
+from gpubench.graphs.piecewise.operators import Operator
 from gpubench.graphs.piecewise.seam import Graph
-from gpubench.graphs.piecewise.split import Operator, Piece, Plan
-from gpubench.graphs.piecewise.trace import NumTokens, PerToken
-from gpubench.graphs.places import Places
+from gpubench.graphs.piecewise.split import Piece, Plan
+from gpubench.graphs.piecewise.trace import PerToken
+from gpubench.graphs.places import Places, copy_argument
 
 __all__ = ["Call", "Entry", "OutputInfo", "call_operator", "call_piece", "learn_output"]
 
@@ -58,9 +59,8 @@ def call_operator(operator: Operator, values: Values, plan: Plan, num_tokens: in
     """Run an operator on the rows of the first tokens."""
     arguments = []
     for argument in operator.arguments:
-        rows = plan.rows(argument) if isinstance(argument, fx.Node) else None
-        value = values[argument] if isinstance(argument, fx.Node) else argument
-        arguments.append(rows.first(value, num_tokens) if rows else value)
+        is_node = isinstance(argument, fx.Node)
+        arguments.append(plan.cut(argument, values[argument], num_tokens) if is_node else argument)
     return operator.target(*arguments)
 
 
@@ -70,6 +70,7 @@ class Call:
     def __init__(self, operator: Operator, plan: Plan, values: Values, homes: Mapping[int, Tensor]) -> None:
         """`homes` are buffers for what it writes, by the number of its argument: there it gets new ones each time."""
         self.operator = operator
+        self._plan = plan
         self._rows = [plan.rows(argument) if isinstance(argument, fx.Node) else None for argument in operator.arguments]
         self._values: list[Any] = [
             values.get(argument) if isinstance(argument, fx.Node) else argument for argument in operator.arguments
@@ -86,7 +87,9 @@ class Call:
         """The call for so many tokens: everything but the state is known then."""
         arguments, padding = [], []
         for place, (value, rows) in enumerate(zip(self._values, self._rows, strict=True)):
-            arguments.append(rows.first(value, num_tokens) if rows else value)
+            argument = self.operator.arguments[place]
+            is_known = isinstance(argument, fx.Node) and argument not in self._plan.live
+            arguments.append(self._plan.cut(argument, value, num_tokens) if is_known else value)
             if rows and place in (*self.operator.outputs, *self.operator.updated):
                 padding.append(rows.after(self._homes.get(place, value), num_tokens))
         result, rows = self._result, self.operator.rows
@@ -156,10 +159,10 @@ class Program:
     """What the step returns, always the same tensors; None if the head has yet to make it."""
     head_inputs: list[Any]
 
-    def fill(self, per_token: Sequence[Tensor]) -> None:
-        """Copy the step's arguments to where the pieces find them."""
+    def fill(self, per_token: Sequence[Tensor], name: str) -> None:
+        """Copy the step's arguments to where the pieces find them; ArgumentError for one of another shape or dtype."""
         for index, buffer in self.inputs:
-            buffer.copy_(per_token[index])
+            copy_argument(buffer, per_token[index], f"{name}: argument {index}")
         for rows in self.padding:
             rows.zero_()
 
@@ -202,17 +205,11 @@ class Entry:
         return Program(num_tokens, parts, inputs, padding, None, head_inputs)
 
     def _first(self, node: fx.Node, num_tokens: int) -> Any:
-        if isinstance(self.plan.inputs.get(node), NumTokens):
-            return num_tokens
-        return self._cut(node, self.values[node], num_tokens)
-
-    def _cut(self, node: fx.Node, value: Any, num_tokens: int) -> Any:
-        rows = self.plan.rows(node)
-        return rows.first(value, num_tokens) if rows else value
+        return self.plan.cut(node, self.values[node], num_tokens)
 
     def run_head(self, program: Program) -> Any:
         """Run what was left outside the graphs, on as many rows as there are tokens."""
         assert self.head is not None, "only where one was left outside"
         made = dict(zip(self.head.outputs, self.head.module.forward(*program.head_inputs), strict=True))
         found = ((node, made[node] if node in made else self.values[node]) for node in self.plan.outputs)
-        return self.plan.pack([self._cut(node, value, program.num_tokens) for node, value in found])
+        return self.plan.pack([self.plan.cut(node, value, program.num_tokens) for node, value in found])

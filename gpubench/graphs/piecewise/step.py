@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from gpubench.errors import ArgumentError
 from gpubench.graphs.cost import BucketCost, Meter
 from gpubench.graphs.piecewise.buckets import find_bucket
 from gpubench.graphs.piecewise.capture import BucketCapture
@@ -90,7 +91,7 @@ class PiecewiseStep:
     def _forget(self) -> None:
         self._plans: list[Plan] = []
         self._entries: dict[int, Entry] = {}
-        self._learned: dict[int, dict[fx.Node, OutputInfo]] = {}
+        self._learned: dict[int, tuple[Plan, dict[fx.Node, OutputInfo]]] = {}
         self._buffers: list[Tensor] = []
         self._copies: dict[fx.Node, Tensor] = {}
         self._pool: Any = None
@@ -192,7 +193,8 @@ class PiecewiseStep:
     def _run_eagerly(self, plan: Plan, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
         """A padded step without graphs."""
         num_tokens = len(per_token[0])
-        values = self._known_values(plan, bucket, plan.find_live(state))
+        live = plan.find_live([path.get(state) for path in plan.paths])
+        values = self._known_values(plan, bucket, live)
         for node, source in plan.inputs.items():
             if isinstance(source, PerToken):
                 values[node].zero_()[:num_tokens] = per_token[source.index]
@@ -206,24 +208,28 @@ class PiecewiseStep:
                 info = learned[part.node] = learn_output(part, returned, num_tokens, bucket)
                 whole = values[part.node] = info.allocate().zero_()
                 (part.rows.first(whole, num_tokens) if part.rows else whole).copy_(returned)
-        self._learned[bucket] = learned
+        self._learned[bucket] = plan, learned
 
     def _capture_bucket(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
         plan = self._plan(bucket, per_token, state)
-        live = plan.find_live(state)
-        values = self._known_values(plan, bucket, live)
+        warmed_up, learned = self._learned[bucket]
+        if plan is not warmed_up:
+            raise ArgumentError(
+                f"{self.name}: bucket {bucket} was warmed up with a state of other sizes or values than it is to be "
+                "captured with"
+            )
+        places = Places.of(state, plan.paths)
+        values = self._known_values(plan, bucket, plan.find_live([path.get(state) for path in plan.paths]))
         capture = BucketCapture(plan, bucket, self.options.out_buffers, self._graphs, self._pool)
-        places = Places.of((source.path for source in plan.state.values()), live[: len(plan.state)])
-        self._entries[bucket] = capture.run(values, self._copies, self._learned[bucket], places)
+        self._entries[bucket] = capture.run(values, self._copies, learned, places)
 
     def _replay(self, bucket: int, per_token: Sequence[Tensor], state: Any) -> Any:
         entry = self._entries.get(bucket)
         if entry is None:
             raise RuntimeError(f"{self.name}: bucket {bucket} isn't captured; call warm_up and capture first")
-        live = entry.plan.find_live(state)
-        entry.places.refuse_others(live[: len(entry.plan.state)], f"{self.name}: the graphs of bucket {bucket}")
+        live = entry.plan.find_live(entry.places.tensors(state, f"{self.name}: the graphs of bucket {bucket}"))
         program = entry.program(len(per_token[0]))
-        program.fill(per_token)
+        program.fill(per_token, self.name)
         for node in entry.plan.copied:
             self._copies[node].copy_(live[entry.plan.live[node]])
         for part in program.parts:

@@ -6,21 +6,23 @@ the graph is called with the inputs that were found in the step's arguments by i
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from gpubench.errors import Unsupported
-from gpubench.graphs.piecewise.rows import Rows, rows_between, rows_of
-from gpubench.graphs.places import Path, state_tensors
+from gpubench.graphs.piecewise.counts import AnyNumber, OneNumber, Sizes
+from gpubench.graphs.piecewise.rows import Rows
+from gpubench.graphs.places import Path, state_parts, state_tensors
 from gpubench.kernels.ops import cut_at_seams
 
 __all__ = [
@@ -52,6 +54,8 @@ class State:
     """A tensor of the step's last argument."""
 
     path: Path
+    again: tuple[Path, ...] = ()
+    """Where it is once more: layers may share a cache."""
 
 
 @dataclass(frozen=True)
@@ -91,53 +95,6 @@ class Traced:
     def rows(self, node: fx.Node) -> Rows | None:
         """Where the tokens are in a value of the graph."""
         return self.sizes.rows(node)
-
-
-class Sizes(Protocol):
-    """What a trace knows of its number of tokens."""
-
-    @property
-    def exact(self) -> int | None:
-        """The one number that the graph is for; None if it is for any that it admits."""
-        ...
-
-    def admit(self, num_tokens: int) -> bool: ...
-
-    def rows(self, node: fx.Node) -> Rows | None: ...
-
-
-@dataclass(frozen=True)
-class _AnyNumber:
-    """It is a symbol: for Dynamo, of at least 2."""
-
-    symbol: Any
-    guards: tuple[Any, ...]
-    """What was found true of it while the step's Python ran: another number may take another branch."""
-    exact: None = None
-
-    def admit(self, num_tokens: int) -> bool:
-        if num_tokens < 2:
-            return False
-        return all(guard.subs(self.symbol, num_tokens) == True for guard in self.guards)  # noqa: E712 - SymPy's
-
-    def rows(self, node: fx.Node) -> Rows | None:
-        return rows_of(node.meta.get("example_value"), self.symbol)
-
-
-@dataclass(frozen=True)
-class _OneNumber:
-    """It is a constant of the graph. What is the tokens' shows beside the same graph for another number."""
-
-    exact: int
-    other: int = 0
-    twins: dict[fx.Node, Any] = field(default_factory=dict)
-    """The values of that graph, by the nodes of this one."""
-
-    def admit(self, num_tokens: int) -> bool:
-        return num_tokens == self.exact
-
-    def rows(self, node: fx.Node) -> Rows | None:
-        return rows_between(node.meta.get("example_value"), self.exact, self.twins.get(node), self.other)
 
 
 StateSizes = tuple[tuple[int | None, ...], ...]
@@ -198,8 +155,7 @@ def _trace_exactly(trace: Callable[..., Traced], num_tokens: int) -> Traced:
     for other in (num_tokens - 1, num_tokens + 1):
         twin = list(trace(other, is_dynamic=False).graph.nodes)
         if [(node.op, str(node.target)) for node in nodes] == [(node.op, str(node.target)) for node in twin]:
-            examples = {node: like.meta.get("example_value") for node, like in zip(nodes, twin, strict=True)}
-            return replace(exact, sizes=_OneNumber(num_tokens, other, examples))
+            return replace(exact, sizes=OneNumber(num_tokens, other, dict(zip(nodes, twin, strict=True))))
     raise Unsupported(f"piecewise: {num_tokens} tokens take another way through the step than one less or one more")
 
 
@@ -221,8 +177,8 @@ def _trace(
     catcher = _Catcher()
     compiled = torch.compile(_fresh(step), backend=catcher, fullgraph=True, dynamic=False)
     try:
-        with torch.no_grad(), cut_at_seams(), _left_open(state, sizes):
-            returned = compiled(*rows, state)
+        with torch.no_grad(), cut_at_seams(), _left_open(state, sizes), _lent(state) as own:
+            returned = compiled(*rows, own)
     except (torch._dynamo.exc.TorchDynamoException, symbolic_shapes.ConstraintViolationError) as error:
         lines = str(error).strip().split("\n")
         reason = next((line.strip() for line in lines if "Explanation:" in line), lines[0])
@@ -254,9 +210,25 @@ def _left_open(state: Any, sizes: StateSizes) -> Iterator[None]:
             vars(value).update(attributes)
 
 
+@contextmanager
+def _lent(state: Any) -> Iterator[Any]:
+    """The same tensors and values in containers of their own, for a trace: Dynamo runs what the step's Python does to
+    them, with outputs that are nothing. Unsupported for a step that replaces one: a replay wouldn't."""
+    before = dict(state_parts(state))
+    own = copy.deepcopy(state, {id(value): value for value in before.values()})
+    yield own
+    after = dict(state_parts(own))
+    for path in (*before, *after):
+        if path not in before or path not in after or before[path] is not after[path]:
+            raise Unsupported(
+                f"piecewise: the step puts something else at {path} of its state; a replay can't: write into the "
+                "tensor that is there, in an operator"
+            )
+
+
 def _refuse_sizes(traced: Traced) -> None:
     """SizesUsed if the graph, or what its trace took for granted, knows of another size than the number of tokens."""
-    own = {traced.sizes.symbol} if isinstance(traced.sizes, _AnyNumber) else set()
+    own = {traced.sizes.symbol} if isinstance(traced.sizes, AnyNumber) else set()
     used: set[Any] = set()
     environments: dict[int, Any] = {}
     for node in traced.graph.nodes:
@@ -274,6 +246,8 @@ def _refuse_sizes(traced: Traced) -> None:
 
 
 _numbers = itertools.count()
+_OF_ARGUMENTS = "L_arguments_"
+"""What Dynamo's names for what `traced_step` is given begin with."""
 
 
 def _fresh(step: Step) -> Step:
@@ -316,14 +290,34 @@ class _Catcher:
             raise Unsupported("piecewise: the step computes nothing that could be captured")
         leaves, structure = pytree.tree_flatten(returned)
         places = {id(output): place for place, output in enumerate(self.outputs)}
+        for leaf in leaves:
+            if id(leaf) not in places:
+                what = "a tensor that it was given" if isinstance(leaf, Tensor) else repr(leaf)
+                raise Unsupported(f"piecewise: the step returns {what}; wanted tensors that it computes, and no more")
         known: dict[int, Input] = {id(value): PerToken(index) for index, value in enumerate(per_token)}
         for path, value in state_tensors(state):
-            known.setdefault(id(value), State(path))
-        inputs = [
-            NumTokens() if isinstance(value, int) else known.get(id(value), Constant(value)) for value in self.arguments
-        ]
+            before = known.get(id(value))
+            known[id(value)] = (
+                replace(before, again=(*before.again, path)) if isinstance(before, State) else State(path)
+            )
+        inputs = self._inputs(known)
         sizes = self._sizes(inputs)
         return Traced(self.graph, tuple(inputs), tuple(places[id(leaf)] for leaf in leaves), structure, sizes)
+
+    def _inputs(self, known: dict[int, Input]) -> list[Input]:
+        """What the graph was called with."""
+        assert self.graph is not None, "there is a graph"
+        found: list[Input] = []
+        for node, value in zip(self.graph.find_nodes(op="placeholder"), self.arguments, strict=True):
+            source = NumTokens() if isinstance(value, int) else known.get(id(value), Constant(value))
+            if isinstance(source, Constant) and str(node.target).startswith(_OF_ARGUMENTS):
+                name = str(node.target).removeprefix(_OF_ARGUMENTS)
+                raise Unsupported(
+                    f"piecewise: the step uses {name}, a tensor that is in no field of a dataclass, no mapping and no "
+                    "list of its state: it would not be found again when it moves"
+                )
+            found.append(source)
+        return found
 
     def _sizes(self, inputs: Sequence[Input]) -> Sizes:
         """What the shape of an argument with a row per token says of their number."""
@@ -332,9 +326,9 @@ class _Catcher:
             if isinstance(source, PerToken):
                 size = node.meta["example_value"].shape[0]
                 if not isinstance(size, torch.SymInt):
-                    return _OneNumber(size)
+                    return OneNumber(size)
                 symbol: Any = size.node
                 # Each argument begins with a symbol of its own; that they are one is known by the end.
                 guards = (symbol.shape_env.replace(guard.expr) for guard in symbol.shape_env.guards)
-                return _AnyNumber(symbol.expr, tuple(guards))
+                return AnyNumber(symbol.expr, tuple(guards))
         raise Unsupported("piecewise: the step doesn't depend on its tokens")

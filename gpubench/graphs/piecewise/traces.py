@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.trace import SizesUsed, StateSizes, Step, Traced, trace_step
-from gpubench.graphs.places import Path, state_tensors
+from gpubench.graphs.places import recall, state_parts
 
 __all__ = ["Traces"]
 
-Kinds = tuple[tuple[Path, int, bool, torch.dtype], ...]
+Kinds = tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
 class Traces:
@@ -67,10 +66,20 @@ class Traces:
 
 
 def _describe(state: Any) -> tuple[Kinds, tuple[tuple[int, ...], ...]]:
-    """What tensors a state has, and their shapes."""
-    tensors = list(state_tensors(state))
-    kinds = tuple((path, value.dim(), value.is_contiguous(), value.dtype) for path, value in tensors)
-    return kinds, tuple(tuple(value.shape) for _, value in tensors)
+    """What a state is but for its sizes and addresses, and the shapes of its tensors.
+
+    What is no tensor may have been read, and tensors in the same memory change together.
+    """
+    parts = list(state_parts(state))
+    tensors = [(path, value) for path, value in parts if isinstance(value, Tensor)]
+    first: dict[Any, int] = {}
+    kinds = []
+    for place, (path, value) in enumerate(tensors):
+        memory = value.untyped_storage().data_ptr()
+        same = first.setdefault(id(value), place), first.setdefault(("memory", memory or place), place)
+        kinds.append((path, value.dim(), value.is_contiguous(), value.dtype, same))
+    values = tuple((path, type(value), recall(value)) for path, value in parts if not isinstance(value, Tensor))
+    return (tuple(kinds), values), tuple(tuple(value.shape) for _, value in tensors)
 
 
 def _fit(sizes: StateSizes, given: Sequence[Sequence[int]]) -> bool:
