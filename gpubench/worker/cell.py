@@ -156,7 +156,8 @@ class _TaskRun:
 
     def _check_own(self, prepared: Prepared, found: Trial) -> Trial:
         """The trial of a workload that measures itself, with its fault if what it did was wrong, or nobody can tell."""
-        if prepared.subject.workload.check_function is None or self.task.check.against == NOTHING:
+        is_unasked = prepared.subject.workload.check_function is None or self.task.check.against == NOTHING
+        if found.fault is not None or is_unasked:
             return found
         self._enter(Stage.CHECK)
         try:
@@ -178,9 +179,7 @@ class _TaskRun:
             with capture_range(self.device, self.task.cell.cell_id):
                 return self._take_turns(subject.set_up(subject.backend, subject.make_inputs()))
         if subject.workload.measures_itself:
-            prepared = subject.set_up(subject.backend, subject.make_inputs())
-            self.from_set_up = collect_own(prepared.measured)
-            return prepared
+            return self._set_up(subject)
         explain_choice(self.task.measure, self.device)  # a timer that can't be had is said before any work
         self._enter(Stage.CHECK)
         reference = make_reference(subject, self.task.check.against)
@@ -188,8 +187,7 @@ class _TaskRun:
         if self.device.is_cuda and self.task.check.graph_pointers != "off":
             is_fatal = self.task.check.graph_pointers == "error"
             self.audit = PointerAudit(CaptureWatch(), self.facts.hazards, self.tell, is_fatal=is_fatal)
-        prepared = subject.set_up(subject.backend, subject.make_inputs())
-        self.from_set_up = collect_own(prepared.measured)
+        prepared = self._set_up(subject)
         self._look_at_graphs()
         self._enter(Stage.CHECK)
         checked = check_step(prepared, reference, self.task.check)
@@ -199,6 +197,14 @@ class _TaskRun:
         if self.audit is not None and not self.audit.has_captured:
             self.audit.stop_recording()
         return self._take_turns(prepared)
+
+    def _set_up(self, subject: Subject) -> Prepared:
+        """The cell's own backend, set up; what that measured is kept for the record."""
+        prepared = subject.set_up(subject.backend, subject.make_inputs())
+        self.from_set_up, fault = collect_own(prepared.measured, subject.workload.name)
+        if fault is not None:
+            raise fault
+        return prepared
 
     def _look_at_graphs(self) -> None:
         """Audit what was captured so far, unless that was not asked for."""

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from gpubench.errors import UsageError
 from gpubench.records import KernelShare, Measurement, Outcome, Stage, Timer
 from gpubench.registry import OwnMeasurement
@@ -185,21 +187,45 @@ def measure_own(prepared: Prepared, enter: Enter) -> Trial:
     prepared.restore()
     with garbage_collection_paused():
         seconds = WallTimer(prepared.subject.device.synchronize).time(step, repeats=1)
-    found = collect_own(reported)
+    found, fault = collect_own(reported, prepared.subject.workload.name)
     if not any(measurement.metric == STEP_TIME and not measurement.range for measurement in found):
         found.insert(0, Measurement(STEP_TIME, "s", Timer.WALL, [round(seconds, SECONDS_DECIMALS)]))
     stopped = "it measures itself; one run is one trial"
-    return Trial(found, stopped, seconds, {"stopped": stopped})
+    return Trial(found, stopped, seconds, {"stopped": stopped}, fault=fault)
 
 
-def collect_own(readings: Iterable[OwnMeasurement]) -> list[Measurement]:
-    """What a workload measured itself as measurements; readings of the same figure are samples of one."""
+def collect_own(readings: Iterable[OwnMeasurement], name: str) -> tuple[list[Measurement], Exception | None]:
+    """What the workload of that name measured itself, and what is wrong with the first figure that is no number.
+
+    Readings of the same figure are samples of one measurement.
+    """
     found: defaultdict[tuple[str, str, str, Timer | None], list[Measurement]] = defaultdict(list)
+    faults: list[Exception] = []
     for own in readings:
-        values = own.value if isinstance(own.value, list) else [own.value]
-        read = Measurement(own.metric, own.unit, own.timer, values, own.range, own.repeats, own.higher_is_better)
+        try:
+            read = _read(own)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            place = ".".join(map(str, wrong["loc"]))
+            faults.append(UsageError(f"{own.metric} of {name}: {place}: {wrong['msg']}, got {wrong['input']!r:.80}"))
+            continue
+        unknown = [value for value in read.samples if not math.isfinite(value)]
+        faults += [CellStopped(Outcome.INVALID, f"{read.metric} of {name} is {value}") for value in unknown[:1]]
         found[read.metric, read.unit, read.range, read.timer].append(read)
-    return [replace(parts[0], samples=[value for part in parts for value in part.samples]) for parts in found.values()]
+    merged = [replace(parts[0], samples=[x for part in parts for x in part.samples]) for parts in found.values()]
+    return merged, next(iter(faults), None)
+
+
+def _read(own: OwnMeasurement) -> Measurement:
+    return Measurement(
+        metric=own.metric,
+        unit=own.unit,
+        timer=own.timer,
+        samples=own.value if isinstance(own.value, list) else [own.value],
+        range=own.range,
+        repeats=own.repeats,
+        higher_is_better=own.higher_is_better,
+    )
 
 
 def _own_measurements(prepared: Prepared) -> list[OwnMeasurement]:

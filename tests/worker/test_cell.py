@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import random
 import re
 import sys
@@ -522,6 +523,28 @@ def test_a_workload_that_measures_itself_may_be_asked_whether_it_was_right(again
         assert second.reason == "1 of 3 answers: token 7 is another"
         assert [check.passed for check in second.checks] == [False]
         assert [found.samples for found in second.measurements if found.metric == "rate"] == [[3.0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "why"),
+    [
+        ([0.5, math.nan], Outcome.INVALID, "wait of {} is nan"),
+        (math.inf, Outcome.INVALID, "wait of {} is inf"),
+        (None, Outcome.ERROR, "wait of {}: samples.0: Input should be a valid number, got None"),
+        ((0.5, 0.25), Outcome.ERROR, "wait of {}: samples.0: Input should be a valid number, got (0.5, 0.25)"),
+    ],
+)
+def test_a_figure_that_is_no_number_spoils_the_cell_and_none_of_its_other_figures(
+    value: Any, outcome: Outcome, why: str
+) -> None:
+    workload = bare(lambda: [OwnMeasurement("wait", "s", value), OwnMeasurement("rate", "1/s", 3.0)])
+    workload.measures_itself = True
+    workload.check(lambda: CheckResult(against="nobody", passed=True))
+
+    record = run_cell(workload.name, "tested").record
+
+    assert (record.outcome, record.reason) == (outcome, why.format(workload.name))
+    assert {"step_time", "rate"} <= {found.metric for found in record.measurements}
 
 
 def out_of_memory() -> CheckResult:
