@@ -17,7 +17,7 @@ from gpubench.records import CellRecord, Crash, Frame, Hazard, Outcome, Stage
 from gpubench.stacks import first_in_app, is_in_app, parse_stack
 from gpubench.triage.classes import CLASSES, Fault, classify, is_command
 from gpubench.triage.normalise import normalise_file, normalise_function, normalise_kernel, normalise_text
-from gpubench.triage.skip_lists import ANONYMOUS, PASSING, REPORTING
+from gpubench.triage.skip_lists import ANONYMOUS, PASSING, REFERENCE, REPORTING
 
 __all__ = ["Culprit", "Kernel", "Signature", "signature_of"]
 
@@ -123,6 +123,7 @@ def signature_of(record: CellRecord) -> Signature:
     frames = _stack(crash)
     fault = classify(record, frames)
     own = _own_frames(frames)
+    who = "the reference" if _is_reference(frames) else f"backend {record.backend}"
     kernel = crash.faulting
     faulting = Kernel(kernel.kernel, kernel.file, kernel.line) if kernel and kernel.kernel else None
     culprit = _blame_audited(record.hazards, fault, faulting)
@@ -131,11 +132,11 @@ def signature_of(record: CellRecord) -> Signature:
     place = normalise_kernel(faulting.kernel) if faulting else ""
     return Signature(
         fault=fault,
-        place=place or _place(own, record, fault),
+        place=place or _place(own, record, fault, who),
         stage=record.stage,
         faulting=faulting,
         culprit=culprit,
-        victim=_victim(own, frames, crash),
+        victim=_victim(own, frames, crash, who),
     )
 
 
@@ -179,7 +180,13 @@ def _own_frames(frames: Sequence[Frame]) -> list[Frame]:
     return telling or own
 
 
-def _place(own: Sequence[Frame], record: CellRecord, fault: Fault) -> str:
+def _is_reference(frames: Sequence[Frame]) -> bool:
+    """Whether what the cell is compared with failed, which is not its backend's fault, and every backend's to bear."""
+    file, function = REFERENCE
+    return any(frame.function == function and frame.file.endswith(file) for frame in frames)
+
+
+def _place(own: Sequence[Frame], record: CellRecord, fault: Fault, who: str) -> str:
     """`topk.py:radix < moe.py:run`, `backend triton`; behind a colon what was said, where that tells faults apart."""
     names: list[str] = []
     for frame in own:
@@ -187,11 +194,9 @@ def _place(own: Sequence[Frame], record: CellRecord, fault: Fault) -> str:
         if name not in names:  # a recursion is one place, however deep
             names.append(name)
     names = names[:TOP_FRAMES]
-    backend = f"backend {record.backend}"
+    where = " < ".join(names)
     if all(name.rpartition(":")[2] in ANONYMOUS for name in names):
-        where = f"{' < '.join(names)} of {backend}" if names else backend
-    else:
-        where = " < ".join(names)
+        where = f"{where} of {who}" if names else who
     is_said = not names or (fault.name in _SAYING and not is_command(record.crash or Crash()))
     message = _message(record) if is_said else ""
     return f"{where}: {message}" if message else where
@@ -207,11 +212,12 @@ def _message(record: CellRecord) -> str:
     return normalise_text(said[0] if said else crash.message or record.reason)[:LONGEST_MESSAGE]
 
 
-def _victim(own: Sequence[Frame], frames: Sequence[Frame], crash: Crash) -> str:
+def _victim(own: Sequence[Frame], frames: Sequence[Frame], crash: Crash, who: str) -> str:
     frame = next(iter(own), None) or first_in_app(frames)
     called = _CALLED.search(crash.message) or _CALLED.search(crash.stderr_tail)
     if frame is None:
         return called[1] if called else ""
     function = normalise_function(frame.function)
     where = f"{normalise_file(frame.file)}:{frame.line} in {function}"
+    where += "" if who.startswith("backend ") else f" of {who}"
     return f"{called[1]} ({where})" if called else where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ANONYMOUS", "COMPILING", "PASSING", "REPORTING"]
+__all__ = ["ANONYMOUS", "COMPILING", "PASSING", "REFERENCE", "REPORTING"]
 
 REPORTING = frozenset(
     {
@@ -40,3 +40,6 @@ COMPILING = ("/triton/compiler/", "/triton/backends/", "/torch/_inductor/", "/to
 
 ANONYMOUS = frozenset({"", "<dictcomp>", "<genexpr>", "<lambda>", "<listcomp>", "<module>", "_", "step"})
 """Functions that every backend has one of: only together with the backend do they say which one."""
+
+REFERENCE = ("gpubench/worker/check.py", "_run_reference")
+"""File and function within which it is not the cell's backend that runs, but what its output is to be compared with."""

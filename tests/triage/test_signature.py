@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_failures import failed
 
+import gpubench
 from gpubench.records import Crash, FaultingKernel, Frame, Outcome, Stage
 from gpubench.triage.normalise import normalise_kernel, normalise_text
 from gpubench.triage.signature import signature_of
+from gpubench.triage.skip_lists import REFERENCE
 
 TORCH = "/venv/lib/python3.12/site-packages/torch/_tensor.py"
 WORKER = "/opt/gpubench/worker/measure.py"
@@ -120,6 +123,19 @@ def test_two_backends_whose_steps_have_the_same_name_are_two_places():
     assert key(crash, backend="mine") != key(crash, backend="torch")
     helper = raised(("/u/mine.py", "launch_topk"))
     assert key(helper, backend="mine") == key(helper, backend="torch")
+
+
+def test_what_fails_in_the_reference_is_not_its_backends_fault():
+    file, function = REFERENCE
+    assert f"def {function}(" in (Path(gpubench.__file__).parent.parent / file).read_text()
+    own = raised(("/u/mine.py", "_.<locals>.step"), (f"/opt/{file}", "check_step"), message="no")
+    theirs = raised(("/u/mine.py", "_.<locals>.step"), (f"/opt/{file}", function), message="no")
+    cases = [(crash, backend) for crash in (own, theirs) for backend in ("mine", "torch")]
+    keys = [key(crash, backend=backend, outcome=Outcome.ERROR) for crash, backend in cases]
+    assert keys[0] != keys[1]
+    assert keys[2] == keys[3] == "python exception ValueError | mine.py:step of the reference: no | measure"
+    assert signature_of(failed(theirs)).title == "ValueError at mine.py:12 in step of the reference"
+    assert signature_of(failed(own)).title == "ValueError at mine.py:12 in step"
 
 
 def test_without_a_stack_the_backend_and_what_it_said_are_the_place():
