@@ -22,7 +22,7 @@ from gpubench.errors import UsageError
 from gpubench.records import Outcome
 from gpubench.triage import Triage, triage_run
 
-__all__ = ["Choice", "Content", "read_content"]
+__all__ = ["Choice", "Content", "day", "read_content"]
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,13 @@ class Content:
 
     def dates(self) -> list[str]:
         """The days on which the runs were made: `21 November 2026`."""
-        return list(dict.fromkeys(_day(run.header.created_at) for run in self.runs))
+        return list(dict.fromkeys(day(run.header.created_at) for run in self.runs))
 
 
 def _made(run: Run) -> str:
     """`decode_step on NVIDIA H200, 21 November 2026`."""
     devices = " and ".join(run.devices())
-    return f"{run.header.workload.name}{f' on {devices}' if devices else ''}, {_day(run.header.created_at)}"
+    return f"{run.header.workload.name}{f' on {devices}' if devices else ''}, {day(run.header.created_at)}"
 
 
 def _unlike(first: Run, other: Run) -> list[str]:
@@ -215,7 +215,8 @@ def _numeric_axes(wide: pd.DataFrame) -> list[str]:
     return found
 
 
-def _day(created_at: str) -> str:
+def day(created_at: str) -> str:
+    """`21 November 2026`, of a time in ISO 8601; as it is if it is none."""
     try:
         at = datetime.fromisoformat(created_at)
     except ValueError:

@@ -16,12 +16,13 @@ from gpubench.analysis.breakdown import kernels_of, nested_ranges
 from gpubench.analysis.conditions import group_cautions
 from gpubench.analysis.frames import field
 from gpubench.analysis.memory import is_of_bucket
+from gpubench.analysis.run import Run
 from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Ceilings, Outcome
 from gpubench.report import theme
 from gpubench.report.coded import coded
 from gpubench.report.conditions import conditions
-from gpubench.report.content import Content
+from gpubench.report.content import Content, day
 from gpubench.run.logs import read_tail
 
 __all__ = ["page_data", "script_json"]
@@ -44,7 +45,7 @@ def page_data(content: Content) -> dict[str, Any]:
     warnings = content.warnings()
     places = {run.run_id: number for number, run in enumerate(content.runs)}
     return {
-        "runs": [{"id": run.run_id, "name": run.header.name, "path": str(run.path)} for run in content.runs],
+        "runs": [_run(run) for run in content.runs],
         "axes": [_axis(content, name) for name in content.axes],
         "series": [asdict(metric) for metric in content.series.values()],
         "choice": asdict(content.choice),
@@ -93,6 +94,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.run_id,
+        "name": run.header.name,
+        "path": str(run.path),
+        "devices": run.devices(),
+        "date": day(run.header.created_at),
+    }
 
 
 def _axis(content: Content, name: str) -> dict[str, Any]:

@@ -91,16 +91,37 @@ def test_a_filter_recomputes_the_frontier_over_what_is_left(page, run):
     assert {row["axis:isl"] for row in page.table()} == {"1024"}
 
 
-def test_the_lines_are_the_frontiers_of_the_groups(page, run):
+def test_the_lines_are_the_frontiers_of_the_groups_as_they_are_read_between_cells(page, run):
     page.choose("group", "isl")
     metrics = run.metrics()
     found = frontier(run.wide(), metrics["tok_s_user"], metrics["tok_s_gpu"], ["isl"])
     drawn = page.driver.execute_script("""
         return document.getElementById("plot").data.filter((trace) => trace.mode === "lines")
-          .map((trace) => [trace.name, trace.x.filter((x) => x !== null).length]);
+          .map(({ name, x, y }) => [name, x.filter((value) => value !== null), y.filter((value) => value !== null)]);
     """)
-    groups = found[found["on_group_frontier"]].groupby("group").size()
-    assert dict(drawn) == groups.to_dict()
+    lines = {name: (x, y) for name, x, y in drawn}
+    groups = dict(iter(found[found["on_group_frontier"]].groupby("group")))
+    assert set(lines) == set(groups)
+    for name, members in groups.items():
+        places = members[["tok_s_user", "tok_s_gpu"]].drop_duplicates().sort_values("tok_s_user")
+        x, y = lines[name]
+        assert set(places.itertuples(index=False, name=None)) <= set(zip(x, y, strict=True))
+        wanted = np.exp(np.interp(np.log(x), *np.log(places.to_numpy()).T))
+        assert y == pytest.approx(wanted), "straight on two logarithmic axes"
+    assert max(len(x) for x, _ in lines.values()) > found["on_group_frontier"].sum(), (
+        "bent on the linear axes of this page"
+    )
+
+
+def test_a_picture_of_the_plot_says_what_is_better_and_where_its_figures_are_from(page, run):
+    titles, notes = page.driver.execute_script("""
+        const { xaxis, yaxis, annotations } = document.getElementById("plot").layout;
+        return [[xaxis.title.text, yaxis.title.text], annotations.map(({ text }) => text)];
+    """)
+    assert titles == ["tok/s/user, higher is better", "tok/s/GPU, higher is better"]
+    assert f"NVIDIA H200 · cuda_event · 21 November 2026 · {run.run_id}" in notes
+    words = page.one("#axis-words").text
+    assert "Cells of one group differ in batch (the labels) and isl, and a frontier is of them all" in words
 
 
 def test_figures_are_written_as_python_writes_them(page, run):

@@ -114,5 +114,5 @@ def test_metrics_named_like_axes_or_columns_are_kept_apart_from_them(tmp_path):
     assert content.wide["rows_axis"].tolist() == [0, 1]
     assert content.wide["index"].tolist() == [0, 1]
     assert content.wide["index_metric"].tolist() == [8.0, 8.0]
-    assert {"step_time", "rows", "index_metric", "p99@5"} == set(content.series)
-    assert content.series["p99@5"].label == "p99@5"
+    assert {"step_time", "rows", "index_metric", "p99_at_5"} == set(content.series)
+    assert content.series["p99_at_5"].label == "p99@5"

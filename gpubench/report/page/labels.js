@@ -1,4 +1,4 @@
-// Labels beside points: each where it covers no other and no other's point, or not at all.
+// Labels beside points: each where it covers no other label and no other point, or not at all; a frontier's may cover a point.
 
 const LABEL_HEIGHT = 12, LETTER_WIDTH = 6.3, LABEL_GAP = 6;
 const MOST_LABELS = 400; // beyond which they would cover the plot
@@ -12,7 +12,7 @@ function boxAt(point, width, [, right, down]) {
   return { left, right: left + width, top, bottom: top + LABEL_HEIGHT };
 }
 
-// points: [{row, x, y, text}] in pixels, those with a text to be labelled in this order. Gives each row's position.
+// points: [{row, x, y, text, isOn}] in pixels, those with a text to be labelled in this order. Gives each row's position.
 function placeLabels(points, width, height) {
   const taken = [], positions = new Map();
   const marks = points.map(({ row, x, y }) => ({ row, left: x - 4, right: x + 4, top: y - 4, bottom: y + 4 }));
@@ -22,7 +22,7 @@ function placeLabels(points, width, height) {
     const free = (box) => box.left >= 0 && box.right <= width && box.top >= -LABEL_HEIGHT && box.bottom <= height && !taken.some((other) => overlap(box, other));
     const boxes = POSITIONS.map((position) => [position[0], boxAt(point, wide, position)]).filter(([, box]) => free(box));
     const clear = boxes.find(([, box]) => !marks.some((mark) => mark.row !== point.row && overlap(box, mark)));
-    const chosen = clear ?? boxes[0];
+    const chosen = clear ?? (point.isOn ? boxes[0] : null);
     if (!chosen) continue;
     positions.set(point.row, chosen[0]);
     taken.push(chosen[1]);
@@ -41,6 +41,7 @@ function labelPositions(state, view, frame) {
     row,
     x: along(view.valueX(row), frame.x, state.logX, frame.width),
     y: frame.height - along(view.valuesY[0][row], frame.y, state.logY, frame.height),
+    isOn: Boolean(view.frontier?.on.has(row)),
     text: stands(row) ? formatAxis(axes.get(state.label).of(row)) : "",
   }));
   if (points.filter(({ text }) => text).length > MOST_LABELS) return new Map();

@@ -1,14 +1,27 @@
 // Where the plot's parts lie: axes, ticks, the strip of what is not ok.
 
 const NARROW = 560;
+const SOURCE = 18; // pixels for what the figures are of, beneath the plot
+const LONGEST_SOURCE = 140; // characters
+const LEGEND_FONT = 12.5, LEGEND_LINE = 29, LEGEND_SYMBOL = 50; // pixels
 
-// What a legend's lines beyond the first need above a plot, which Plotly would take from the plot itself.
-function legendSpace(names, lineHeight) {
-  const longest = Math.max(1, ...names.map((name) => name.length));
-  const width = Math.min(innerWidth, 1100) - 160;
-  const perLine = innerWidth < NARROW ? 1 : Math.max(1, Math.floor(width / (52 + 7 * longest)));
-  return lineHeight * (Math.ceil(names.length / perLine) - 1);
+// What a legend's lines beyond the first need above a plot, which Plotly would take from the plot itself. It fills each
+// line with what fits beside the symbols.
+function legendSpace(names, element) {
+  const width = frameWidth(element);
+  if (innerWidth < NARROW) return LEGEND_LINE * (names.length - 1);
+  const pen = (legendSpace.pen ??= document.createElement("canvas").getContext("2d"));
+  pen.font = `${LEGEND_FONT}px ${theme.font}`;
+  let lines = 0, end = 0;
+  for (const name of names) {
+    const wide = pen.measureText(name).width + LEGEND_SYMBOL;
+    if (end && end + wide > width) { lines += 1; end = 0; }
+    end += wide;
+  }
+  return LEGEND_LINE * lines;
 }
+
+const frameWidth = (element) => Math.max((element.clientWidth || Math.min(innerWidth, 1100)) - MARGIN.left - MARGIN.right, 50);
 
 function layoutOf(state, view, at) {
   const surface = surfaceNow();
@@ -17,33 +30,35 @@ function layoutOf(state, view, at) {
   const seen = [...view.points, ...view.grey];
   const valuesX = seen.map(view.valueX), valuesY = seen.map((row) => view.valuesY[0][row]);
   const reach = onAxis ? valuesX.concat(view.failed.map(view.valueX)) : valuesX;
+  const ends = (columns) => (columns && drawsIntervals(state, view) ? view.points.flatMap((row) => [columns[1][row], columns[2][row]]) : []);
+  const rangeX = rangeOf(reach, state.logX, ends(view.valuesX)), rangeY = rangeOf(valuesY, state.logY, ends(view.valuesY));
   const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
   const main = seen.length ? 430 : 0;
   const between = strip && main ? 84 : 0;
   const inner = main + between + strip;
   const names = [...new Set(view.points.map(view.group))];
   const isLegend = state.group.length > 0 && names.length <= MANY_GROUPS;
-  const stacked = isLegend && names.length ? legendSpace(names, 29) : 0;
+  const stacked = isLegend && names.length ? legendSpace(names, document.getElementById("plot")) : 0;
   const base = {
     gridcolor: surface.grid, linecolor: surface.grid, zerolinecolor: surface.grid, tickcolor: surface.grid,
     ticks: "outside", ticklen: 4, tickfont: { size: 12, color: surface.muted }, automargin: true,
   };
   const title = (text) => ({ text: plain(text), font: { size: 13, color: surface.ink }, standoff: 12 });
   return {
-    height: inner + stacked + MARGIN.top + MARGIN.bottom,
-    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top + stacked, b: strip ? 34 : MARGIN.bottom },
+    height: inner + stacked + MARGIN.top + MARGIN.bottom + SOURCE,
+    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top + stacked, b: strip ? 34 : MARGIN.bottom + SOURCE },
     font: { family: theme.font, size: 12, color: surface.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: "zoom",
     modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: surface.muted, activecolor: surface.ink },
     showlegend: isLegend,
-    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 }, itemsizing: "constant" },
+    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: LEGEND_FONT }, itemsizing: "constant" },
     xaxis: {
-      ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeOf(reach, state.logX), title: title(titleOf(state.x)), anchor: "y",
+      ...base, ...tickFormat(state.x, valuesX, state.logX), ...rangeX, title: title(directedTitle(state.x)), anchor: "y",
       type: state.logX ? "log" : "linear", visible: main > 0,
     },
     yaxis: {
-      ...base, ...tickFormat(state.y, valuesY, state.logY), ...rangeOf(valuesY, state.logY), title: title(titleOf(state.y)),
+      ...base, ...tickFormat(state.y, valuesY, state.logY), ...rangeY, title: title(directedTitle(state.y)),
       type: state.logY ? "log" : "linear", domain: [Math.min((strip + between) / inner, 0.99), 1], visible: main > 0,
     },
     xaxis2: { ...base, anchor: "y2", showticklabels: false, ticks: "", showgrid: false, zeroline: false, visible: !onAxis },
@@ -52,7 +67,7 @@ function layoutOf(state, view, at) {
       categoryarray: [...outcomes].reverse(), visible: strip > 0, fixedrange: true, range: [-0.6, outcomes.length - 0.4],
     },
     shapes: at === null ? [] : [{ type: "line", x0: at, x1: at, xref: "x", y0: 0, y1: 1, yref: "y domain", layer: "below", line: { color: surface.muted, width: 1, dash: "dash" } }],
-    annotations: [...levelNote(state, at, rangeOf(reach, state.logX).range), ...(strip ? [{
+    annotations: [...levelNote(state, at, rangeX.range), ...sourceNote(seen, [state.x, state.y], strip ? 14 : MARGIN.bottom), ...(strip ? [{
       text: onAxis ? "not ok, at their place on the axis" : "not ok, in the grid's order", showarrow: false,
       xref: "paper", yref: "paper", x: 0, xanchor: "left", y: strip / inner, yanchor: "bottom", yshift: 6,
       font: { size: 12, color: surface.muted },
@@ -70,13 +85,31 @@ function levelNote(state, at, range) {
   }];
 }
 
-// Wide enough for every point; the bars of a cell whose trials disagree may end outside, or nothing else could be seen.
-function rangeOf(values, isLog) {
-  const known = values.filter((value) => value !== null && (!isLog || value > 0));
+// On what the figures were measured, when and by whom: a plot that is saved as a picture leaves the page's head behind.
+function sourceNote(seen, keys, below) {
+  if (!seen.length) return [];
+  const runs = [...new Set(seen.map((row) => data.cells.run[row]))].map((place) => data.runs[place]);
+  const timers = keys.filter((key) => series.has(key)).flatMap((key) => seen.map(series.get(key).timerOf));
+  const told = [runs.flatMap(({ devices }) => devices), timers, runs.map(({ date }) => date), innerWidth < NARROW ? [] : runs.map(({ id }) => id)];
+  const text = told.map((texts) => [...new Set(texts)].filter(Boolean).join(" and ")).filter(Boolean).join(" · ");
+  return [{
+    text: plain(text.length > LONGEST_SOURCE ? `${text.slice(0, LONGEST_SOURCE)}…` : text), showarrow: false, xref: "paper", yref: "paper",
+    x: 1, xanchor: "right", y: 0, yanchor: "top", yshift: -below, font: { size: 11, color: surfaceNow().muted },
+  }];
+}
+
+// Wide enough for every point, and for its interval as far as that takes half as much again on either side: the bars of
+// a cell whose trials disagree may end outside, or nothing else could be seen.
+function rangeOf(values, isLog, ends = []) {
+  const usable = (value) => value !== null && (!isLog || value > 0);
+  const turned = (value) => (isLog ? Math.log10(value) : value);
+  const known = values.filter(usable);
   if (!known.length) return {};
-  const [low, high] = extremes(known).map((value) => (isLog ? Math.log10(value) : value));
+  const [low, high] = extremes(known).map(turned);
   const pad = high > low ? 0.07 * (high - low) : isLog ? 0.3 : Math.abs(low) / 4 || 1;
-  return { range: [low - pad, high + pad] };
+  const room = high > low ? (high - low) / 2 : 0;
+  const [least, most] = extremes([low, high, ...ends.filter(usable).map(turned)]);
+  return { range: [Math.max(least, low - room) - pad, Math.min(most, high + room) + pad] };
 }
 
 // Seconds and bytes carry their prefix on every tick, their unit in the title; axes of few values get a tick per value.
@@ -86,7 +119,7 @@ function tickFormat(key, values, isLog) {
     const distinct = [...new Set(values)].sort((a, b) => a - b);
     if (distinct.length > 0 && distinct.length <= 14 && (isLog || distinct.length <= 8))
       return { tickmode: "array", tickvals: distinct, ticktext: distinct.map(formatAxis) };
-    return {};
+    return isLog ? { tickformat: ",~r", ...logTicks(distinct, isLog) } : {};
   }
   if (metric.unit === "share") return { tickformat: "~%", ...logTicks(values, isLog) };
   const isPrefixed = isLog || metric.unit in PREFIXED;

@@ -44,6 +44,9 @@ function titleOf(key) {
   return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
 }
 
+// An axis' title says which way is better, for a picture of the plot goes without the page.
+const directedTitle = (key) => (series.has(key) ? `${titleOf(key)}, ${series.get(key).higher_is_better ? "higher" : "lower"} is better` : titleOf(key));
+
 // What groups a row belongs to: the values of these axes, joined. Each value is put into words once.
 const textsOf = (axis) => (axis.texts ??= axis.values.values.map(formatAxis));
 const groupOf = (keys) => {

@@ -3,6 +3,7 @@
 const LABELLED = ["concurrency", "batch", "batch_size", "rows"];
 const MANY = 2000; // points beyond which intervals and labels are noise, and WebGL draws
 const MANY_LINES = 240;
+const BENDS = 12, MANY_BENDS = 400; // pieces of a bent line between two cells; cells so dense that they need none
 const MANY_GROUPS = 32; // beyond which a legend hides the plot; hovering still names the group
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
 const MARGIN = { left: 78, right: 44, top: 46, bottom: 56 };
@@ -134,10 +135,13 @@ const legendTrace = (name, style) => ({
   marker: { color: style.colour, symbol: style.symbol, size: 9 },
 });
 
+const drawsIntervals = (state, view) => view.points.length <= MANY && state.intervals && state.statistic === "median";
+
 function pointTrace(state, view, members, name, style) {
   const stands = (row) => !view.frontier || view.frontier.onGroup.has(row);
   const surface = surfaceNow();
   const detailed = view.points.length <= MANY;
+  const drawBars = drawsIntervals(state, view);
   const interval = (values, row) => ({ plus: values[2][row] - values[0][row], minus: values[0][row] - values[1][row] });
   const bars = (values) => ({
     type: "data", symmetric: false, thickness: 1, width: 0, color: `${style.colour}80`,
@@ -145,7 +149,6 @@ function pointTrace(state, view, members, name, style) {
     arrayminus: members.map((row) => interval(values, row).minus),
     visible: true,
   });
-  const drawBars = detailed && state.intervals && state.statistic === "median";
   return {
     type: detailed ? "scatter" : "scattergl",
     mode: "markers", name: plain(name), legendgroup: name, showlegend: false, customdata: members,
@@ -173,13 +176,26 @@ function lineTraces(state, view, members, name, style) {
   const x = [], y = [];
   for (const line of lines) {
     const sorted = line.toSorted((a, b) => view.valueX(a) - view.valueX(b) || view.valuesY[0][a] - view.valuesY[0][b]);
-    x.push(...sorted.map(view.valueX), null);
-    y.push(...sorted.map((row) => view.valuesY[0][row]), null);
+    const points = sorted.map((row) => [view.valueX(row), view.valuesY[0][row]]);
+    const drawn = view.frontier && !(state.logX && state.logY) ? asRead(points) : points;
+    x.push(...drawn.map((point) => point[0]), null);
+    y.push(...drawn.map((point) => point[1]), null);
   }
   return [{
     type: "scatter", mode: "lines", x, y, name: plain(name), legendgroup: name, showlegend: false, hoverinfo: "skip",
     line: { color: style.colour, width: 1.6 }, opacity: view.frontier ? 0.75 : 0.5,
   }];
+}
+
+// What lies between a frontier's cells is read from the line that is straight on two logarithmic axes: on others it is bent.
+function asRead(points) {
+  if (points.length > MANY_BENDS) return points;
+  return points.flatMap(([x, y], place) => {
+    if (!place) return [[x, y]];
+    const [fromX, fromY] = points[place - 1];
+    const at = (from, to, share) => from * (to / from) ** share;
+    return Array.from({ length: BENDS }, (_, nth) => (nth + 1) / BENDS).map((share) => (share === 1 ? [x, y] : [at(fromX, x, share), at(fromY, y, share)]));
+  });
 }
 
 function curves(state, members) {
@@ -235,7 +251,7 @@ const plain = (text) =>
 // A log scale where values span more than this factor.
 const logWanted = new Map();
 function wantsLog(key) {
-  if (!logWanted.has(key)) logWanted.set(key, spansMore(key, series.has(key) ? 40 : 15));
+  if (!logWanted.has(key)) logWanted.set(key, spansMore(key, series.has(key) ? 20 : 15));
   return logWanted.get(key);
 }
 

@@ -35,9 +35,27 @@ function describeAxes() {
     const timers = [...new Set(current.shown.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean);
     return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers.length ? `; timed by ${timers.join(" and ")}` : ""}.`);
   });
+  words.push(describeSpread());
   if (state.statistic !== "median") words.push(h("span", {}, STATISTICS.get(state.statistic).words));
   fill(document.getElementById("axis-words"), words);
   document.getElementById("plot").setAttribute("aria-label", `${titleOf(state.y)} against ${titleOf(state.x)}`);
+}
+
+// What else differs among the points that look alike: a frontier over two lengths of prompts is mostly the shorter one's.
+function describeSpread() {
+  const shown = current.shown.filter(isOk), group = groupOf(state.group);
+  const varied = [...axes.values()].filter(({ key }) => key !== state.x && !state.group.includes(key)).filter(({ values }) => {
+    const first = new Map();
+    return shown.some((row) => {
+      const name = group(row);
+      if (!first.has(name)) first.set(name, values.codes[row]);
+      return first.get(name) !== values.codes[row];
+    });
+  });
+  if (!varied.length) return null;
+  const names = varied.map(({ key, label }) => (key === state.label ? `${label} (the labels)` : label));
+  const hint = current.frontier && varied.some(({ key }) => key !== state.label) ? ", and a frontier is of them all: filter to compare like with like" : "";
+  return h("span", {}, `${state.group.length ? "Cells of one group differ" : "The cells differ"} in ${names.join(", ").replace(/, ([^,]*)$/, " and $1")}${hint}.`);
 }
 
 const FAILED_AT_ONCE = 25;

@@ -54,7 +54,7 @@ function rooflineTraces(state, points) {
   return [...groupBy(points, ({ row }) => group(row))].map(([name, members]) => {
     const style = styleFor(name);
     return {
-      type: points.length <= MANY ? "scatter" : "scattergl", mode: "markers", name: plain(name), customdata: members.map(({ row }) => row),
+      type: points.length <= MANY ? "scatter" : "scattergl", mode: "markers", name: plain(name), legendgroup: name, customdata: members.map(({ row }) => row),
       x: members.map(({ intensity }) => intensity), y: members.map(({ rate }) => rate), hoverinfo: "none",
       marker: { color: style.colour, symbol: style.symbol, size: 8, opacity: 0.85 },
     };
@@ -70,13 +70,13 @@ function rooflineLayout(state, points, [low, high]) {
   const title = (text) => ({ text, font: { size: 13, color: surface.ink }, standoff: 12 });
   const names = [...new Set(points.map(({ row }) => groupOf(state.group)(row)))];
   const isLegend = state.group.length > 0 && names.length <= MANY_GROUPS;
-  const stacked = isLegend ? legendSpace(names, 20) : 0;
+  const stacked = isLegend ? legendSpace(names, document.getElementById("roofline")) : 0;
   return {
     height: 400 + stacked, margin: { l: MARGIN.left, r: MARGIN.right, t: 36 + stacked, b: MARGIN.bottom },
     font: { family: theme.font, size: 12, color: surface.ink }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest", dragmode: false,
     showlegend: isLegend,
-    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 12.5 } },
+    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: LEGEND_FONT }, itemsizing: "constant" },
     xaxis: { ...axis, title: title("arithmetic intensity (FLOP per byte)") },
     yaxis: { ...axis, title: title("achieved FLOP rate (FLOP/s)"), range: [Math.log10(low / 2.5), Math.log10(high * 2.5)] }, // room for the roof's words
   };

@@ -126,7 +126,7 @@ function updateSummary(state, view, shown) {
 function summaryWords(x, y) {
   const turned = [x, y].filter((metric) => !metric.higher_is_better).map(({ label }) => label);
   const reciprocal = turned.length ? ` ${turned.join(" and ")} count${turned.length === 1 ? "s" : ""} as 1 / ${turned.length === 1 ? "its value" : "their values"}.` : "";
-  return `Area: what a group's frontier dominates, in steps from cell to cell, down to the origin.${reciprocal} Between two cells, ${y.label} is read from the line that joins them on two logarithmic axes; below the least ${x.higher_is_better ? x.label : `1 / ${x.label}`} it is that first cell's, and beyond the greatest nothing reaches.`;
+  return `Area: what a group's frontier dominates, in steps from cell to cell, down to the origin.${reciprocal} Between two cells, ${y.label} is read from the line drawn, which is straight on two logarithmic axes; below the least ${x.higher_is_better ? x.label : `1 / ${x.label}`} it is that first cell's, and beyond the greatest nothing reaches.`;
 }
 
 function fillSummaryControls(found, x, against) {
