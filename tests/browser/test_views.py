@@ -55,6 +55,7 @@ def cell(backend: str, batch: int, isl: int) -> MadeCell:
     return MadeCell(
         {"backend": backend, "batch": batch, "isl": isl},
         {"step_time": [[time] * 6]},
+        warnings=["unbroken_" * 30],
         profile={"busy": [time] * 6, "busy|mlp": [time / 2] * 6, **memory},
         kernels=kernels(
             time, attention=0.5, other_attention=0.25, hostile=0.15, **{f"tiny_{n}": 0.02 for n in range(5)}
@@ -91,18 +92,28 @@ def heatmap(page) -> dict[str, dict[str, str]]:
 def test_the_heatmap_has_a_metric_over_two_axes_with_the_others_fixed_as_it_says(page):
     page.choose("heat-metric", "step time")
     shown = heatmap(page)
-    assert page.one("#heat-line").text == "step time, backend = torch"
+    assert page.one("#heat-line").text == "step time by cuda_event, backend = triton", "it wins wherever both are"
+    assert shown["512"] == {str(n): format_value(seconds("triton", n, 512), "s") for n in (1, 2, 4)}
+    page.choose("heat-fix-backend", "torch")
+    assert page.one("#heat-line").text == "step time by cuda_event, backend = torch"
+    shown = heatmap(page)
     assert shown["512"] == {str(n): format_value(seconds("torch", n, 512), "s") for n in (1, 2, 4)}
     assert shown["4096"]["4"] == "▲"
-    page.choose("heat-fix-backend", "triton")
-    assert page.one("#heat-line").text == "step time, backend = triton"
-    assert heatmap(page)["4096"]["4"] == format_value(seconds("triton", 4, 4096), "s")
+
+
+def test_a_choice_of_the_heatmap_that_the_filter_leaves_no_cell_of_gives_way(page):
+    page.choose("heat-metric", "step time")
+    page.choose("heat-fix-backend", "torch")
+    page.only("backend", "triton")
+    assert heatmap(page)["512"]["1"] == format_value(seconds("triton", 1, 512), "s")
+    assert page.one("#heat-line").text == "step time by cuda_event"
+    assert page.all("#heat-fix-backend") == [], "one value is no choice"
 
 
 def test_the_heatmap_takes_the_median_over_an_axis_and_says_how_many_cells_that_is(page):
     page.choose("heat-metric", "step time")
     page.choose("heat-fix-backend", "median over backend")
-    assert page.one("#heat-line").text == "step time, median over backend; up to 2 cells in one"
+    assert page.one("#heat-line").text == "step time by cuda_event, median over backend; up to 2 cells in one"
     both = [seconds(backend, 2, 512) for backend in ("torch", "triton")]
     assert heatmap(page)["512"]["2"] == format_value(statistics.median(both), "s")
     assert heatmap(page)["4096"]["4"] == format_value(seconds("triton", 4, 4096), "s") + " ▲"
@@ -125,12 +136,12 @@ def test_shades_follow_the_figures_and_the_best_has_a_frame(page):
     """)
     assert min(shades) == 0
     assert max(shades) == 42
-    assert [cell.text for cell in page.all("#heatmap td.best")] == [format_value(seconds("torch", 1, 512), "s")]
+    assert [cell.text for cell in page.all("#heatmap td.best")] == [format_value(seconds("triton", 1, 512), "s")]
 
 
 def test_a_cell_of_the_heatmap_opens(page):
     page.click("#heatmap td.best button")
-    assert "cell_000" in page.one("#detail").text
+    assert "cell_006" in page.one("#detail").text
 
 
 def test_kernel_bars_are_as_long_as_the_sum_and_made_of_the_longest_kernels(page):
