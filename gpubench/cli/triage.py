@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gpubench.report.triage import ShownRow, ShownTriage
 
-__all__ = ["run_name", "triage"]
+__all__ = ["triage"]
 
 NEW_FOUND = 1
 SHOWN_ROWS = 20
@@ -57,7 +57,7 @@ def triage(
         raise UsageError("--cell, --all: one cell, or all that failed?")
     from gpubench.analysis.run import load_run
     from gpubench.report.markdown import triage_markdown
-    from gpubench.report.triage import show, triage_csv, triage_json
+    from gpubench.report.triage import name_run, show, triage_csv, triage_json
     from gpubench.store import find_run
     from gpubench.triage import triage_run
 
@@ -69,7 +69,7 @@ def triage(
         original = load_run(path)
         escalate(original, choose_cells(triage_run(original), cell=cell, every=is_all))
     found = triage_run(load_run(path), known)
-    name = run_name(path, results)
+    name = name_run(path, results)
     if format_ == "table":
         _print(show(found, name, SHOWN_LOG_LINES))
     else:
@@ -78,12 +78,6 @@ def triage(
         typer.echo(text, nl=not text.endswith("\n"))
     if fail_on and found.new:
         raise typer.Exit(NEW_FOUND)
-
-
-def run_name(path: Path, results: Path) -> str:
-    """What a user types to mean a run: its id, if that is where it would be looked for, else its folder."""
-    is_default = results == Path("results") and path == results / path.name
-    return path.name if is_default else str(path)
 
 
 def _line(text: str) -> str:

@@ -59,7 +59,7 @@ def markdown_report(content: Content) -> str:
 
 
 def triage_markdown(triage: Triage, run_name: str = "") -> str:
-    """The triage table of a run; commands call it by `run_name`, or by its id."""
+    """The triage table of a run; commands call it `run_name`, or by where it lies."""
     shown = show(triage, run_name)
     notes = [f"> {escape(note)}" for note in shown.notes]
     parts = [f"### Crash triage of {escape(shown.run_id)}", escape(shown.headline), *notes]

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from gpubench.records import Scalar
@@ -19,7 +20,7 @@ from gpubench.stacks import WAITING
 from gpubench.store import ARTIFACTS
 from gpubench.triage import Answer, Culprit, Kernel, Row, Triage, Verdict
 
-__all__ = ["ShownRow", "ShownTriage", "reproduce_command", "show", "triage_csv", "triage_json"]
+__all__ = ["ShownRow", "ShownTriage", "name_run", "reproduce_command", "show", "triage_csv", "triage_json"]
 
 MOST_CELLS = 6
 MOST_TWINS = 3
@@ -79,10 +80,16 @@ class ShownTriage:
 
 
 def show(triage: Triage, run_name: str = "", log_lines: int = LOG_LINES) -> ShownTriage:
-    """The table as texts; commands name the run by `run_name`, or by its id. Logs are cut to so many lines."""
-    name = run_name or triage.run.run_id
+    """The table as texts; commands call the run `run_name`, or by where it lies. Logs are cut to so many lines."""
+    name = run_name or name_run(triage.run.path)
     rows = tuple(_show_row(triage, row, name, log_lines) for row in triage.rows)
     return ShownTriage(triage.run.run_id, _headline(triage), triage.notes, rows)
+
+
+def name_run(path: Path, results: Path = Path("results")) -> str:
+    """What a user types to mean a run: its folder's name, if that is where it would be looked for, else its path."""
+    is_default = results == Path("results") and path == results / path.name
+    return path.name if is_default else str(path)
 
 
 def reproduce_command(run_name: str, cell_id: str) -> str:
@@ -92,7 +99,7 @@ def reproduce_command(run_name: str, cell_id: str) -> str:
 
 def triage_json(triage: Triage, run_name: str = "") -> str:
     """`{run, baseline, notes, signatures: [{id, class, title, …}]}`; docs/triage.md names every key."""
-    name = run_name or triage.run.run_id
+    name = run_name or name_run(triage.run.path)
     found = {
         "run": triage.run.run_id,
         "baseline": triage.baseline or None,

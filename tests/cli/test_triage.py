@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import shutil
@@ -114,6 +115,11 @@ def test_reports_carry_the_table_only_if_something_failed(folder: Path) -> None:
     for part in ("Crash triage", COMMAND, "parallel = TEP ∧ gvr = false ∧ concurrency ≥ 8"):
         assert part in page
         assert part in text
+    elsewhere = story(folder / "else where", "moved")
+    assert gpubench_here(folder, "report", str(elsewhere), "--format", "html,md").code == 0
+    for name in ("report.html", "report.md"):
+        text = html.unescape((elsewhere / name).read_text())
+        assert f"gpubench reproduce '{elsewhere}' {STORY_DEAD[0]}" in text, "its id alone would not be found"
     cells = grid_cells(batch=[1, 2])
     fine = write_run(folder / "results", "fine", cells, [r for cell in cells for r in ended(cell, Outcome.OK)])
     assert gpubench_here(folder, "report", "fine", "--format", "html,md").code == 0
