@@ -25,6 +25,8 @@ __all__ = ["Lengths", "PairsFile", "Prompts", "Wanted", "make_prompts", "parse_w
 
 COLUMNS = ["isl", "osl"]
 """The head of a file of pairs."""
+MOST_DIGITS = 12
+"""Of a number of tokens in one: Python refuses to read thousands of digits, and nobody could read the error."""
 
 Ints = NDArray[np.int64]
 Range = tuple[int, int]
@@ -153,8 +155,10 @@ def _parse_row(place: str, row: list[str]) -> Range:
     if len(row) != len(COLUMNS):
         raise ArgumentError(f"{place}: wanted two numbers, isl,osl; got {','.join(row)!r}")
     for name, text in zip(COLUMNS, row, strict=True):
-        if not (text.strip().isdecimal() and int(text) >= 1):
-            raise ArgumentError(f"{place}: {name} is {text.strip()!r}; wanted a whole number, at least 1")
+        number = text.strip()
+        if not (number.isdecimal() and len(number) <= MOST_DIGITS and int(number) >= 1):
+            shown = number if len(number) <= MOST_DIGITS else f"{number[:MOST_DIGITS]}…"
+            raise ArgumentError(f"{place}: {name} is {shown!r}; wanted a whole number, at least 1")
     return int(row[0]), int(row[1])
 
 

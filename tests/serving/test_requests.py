@@ -78,6 +78,7 @@ def test_a_file_and_a_length_beside_it_are_one_too_many(tmp_path):
         ("isl,osl\n10,-4\n", "pairs.csv:2: osl is '-4'"),
         ("isl,osl\n10,1.5\n", "pairs.csv:2: osl is '1.5'"),
         ("isl,osl\n10,\n", "pairs.csv:2: osl is ''"),
+        (f"isl,osl\n1{'0' * 5000},2\n", "pairs.csv:2: isl is '100000000000…'; wanted a whole number"),
         ("isl,osl\n10,1,2\n", "pairs.csv:2: wanted two numbers, isl,osl; got '10,1,2'"),
         ("isl,osl\n10\n", "pairs.csv:2: wanted two numbers, isl,osl; got '10'"),
         ('isl,osl\n"10,1\n', "pairs.csv:2: "),
