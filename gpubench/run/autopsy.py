@@ -16,11 +16,13 @@ from gpubench.records import CellRecord, FaultingKernel
 from gpubench.run.coredump import CoreReader, cuda_error_of
 from gpubench.run.worker import WorkerProcess
 
-__all__ = ["OomKillCounter", "Remains", "attach_core", "find_remains", "read_xid"]
+__all__ = ["ControlGroup", "OomKillCounter", "Remains", "attach_core", "find_group", "find_remains", "read_xid"]
 
 KERNEL_LOG = Path("/dev/kmsg")
 MOST_LINES = 8
 """There may be one for every multiprocessor."""
+NO_LIMIT_BYTES = 1 << 60
+"""What a control group may use that has no limit, or more: v1 says a number, v2 says `max`."""
 
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 """Linux's constant for the namespace in which the driver, too, counts processes (PROC_PID_INIT_INO)."""
@@ -123,13 +125,8 @@ def _sees_all_processes() -> bool:
 
 def _host_memory() -> dict[str, float]:
     """The host's memory in bytes: what is free of it, and this process's control group's share."""
-    memory = {"host_free": float(psutil.virtual_memory().available)}
-    events = _memory_events()
-    for name, file in (("host_used", "memory.current"), ("host_peak", "memory.peak"), ("host_limit", "memory.max")):
-        text = _read_text(events.with_name(file)) if events else ""
-        if text.strip().isdecimal():  # a group without a limit says `max`
-            memory[name] = float(text)
-    return memory
+    group = find_group()
+    return {"host_free": float(psutil.virtual_memory().available)} | (group.read() if group else {})
 
 
 def _read_text(path: Path) -> str:
@@ -139,27 +136,64 @@ def _read_text(path: Path) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class ControlGroup:
+    """What a control group of Linux counts of its memory: the paths of its files, which v1 and v2 call differently."""
+
+    events: Path
+    used: Path
+    peak: Path
+    limit: Path
+
+    def count_kills(self) -> int:
+        """How many of its processes the out-of-memory killer has ended so far."""
+        lines = _read_text(self.events).splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+    def read(self) -> dict[str, float]:
+        """Bytes: host_used, host_peak and host_limit, whichever it tells and has."""
+        files = {"host_used": self.used, "host_peak": self.peak, "host_limit": self.limit}
+        texts = {name: _read_text(path).strip() for name, path in files.items()}
+        found = {name: float(text) for name, text in texts.items() if text.isdecimal()}
+        return {name: size for name, size in found.items() if size < NO_LIMIT_BYTES}
+
+
+def find_group(told: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> ControlGroup | None:
+    """This process's control group, under v2 or v1, if it counts memory and can be seen from here."""
+    lines = [line.split(":", 2) for line in _read_text(told).splitlines() if line.count(":") >= 2]
+    for _, controllers, path in lines:
+        if not controllers:
+            names = ("memory.events", "memory.current", "memory.peak", "memory.max")
+            mount = root
+        elif "memory" in controllers.split(","):
+            names = (
+                "memory.oom_control",
+                "memory.usage_in_bytes",
+                "memory.max_usage_in_bytes",
+                "memory.limit_in_bytes",
+            )
+            mount = root / "memory"
+        else:
+            continue
+        # a container may be told its path on the host, and see its own group as the root
+        for folder in (mount / path.lstrip("/"), mount):
+            if (folder / names[0]).is_file():
+                return ControlGroup(*(folder / name for name in names))
+    return None
+
+
 class OomKillCounter:
-    """Tells whether the host's out-of-memory killer struck in this process's cgroup since the last look."""
+    """Tells whether the host's out-of-memory killer struck in this process's control group since the last look."""
 
     def __init__(self) -> None:
-        self._path = _memory_events()
-        self._seen = self._read()
+        self._group = find_group()
+        self._seen = self._count()
 
     def has_struck(self) -> bool:
-        count = self._read()
+        count = self._count()
         struck = count > self._seen
         self._seen = count
         return struck
 
-    def _read(self) -> int:
-        lines = _read_text(self._path).splitlines() if self._path else []
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
-def _memory_events() -> Path | None:
-    """This process's memory.events under cgroup v2, where there is one."""
-    lines = _read_text(Path("/proc/self/cgroup")).splitlines()
-    groups = (line.removeprefix("0::") for line in lines if line.startswith("0::"))
-    candidates = (Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events" for group in groups)
-    return next((path for path in candidates if path.is_file()), None)
+    def _count(self) -> int:
+        return self._group.count_kills() if self._group else 0

@@ -12,7 +12,7 @@ from pretend import answer, task
 
 from gpubench.records import Crash, Outcome
 from gpubench.run import autopsy
-from gpubench.run.autopsy import attach_core, read_xid
+from gpubench.run.autopsy import attach_core, find_group, read_xid
 from gpubench.run.coredump import CoreReader
 
 XID = "NVRM: Xid (PCI:0000:19:00): 31, pid={pid}, name=python, Ch 00000008, MMU Fault: ENGINE GRAPHICS"
@@ -78,3 +78,35 @@ def test_the_core_of_a_program_that_a_cell_ran_is_put_into_the_cells_record(tmp_
     assert attach_core(died, worker, cell, CoreReader(str(reader))) == died, "it has been taken"
     well = answer(asked, 0, 1)
     assert attach_core(well, worker, cell, CoreReader("")) == well
+
+
+V2 = ("memory.events", "memory.current", "memory.peak", "memory.max")
+V1 = ("memory.oom_control", "memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.limit_in_bytes")
+
+
+@pytest.mark.parametrize(
+    ("told", "folder", "names", "limit", "found"),
+    [
+        ("0::/job.slice\n", "job.slice", V2, "1500\n", {"host_limit": 1500}),
+        ("0::/job.slice\n", "job.slice", V2, "max\n", {}),
+        ("0::/../of/the/host\n", "", V2, "max\n", {}),
+        ("4:memory:/job\n1:cpu:/\n0::/\n", "memory/job", V1, "1500\n", {"host_limit": 1500}),
+        ("5:cpu,memory:/docker/4f3a\n0::/\n", "memory", V1, f"{2**63 - 4096}\n", {}),
+    ],
+)
+def test_a_control_groups_memory_and_victims_are_read_under_both_versions(tmp_path, told, folder, names, limit, found):
+    (tmp_path / "cgroup").write_text(told)
+    files = tmp_path / "fs" / folder
+    files.mkdir(parents=True)
+    for name, text in zip(names, ("oom 3\noom_kill 2\n", "700\n", "1400\n", limit), strict=True):
+        (files / name).write_text(text)
+    group = find_group(tmp_path / "cgroup", tmp_path / "fs")
+    assert group is not None
+    assert group.count_kills() == 2
+    assert group.read() == {"host_used": 700, "host_peak": 1400, **found}
+
+
+def test_where_no_control_group_counts_memory_nothing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("3:cpuset:/\nodd\n0::/job\n")
+    assert find_group(tmp_path / "cgroup", tmp_path / "fs") is None
+    assert find_group(tmp_path / "none", tmp_path / "fs") is None
