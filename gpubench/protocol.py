@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from gpubench.records import FROZEN, Ceilings, Cell, CellRecord, Hazard, Outcome, Pass, Stage
+from gpubench.records import FROZEN, Ceilings, Cell, CellRecord, Hazard, Measurement, Outcome, Pass, Stage
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TAKE_BACK",
     "CellEnded",
     "Event",
+    "FiguresTaken",
     "HazardsFound",
     "Job",
     "StageEntered",
@@ -116,6 +117,15 @@ class HazardsFound:
 
 
 @dataclass(frozen=True, config=FROZEN)
+class FiguresTaken:
+    """A trial's figures, of which it is yet to be seen whether they are right: told first, for it may not live to."""
+
+    cell_id: str
+    measurements: list[Measurement]
+    kind: Literal["figures"] = "figures"
+
+
+@dataclass(frozen=True, config=FROZEN)
 class CellEnded:
     """One trial of a cell is over; `is_last` when the task it belongs to is."""
 
@@ -126,7 +136,7 @@ class CellEnded:
     kind: Literal["ended"] = "ended"
 
 
-Event = WorkerReady | StageEntered | HazardsFound | CellEnded
+Event = WorkerReady | StageEntered | HazardsFound | FiguresTaken | CellEnded
 """What a worker tells its parent."""
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

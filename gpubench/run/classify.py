@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gpubench.protocol import Task
-from gpubench.records import CellRecord, Crash, FaultingKernel, Hazard, Outcome, Stage
+from gpubench.records import CellRecord, Crash, FaultingKernel, Hazard, Measurement, Outcome, Stage
 from gpubench.run.autopsy import Remains
 from gpubench.run.coredump import cuda_error_of
 from gpubench.run.logs import read_tail
@@ -46,6 +47,8 @@ class Death:
     remains: Remains = field(default_factory=Remains)
     hazards: list[Hazard] = field(default_factory=list)
     """Stale addresses that the worker found in the cell's CUDA graphs while it lived."""
+    measured: list[Measurement] = field(default_factory=list)
+    """The trial's figures, if it died while they were checked."""
 
 
 def record_death(death: Death) -> CellRecord:
@@ -57,7 +60,8 @@ def record_death(death: Death) -> CellRecord:
         death.trial,
         outcome,
         death.stage,
-        reason=reason,
+        reason=f"{reason}; measured, but not checked" if death.measured else reason,
+        measurements=death.measured,
         crash=evidence,
         hazards=death.hazards,
         gpu=death.gpu,
@@ -94,15 +98,24 @@ def _judge(death: Death, evidence: Crash) -> tuple[Outcome, str]:
         running = f", the GPU in {_name_kernel(faulting)}," if faulting is not None and faulting.kernel else ""
         return Outcome.TIMEOUT, f"still in {stage}{running} {death.timed_out}; the worker was killed"
     where = f"during {stage}"
-    if evidence.signal == "SIGKILL" and death.killed_by_host:
-        return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker"
     if evidence.signal == "SIGKILL":
-        return Outcome.CRASH, f"killed by SIGKILL {where}, not by gpubench; often the host's out-of-memory killer"
+        used = _describe_memory(evidence.memory)
+        if death.killed_by_host:
+            return Outcome.OOM, f"the host ran out of memory {where}: its out-of-memory killer ended the worker{used}"
+        return Outcome.CRASH, f"killed by SIGKILL {where}, not by gpubench; often the host's out-of-memory killer{used}"
     if evidence.faulting is not None:
         return Outcome.CRASH, f"{_describe(evidence.faulting, evidence.cuda_error)}; the host was in {stage}"
     what = f"killed by {evidence.signal}" if evidence.signal else f"the worker exited with status {death.exit_status}"
     error = f": {evidence.cuda_error}" if evidence.cuda_error else ""
     return Outcome.CRASH, f"{what} {where}{error}"
+
+
+def _describe_memory(memory: Mapping[str, float]) -> str:
+    """How near its control group came to its limit, so far as that is counted."""
+    if "host_peak" not in memory:
+        return ""
+    limit = f" of {memory['host_limit'] / 2**30:.2f}" if "host_limit" in memory else ""
+    return f"; its control group has used up to {memory['host_peak'] / 2**30:.2f}{limit} GiB"
 
 
 def _describe(faulting: FaultingKernel, cuda_error: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gpubench.machine import Gpu
 from gpubench.protocol import Task
-from gpubench.records import CellRecord, Hazard, Stage
+from gpubench.records import CellRecord, Hazard, Measurement, Stage
 from gpubench.run.worker import WorkerProcess
 from gpubench.settings import TimeoutSettings
 
@@ -24,6 +24,8 @@ class Running:
     stage_began: float
     hazards: list[Hazard]
     """What the worker has found in the cell's CUDA graphs."""
+    measured: list[Measurement] = field(default_factory=list)
+    """What it has measured in this trial, and is checking."""
 
     def overdue(self, timeout: TimeoutSettings, now: float) -> str:
         """Which limit has passed, in words; "" while none has."""
@@ -43,6 +45,8 @@ class Lane:
     worker: WorkerProcess | None = None
     running: Running | None = None
     is_ready: bool = False
+    idle_since: float = 0.0
+    """When it became ready or its last task ended; of no meaning while a task runs."""
     is_finishing: float | None = None
     """When the worker was told that no more will come."""
     is_context_lost: bool = False

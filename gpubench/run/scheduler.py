@@ -10,7 +10,17 @@ from pathlib import Path
 
 from gpubench.errors import StoreError, WorkerError
 from gpubench.machine import Gpu
-from gpubench.protocol import CANNOT_WRITE, CellEnded, Event, HazardsFound, Job, StageEntered, Task, WorkerReady
+from gpubench.protocol import (
+    CANNOT_WRITE,
+    CellEnded,
+    Event,
+    FiguresTaken,
+    HazardsFound,
+    Job,
+    StageEntered,
+    Task,
+    WorkerReady,
+)
 from gpubench.records import CellRecord, Outcome
 from gpubench.run.autopsy import OomKillCounter, attach_core, find_remains
 from gpubench.run.classify import Death, record_death
@@ -97,6 +107,7 @@ class Scheduler:
             for lane in lanes:
                 if lane.worker is not None:
                     lane.worker.close()
+                    self.settings.launcher.complete(lane.worker.folder, [])  # a trace that nobody reads must not stay
 
     def _is_busy(self, lane: Lane) -> bool:
         return lane.worker is not None or (bool(self.todo) and not self.stop.is_requested)
@@ -178,7 +189,7 @@ class Scheduler:
             case _ if not _is_from(lane.worker, event):
                 lane.worker.num_unreadable += 1  # of a cell that it isn't in: not the worker's own words either
             case WorkerReady():
-                lane.is_ready = True
+                lane.is_ready, lane.idle_since = True, now
                 if event.ceilings is not None:
                     self.store.add_ceilings(lane.name, event.ceilings)
                     self.settings.known_ceilings.add(lane.name)
@@ -190,6 +201,9 @@ class Scheduler:
             case HazardsFound():
                 assert lane.running is not None, "hazards are found in a cell"
                 lane.running.hazards.extend(event.hazards)
+            case FiguresTaken():
+                assert lane.running is not None, "figures are taken in a cell"
+                lane.running.measured.extend(event.measurements)
             case CellEnded():
                 lane.is_context_lost = event.context_lost
                 cell = Path(lane.worker.sent[0].artifacts)
@@ -219,7 +233,7 @@ class Scheduler:
         assert lane.worker is not None, "a task ends in a worker"
         task = lane.worker.sent.popleft()
         settle(Path(task.artifacts), *LOG_NAMES)
-        lane.running = None
+        lane.running, lane.idle_since = None, time.monotonic()
 
     def _overdue(self, lane: Lane) -> str:
         assert lane.worker is not None, "only a worker can be late"
@@ -228,7 +242,9 @@ class Scheduler:
             return "after its last cell" if now - lane.is_finishing > self.settings.launcher.goodbye_s else ""
         if lane.running is not None:
             return lane.running.overdue(self.settings.timeout, now)
-        if not lane.is_ready and now - lane.worker.started_at > self.settings.timeout.start:
+        # a worker that is ready begins what it holds at once, unless a cell took that from its input, or its memory
+        since = lane.idle_since if lane.is_ready else lane.worker.started_at
+        if (lane.worker.sent or not lane.is_ready) and now - since > self.settings.timeout.start:
             return f"after {self.settings.timeout.start:g} s (timeout_s.start)"
         return ""
 
@@ -299,6 +315,7 @@ class Scheduler:
             timed_out=lane.timed_out,
             killed_by_host=self._oom_kills.has_struck(),
             hazards=running.hazards,
+            measured=running.measured,
             remains=find_remains(worker, cell, self._cores, lived_s, is_hang=bool(lane.timed_out)),
         )
 
@@ -311,9 +328,11 @@ class Scheduler:
         if not worker.sent:
             return
         lane.stillbirths += 1
-        lane.next_reason = f"worker {worker.number} died outside of any cell"
+        how = "had begun none of the cells it held" if lane.is_ready else "was still starting"
+        how = f"{how} {lane.timed_out}" if lane.timed_out else "died outside of any cell"
+        lane.next_reason = f"worker {worker.number} {how}"
         if lane.stillbirths >= STILLBIRTHS:
-            how = f"was still starting {lane.timed_out}" if lane.timed_out else f"ended with status {status}"
+            how = how if lane.timed_out else f"ended with status {status}"
             tail = worker.stderr_tail() or "(nothing)"
             raise WorkerError(
                 f"{lane.stillbirths} workers in a row died before they began a cell; the last {how}. "

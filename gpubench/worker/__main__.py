@@ -26,6 +26,7 @@ from gpubench.protocol import (
     TAKE_BACK,
     CellEnded,
     Event,
+    FiguresTaken,
     HazardsFound,
     Job,
     StageEntered,
@@ -34,7 +35,7 @@ from gpubench.protocol import (
     parse_job,
     parse_task,
 )
-from gpubench.records import CellRecord, Hazard, Stage, dump_line
+from gpubench.records import CellRecord, Hazard, Measurement, Outcome, Stage, dump_line
 
 if TYPE_CHECKING:
     from gpubench.worker.device import Device
@@ -109,11 +110,14 @@ def serve(job: Job, events: BinaryIO) -> None:
         def report(hazards: list[Hazard], cell_id: str = task.cell.cell_id) -> None:
             tell(HazardsFound(cell_id, hazards))
 
+        def keep(figures: list[Measurement], cell_id: str = task.cell.cell_id) -> None:
+            tell(FiguresTaken(cell_id, figures))
+
         ended: CellEnded | None = None
-        for record in run_task(task, device, shelf, enter, report):
-            if ended is not None:
-                tell(ended)
+        for record in run_task(task, device, shelf, enter, report, keep):
             ended = describe_end(record, job, device)
+            if record.outcome is Outcome.OK and record.trial != task.trials[-1]:
+                tell(ended)  # at once: the next trial may not live to tell of this one
         logs.close()
         assert ended is not None, "a task yields a record for every trial that it began"
         # Only now: the parent may read the cell's logs as soon as it knows that the cell has ended.

@@ -32,6 +32,7 @@ __all__ = ["run_task"]
 
 Enter = Callable[[int, Stage], None]
 Tell = Callable[[list[Hazard]], None]
+Keep = Callable[[list[Measurement]], None]
 
 UNTIMED_STAGES = (Stage.SETUP, Stage.CHECK, Stage.WARMUP)
 """While these last, open ranges are marked for whoever asks after a death; in a sample that would cost its share."""
@@ -41,19 +42,24 @@ LEAK_BYTES = 1 << 20
 
 
 def run_task(
-    task: Task, device: Device, shelf: WorkerShelf, enter: Enter, tell: Tell = lambda _: None
+    task: Task,
+    device: Device,
+    shelf: WorkerShelf,
+    enter: Enter,
+    tell: Tell = lambda _: None,
+    keep: Keep = lambda _: None,
 ) -> Iterator[CellRecord]:
     """Run the task's trials; a record each, up to the first that isn't ok, which decides the cell.
 
     `shelf` keeps what it shares with other cells. `tell` hears of stale addresses in the cell's CUDA graphs before they
-    are used.
+    are used, `keep` of a trial's figures before they are checked: a cell may not live to tell of them itself.
 
     Nothing that a cell raises passes, sys.exit included; KeyboardInterrupt does. What a cell held is released before
     the iterator ends, unless the CUDA context is lost: then the process is to end, and cleaning up would only fail.
     """
     switch_ranges(task.pass_ is Pass.PROFILE)
     own = device.allocated_bytes() - shelf.held_bytes
-    run = _TaskRun(task, device, shelf, enter, tell)
+    run = _TaskRun(task, device, shelf, enter, tell, keep)
     use_shelf(shelf)
     try:
         for trial in task.trials:
@@ -91,6 +97,7 @@ class _TaskRun:
     shelf: WorkerShelf
     enter: Enter
     tell: Tell
+    keep: Keep
     compilations: CompileWatch = field(default_factory=CompileWatch)
     facts: _Facts = field(default_factory=_Facts)
     prepared: Prepared | None = None
@@ -160,6 +167,7 @@ class _TaskRun:
         if found.fault is not None or is_unasked:
             return found
         self._enter(Stage.CHECK)
+        self.keep([*found.measurements, *self.from_set_up])
         try:
             result = check_own(prepared)
         except HookFailed as error:

@@ -152,6 +152,55 @@ measure: {trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}
     assert not [record.warnings for record in (*tidy.records, *after.records) if record.warnings]
 
 
+MORTAL = """
+import os
+import gpubench
+from gpubench.records import CheckResult
+from gpubench.registry import OwnMeasurement
+
+runs = []
+
+@gpubench.workload("mortal", measures_itself=True, in_process=True)
+def mortal(dies_in: str):
+    return {}
+
+@mortal.backend("only", baseline=True)
+def _(dies_in):
+    def step():
+        runs.append(dies_in)
+        if dies_in == "step" and len(runs) == 2:
+            os._exit(3)
+        return [OwnMeasurement("rate", "1/s", 7.0)]
+    return step
+
+@mortal.check
+def _(dies_in):
+    if dies_in == "check" and len(runs) == 2:
+        os._exit(3)
+    return CheckResult(against="nobody", passed=True)
+"""
+
+
+def test_what_was_measured_before_a_worker_died_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    sweep = "workload: mortal\nplugins: [mortal.py]\naxes: {dies_in: [step, check]}\nmeasure: {trials: 3}\n"
+    done = gpubench_here(tmp_path, "sweep", str(write_sweep(tmp_path, sweep)))
+    assert done.code == 3, done.err
+    in_step, in_check = merge_cells(read_run(only_run(tmp_path)))
+    kept = [
+        (record.trial, record.outcome, [found.samples for found in record.measurements if found.metric == "rate"])
+        for record in (*in_step.records, *in_check.records)
+    ]
+    assert kept == [
+        (0, Outcome.OK, [[7.0]]),
+        (1, Outcome.CRASH, []),
+        (0, Outcome.OK, [[7.0]]),
+        (1, Outcome.CRASH, [[7.0]]),
+    ]
+    assert in_step.reason == "the worker exited with status 3 during measure"
+    assert in_check.reason == "the worker exited with status 3 during check; measured, but not checked"
+
+
 def test_the_command_that_is_printed_tries_the_same_cells_again_whatever_options_there_were(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, SWEEP)
     options = ["--only", "backend=raises_in_step", "--set", "measure.seed=7", "--out", "kept here", "--gpus", "none"]
