@@ -8,9 +8,24 @@ from torch import Tensor
 from gpubench.errors import ArgumentError, Unsupported
 from gpubench.kernels.interpreter import is_interpreted
 
-__all__ = ["check_adjacent", "check_contiguous", "check_index", "check_launchable", "check_operand", "check_scratch"]
+__all__ = [
+    "check_adjacent",
+    "check_contiguous",
+    "check_index",
+    "check_launchable",
+    "check_operand",
+    "check_reach",
+    "check_scratch",
+    "last_size",
+]
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_INT32_MAX = 2**31 - 1
+
+
+def last_size(tensor: Tensor) -> int:
+    """The size of the last dimension; 0 of a tensor that has none."""
+    return tensor.shape[-1] if tensor.dim() else 0
 
 
 def check_launchable(kernel: str, name: str, tensor: Tensor) -> None:
@@ -59,6 +74,15 @@ def check_contiguous(kernel: str, name: str, tensor: Tensor) -> None:
     if not tensor.is_contiguous():
         raise ArgumentError(
             f"{kernel}: {name} of shape {tuple(tensor.shape)} has strides {tensor.stride()}; wanted it contiguous"
+        )
+
+
+def check_reach(kernel: str, name: str, tensor: Tensor, dim: int, steps: int) -> None:
+    """Raise ArgumentError if `steps` strides along `dim` are more than the 32 bits that a kernel counts in."""
+    if tensor.stride(dim) * steps > _INT32_MAX:
+        raise ArgumentError(
+            f"{kernel}: {name} has stride {tensor.stride(dim):,} along dimension {dim}; "
+            f"wanted {_INT32_MAX // steps:,} at most, so that {steps} of them fit 32 bits"
         )
 
 

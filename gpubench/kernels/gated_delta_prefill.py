@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_contiguous, check_index, check_operand
+from gpubench.kernels.arguments import check_contiguous, check_index, check_operand, check_reach
 from gpubench.kernels.gated_delta_arguments import (
     CHUNK,
     GATE_FLOOR,
@@ -262,6 +262,8 @@ def gated_delta_prefill(
     kernel = "gated_delta_prefill"
     sizes = check_sizes(kernel, q, k, v)
     check_out(kernel, out, v)
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out)):
+        check_reach(kernel, name, tensor, 0, CHUNK)
     shapes = scratch_shapes(sizes.rows, sizes.heads, sizes.k, sizes.v)
     check_operand(kernel, "rows", rows, shapes[0], like=v)
     check_contiguous(kernel, "rows", rows)

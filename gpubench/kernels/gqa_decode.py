@@ -31,6 +31,7 @@ from gpubench.kernels.arguments import (
     check_index,
     check_launchable,
     check_operand,
+    check_reach,
     check_scratch,
 )
 from gpubench.kernels.dependent_launch import release, wait
@@ -43,6 +44,8 @@ __all__ = ["choose_splits", "gqa_decode", "gqa_decode_scratch"]
 
 DIMS = (16, 32, 64, 128, 256)
 MAX_GROUP = 64
+_MOST_TOKENS = 128
+"""Of a tile."""
 LOG2_E = 1.4426950408889634
 """Weights are powers of two."""
 
@@ -210,7 +213,7 @@ def gqa_decode(
             "DIM": dim,
             "SPLITS": splits,
             "TILE_GROUP": max(16, triton.next_power_of_2(group)),
-            "TOKENS": min(128, max(16, tiling.tile_bytes // (dim * q.element_size()))),
+            "TOKENS": min(_MOST_TOKENS, max(16, tiling.tile_bytes // (dim * q.element_size()))),
             "STAGES": tiling.num_stages,
         },
         num_warps=tiling.num_warps,
@@ -241,6 +244,8 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
     check_operand(kernel, "out", out, (batch, heads, dim), like=q)
     for name, tensor in (("q", q), ("keys", keys), ("values", values)):
         check_adjacent(kernel, name, tensor)
+    for name, tensor in (("keys", keys), ("values", values)):
+        check_reach(kernel, name, tensor, 2, _MOST_TOKENS)
     check_contiguous(kernel, "out", out)
     check_index(kernel, "lengths", lengths, (batch,), like=q)
     return batch, heads, dim, kv_heads, capacity

@@ -13,7 +13,6 @@ the table or the cache, is left as it is.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -25,6 +24,8 @@ from gpubench.kernels.arguments import (
     check_index,
     check_launchable,
     check_operand,
+    check_scratch,
+    last_size,
 )
 from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.launching import Launcher
@@ -74,6 +75,7 @@ def _inputs_kernel(
     numbers = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     positions = tl.load(positions_ptr + numbers, mask=numbers < batch, other=-1).to(tl.int64)[:, None]
     rows = numbers.to(tl.int64)[:, None]
+    wide = head.to(tl.int64)  # head · stride may exceed 32 bits
     dims = tl.arange(0, BLOCK)[None, :]
     inside = (dims < DIM) & (positions >= 0) & (positions < limit)
     is_query = head < heads
@@ -82,7 +84,7 @@ def _inputs_kernel(
     x = tl.load(source + dims, mask=inside, other=0.0)
 
     if head >= heads + kv_heads:
-        kv_head = head - heads - kv_heads
+        kv_head = wide - heads - kv_heads
         target = values_ptr + rows * v_stride_row + kv_head * v_stride_head + positions * v_stride_token
         tl.store(target + dims, x, mask=inside)
     else:
@@ -101,10 +103,10 @@ def _inputs_kernel(
         sin = tl.load(angles + HALF, mask=inside & is_rotated, other=0.0)
         rotated = own_value * cos + tl.where(is_first, -partner, partner) * sin
         if is_query:
-            target = query_ptr + rows * query_stride_row + head * query_stride_head
+            target = query_ptr + rows * query_stride_row + wide * query_stride_head
             tl.store(target + dims, rotated.to(query_ptr.dtype.element_ty), mask=inside)
         else:
-            kv_head = head - heads
+            kv_head = wide - heads
             target = keys_ptr + rows * k_stride_row + kv_head * k_stride_head + positions * k_stride_token
             tl.store(target + dims, rotated.to(keys_ptr.dtype.element_ty), mask=inside)
 
@@ -180,7 +182,7 @@ def _check(
             "wanted (batch, heads, dim) and (batch or more, kv_heads, capacity, dim)"
         )
     (batch, heads, dim), (kv_heads, capacity) = query.shape, keys.shape[1:3]
-    width = projected.shape[-1]
+    width = last_size(projected)
     if projected.shape != (batch, width) or width % dim or width < (heads + 2 * kv_heads) * dim:
         raise ArgumentError(
             f"{kernel}: projected has shape {tuple(projected.shape)}; wanted ({batch}, a multiple of {dim}, "
@@ -197,12 +199,11 @@ def _check(
         if norm is not None:
             check_operand(kernel, name, norm, (dim,), like=projected)
             check_contiguous(kernel, name, norm)
-    half = rotary.shape[-1]
-    if rotary.dim() != 3 or rotary.shape[1] != 2 or 2 * half > dim or rotary.dtype != torch.float32:
+    half = last_size(rotary)
+    if rotary.dim() != 3 or rotary.shape[1] != 2 or 2 * half > dim:
         raise ArgumentError(
-            f"{kernel}: rotary is {rotary.dtype} {tuple(rotary.shape)}; "
-            f"wanted float32 (positions, 2, at most {dim // 2})"
+            f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (positions, 2, at most {dim // 2})"
         )
-    check_contiguous(kernel, "rotary", rotary)
+    check_scratch(kernel, "rotary", rotary, rotary.numel(), like=projected)
     check_index(kernel, "positions", positions, (batch,), like=projected)
     return heads, kv_heads, dim, half

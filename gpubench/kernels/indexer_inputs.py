@@ -120,8 +120,9 @@ def indexer_inputs(
         raise ArgumentError(f"{kernel}: keys has shape {tuple(keys.shape)}; wanted (batch, columns, 2 to 1024)")
     batch, _, dim = keys.shape
     check_operand(kernel, "x", x, (batch, dim), like=keys)
-    check_operand(kernel, "scale", scale, (dim,), like=keys)
-    check_operand(kernel, "shift", shift, (dim,), like=keys)
+    for name, tensor in (("scale", scale), ("shift", shift)):
+        check_operand(kernel, name, tensor, (dim,), like=keys)
+        check_contiguous(kernel, name, tensor)
     check_adjacent(kernel, "x", x)
     check_contiguous(kernel, "keys", keys)
     heads = queries.shape[1] if queries.dim() == 3 else 0

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_launchable, check_operand
+from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_launchable, check_operand, last_size
 from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.launching import Launcher
 from gpubench.kernels.ops import as_op
@@ -103,7 +103,8 @@ def _linear_kernel(
         scale = tl.load(scale_ptr + columns % GROUP, mask=inside, other=0.0).to(tl.float32)
     release(IS_DEPENDENT)
     wait(IS_DEPENDENT)
-    for row in range(num_rows):
+    for number in range(num_rows):
+        row = tl.cast(number, tl.int64)  # row · stride may exceed 32 bits
         x = tl.load(x_ptr + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
         gate = x
         if HAS_GATE:
@@ -275,10 +276,10 @@ def _check_before(kernel: str, x: Tensor, scale: Tensor | None, gate: Tensor | N
         if (tensor is not None) != (name in _WANTED[before]):
             raise ArgumentError(f"{kernel}: before: {before} {'needs a' if tensor is None else 'has no'} {name}")
     if scale is not None:
-        k, group = x.shape[1], scale.shape[0]
+        k, group = x.shape[1], last_size(scale)
         if before == "norm" and group != k:
             raise ArgumentError(f"{kernel}: scale has shape {tuple(scale.shape)}; wanted ({k},)")
-        if before == "gated_norm" and (k % group or group & (group - 1) or group > MAX_GROUP):
+        if before == "gated_norm" and (not 1 <= group <= MAX_GROUP or k % group or group & (group - 1)):
             raise ArgumentError(
                 f"{kernel}: scale has shape {tuple(scale.shape)}; wanted a power of two that divides {k}, "
                 f"{MAX_GROUP} at most"

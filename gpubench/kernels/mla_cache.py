@@ -49,7 +49,7 @@ def _append_kernel(
     P: tl.constexpr,
     PAGE: tl.constexpr,
 ):
-    b = tl.program_id(0)
+    b = tl.program_id(0).to(tl.int64)  # b · stride may exceed 32 bits
     position = tl.load(lengths_ptr + b) - 1
     if position >= 0:
         page = tl.load(table_ptr + b * table_stride + position // PAGE).to(tl.int64)

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_contiguous, check_operand, check_scratch
+from gpubench.kernels.arguments import check_contiguous, check_operand, check_reach, check_scratch
 from gpubench.kernels.interpreter import is_interpreted
 from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_cache import PAGE, check_cache, check_table
@@ -280,6 +280,8 @@ def _check(
     batch, heads, _ = q_latent.shape
     check_operand(kernel, "q_latent", q_latent, (batch, heads, kv_lora), like=cache)
     check_operand(kernel, "q_rope", q_rope, (batch, heads, rope), like=cache)
+    for name, tensor in (("q_latent", q_latent), ("q_rope", q_rope)):
+        check_reach(kernel, name, tensor, 1, heads)
     check_operand(kernel, "out", out, (batch, heads, kv_lora), like=cache)
     check_contiguous(kernel, "out", out)
     max_pages = check_table(kernel, block_table, lengths, batch, cache)

@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_operand
+from gpubench.kernels.arguments import check_operand, last_size
 from gpubench.kernels.launching import Launcher, Planned
 from gpubench.kernels.mla_prefill_arguments import (
     check_offsets,
@@ -83,9 +83,10 @@ def _attend(
     for start in tl.range(first, last, BLOCK_N):
         keys = start + tl.arange(0, BLOCK_N)
         seen = (keys < kv_len)[:, None]
-        at = (keys.to(tl.int64) if IS_LONG else keys)[:, None] * K_ROW
+        wide = (keys.to(tl.int64) if IS_LONG else keys)[:, None]
+        at = wide * K_ROW
         # What lies beyond is another sequence's, or was never written: a weight of 0 wouldn't make up for its NaN.
-        pe_at = pe_base + keys[:, None] * pe_stride + tl.arange(0, ROPE)[None, :]
+        pe_at = pe_base + wide * pe_stride + tl.arange(0, ROPE)[None, :]
         k_at = k_base + at + tl.arange(0, NOPE)[None, :]
         k_pe = tl.load(pe_at, mask=seen, other=0.0) if IS_EDGE else tl.load(pe_at)
         k = tl.load(k_at, mask=seen, other=0.0) if IS_EDGE else tl.load(k_at)
@@ -281,7 +282,7 @@ def _prepare_expanded(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]],
             f"{kernel}: k_pe has shape {tuple(k_pe.shape)}, strides {k_pe.stride()}; wanted (keys, P), P a power of 2 "
             f"from 16 to 512 and less than {dim}, its elements adjacent"
         )
-    (keys, rope), v = k_pe.shape, out.shape[-1]
+    (keys, rope), v = k_pe.shape, last_size(out)
     check_operand(kernel, "k_pe", k_pe, (keys, rope), like=q)
     check_whole(kernel, "kv", kv, (keys, heads, dim - rope + v), like=q)
     check_whole(kernel, "out", out, (tokens, heads, v), like=q)
@@ -316,7 +317,7 @@ def prepare_attention(form: Form, sizes: Sizes, pe_stride: int, splits: int) -> 
         q_dim**-0.5 * _LOG2_E,  # weights are powers of two
     )
     options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
-    launch = _LAUNCHER.prepare(numbers, _constants(is_absorbed, sizes, splits, tiling), **options)
+    launch = _LAUNCHER.prepare(numbers, _constants(is_absorbed, sizes, pe_stride, splits, tiling), **options)
     grid = (tiles * heads, max(splits, 1), 1)
     if not splits:
         return lambda tensors: launch(grid, tensors)
@@ -332,7 +333,7 @@ def prepare_attention(form: Form, sizes: Sizes, pe_stride: int, splits: int) -> 
     return attend_and_merge
 
 
-def _constants(is_absorbed: bool, sizes: Sizes, splits: int, tiling: Tiling) -> dict[str, int | str]:
+def _constants(is_absorbed: bool, sizes: Sizes, pe_stride: int, splits: int, tiling: Tiling) -> dict[str, int | str]:
     """Those of the kernel, in its order."""
     heads, pack = (1, sizes.heads) if is_absorbed else (sizes.heads, 1)
     nope, tail = split_nope(sizes.latent if is_absorbed else sizes.nope)
@@ -349,7 +350,7 @@ def _constants(is_absorbed: bool, sizes: Sizes, splits: int, tiling: Tiling) -> 
         "V": sizes.v,
         "V_IS_K": is_absorbed,
         "IS_SPLIT": splits > 0,
-        "IS_LONG": sizes.keys * heads * k_dim > _INT32_MAX,
+        "IS_LONG": sizes.keys * max(heads * k_dim, pe_stride) > _INT32_MAX,
         "SEQUENCES": triton.next_power_of_2(sizes.sequences + 1),
         "BLOCK_M": tiling.block_m,
         "BLOCK_N": tiling.block_n,

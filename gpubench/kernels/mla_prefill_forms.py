@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gpubench.kernels.arguments import last_size
 from gpubench.kernels.launching import Planned
 from gpubench.kernels.mla_prefill import Attend, prepare_attention
 from gpubench.kernels.mla_prefill_arguments import (
@@ -47,7 +48,7 @@ def _prepare_expanded(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]],
     q, cache, w_kv, cu_q, cu_k, kv, out, partial, partial_lse = tensors
     kernel = "mla_prefill_expanded"
     tokens, heads, dim = check_queries(kernel, q)
-    latent, v = w_kv.shape[-1], out.shape[-1]
+    latent, v = last_size(w_kv), last_size(out)
     keys, rope = check_cache(kernel, cache, latent, q)
     nope = dim - rope
     check_whole(kernel, "w_kv", w_kv, (heads * (nope + v), latent), like=q)
@@ -95,7 +96,7 @@ def _prepare_absorbed(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]],
     q, cache, w_kv, cu_q, cu_k, q_latent, out_latent, out, *scratch = tensors
     kernel = "mla_prefill_absorbed"
     tokens, heads, dim = check_queries(kernel, q)
-    latent, v = w_kv.shape[-1], out.shape[-1]
+    latent, v = last_size(w_kv), last_size(out)
     rope = check_cache(kernel, cache, latent, q)[1]
     nope = dim - rope
     check_whole(kernel, "w_kv", w_kv, (heads * (nope + v), latent), like=q)
@@ -162,7 +163,7 @@ def _prepare_latent(
 ) -> Attend:
     """`prepare_attention` in the absorbed form; ArgumentError in the name of `kernel` for what doesn't fit."""
     tokens, heads, dim = check_queries(kernel, q)
-    latent = q_latent.shape[-1]
+    latent = last_size(q_latent)
     keys, rope = check_cache(kernel, cache, latent, q)
     for name, tensor in (("q_latent", q_latent), ("out_latent", out_latent)):
         check_whole(kernel, name, tensor, (tokens, heads, latent), like=q)

@@ -24,6 +24,7 @@ from gpubench.kernels.arguments import (
     check_contiguous,
     check_launchable,
     check_operand,
+    check_reach,
     check_scratch,
 )
 from gpubench.kernels.launching import Launcher, Planned
@@ -127,7 +128,7 @@ def _plan_preparing(tensors: Sequence[Tensor], eps: float) -> Callable[[Sequence
     projected, query_norm, latent_norm, rotary, cache, block_table, lengths, query = tensors
     kernel = "mla_prepare"
     batch, q_lora = query.shape if query.dim() == 2 else (0, 0)
-    if rotary.shape[:-1] not in ((2,), (batch, 2)):
+    if rotary.shape[:-1] not in ((2,), (batch, 2)) or not rotary.numel():
         raise ArgumentError(
             f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (2, half of what is rotated), or {batch} of that"
         )
@@ -139,8 +140,9 @@ def _plan_preparing(tensors: Sequence[Tensor], eps: float) -> Callable[[Sequence
         raise ArgumentError(f"{kernel}: query has shape {tuple(query.shape)}; wanted (batch, 1 to 8192)")
     check_operand(kernel, "projected", projected, (batch, q_lora + kv_lora + rope), like=cache)
     check_operand(kernel, "query", query, (batch, q_lora), like=cache)
-    check_operand(kernel, "query_norm", query_norm, (q_lora,), like=cache)
-    check_operand(kernel, "latent_norm", latent_norm, (kv_lora,), like=cache)
+    for name, norm, size in (("query_norm", query_norm, q_lora), ("latent_norm", latent_norm, kv_lora)):
+        check_operand(kernel, name, norm, (size,), like=cache)
+        check_contiguous(kernel, name, norm)
     check_adjacent(kernel, "projected", projected)
     check_contiguous(kernel, "query", query)
     check_scratch(kernel, "rotary", rotary, rope, like=cache)
@@ -171,6 +173,7 @@ def _plan_rotating(tensors: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], No
         raise ArgumentError(f"{kernel}: x has shape {tuple(x.shape)}; wanted (batch, heads, an even number)")
     check_adjacent(kernel, "x", x)
     batch, heads, size = x.shape
+    check_reach(kernel, "x", x, 1, heads)
     if rotary.shape not in ((2, size // 2), (batch, 2, size // 2)):
         raise ArgumentError(
             f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted {(2, size // 2)}, or {batch} of that"

@@ -24,7 +24,14 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.arguments import (
+    check_adjacent,
+    check_contiguous,
+    check_index,
+    check_launchable,
+    check_operand,
+    last_size,
+)
 from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
 from gpubench.kernels.launching import Launcher
@@ -189,7 +196,7 @@ def moe_few_up(
         )
     rows, hidden = x.shape
     held, inner_dim = gate_up.shape[0], gate_up.shape[1] // 2
-    top_k = experts.shape[-1]
+    top_k = last_size(experts)
     check_adjacent(kernel, "x", x)
     check_index(kernel, "experts", experts, (rows, top_k), like=x)
     for name, tensor, shape in (
@@ -244,7 +251,7 @@ def moe_few_down(
     """
     kernel = "moe_few_down"
     check_launchable(kernel, "inner", inner)
-    if inner.dim() != 3 or down.dim() != 3 or min(down.shape) < 1:
+    if inner.dim() != 3 or down.dim() != 3 or min(*inner.shape[1:], *down.shape) < 1:
         raise ArgumentError(
             f"{kernel}: inner has shape {tuple(inner.shape)} and down {tuple(down.shape)}; "
             "wanted (rows, top_k, inner) and (held, hidden, inner)"
@@ -309,7 +316,7 @@ def _check_shared(out: Tensor, gate_up: Tensor | None, gate: Tensor | None, down
         if gate_up is not None or gate is not None or down is not None:
             raise ArgumentError(f"{kernel}: shared_gate_up and shared_down are wanted both or neither")
         return 0
-    shared = down.shape[-1]
+    shared = last_size(down)
     check_operand(kernel, "shared_down", down, (hidden, shared), like=out)
     check_contiguous(kernel, "shared_down", down)
     check_operand(kernel, "shared_gate_up", gate_up, (rows, 2 * shared), like=out)

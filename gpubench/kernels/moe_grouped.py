@@ -24,7 +24,14 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_index, check_launchable, check_operand
+from gpubench.kernels.arguments import (
+    check_adjacent,
+    check_contiguous,
+    check_index,
+    check_launchable,
+    check_operand,
+    last_size,
+)
 from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
 from gpubench.kernels.gpu import gpu_name
@@ -211,8 +218,8 @@ _LAUNCH_GROUP = Launcher(_group_kernel, is_dependent=True)
 @as_op("moe_group", mutates=("counts", "lists"))
 def moe_group(experts: Tensor, counts: Tensor, lists: Tensor) -> None:
     """Write which pairs each held expert has. Neither allocates nor synchronises."""
-    kernel, held, pairs = "moe_group", counts.shape[0], experts.numel()
-    check_contiguous(kernel, "experts", experts)
+    kernel, held, pairs = "moe_group", last_size(counts), experts.numel()
+    check_index(kernel, "experts", experts, tuple(experts.shape), like=counts)
     check_index(kernel, "counts", counts, (held,), like=experts)
     check_index(kernel, "lists", lists, (held, pairs), like=experts)
     _LAUNCH_GROUP(
@@ -274,7 +281,7 @@ def moe_grouped_down(inner: Tensor, counts: Tensor, lists: Tensor, down: Tensor,
     """
     kernel = "moe_grouped_down"
     pairs, inner_dim, held = _check(kernel, inner, counts, lists)
-    hidden = outputs.shape[-1]
+    hidden = last_size(outputs)
     for name, tensor, shape in (
         ("outputs", outputs, (pairs, hidden)),
         ("down", down, (held, hidden, inner_dim)),
@@ -321,7 +328,7 @@ def moe_grouped_add(
     kernel = "moe_grouped_add"
     check_launchable(kernel, "outputs", outputs)
     rows, hidden = out.shape if out.dim() == 2 else (0, 0)
-    top_k = experts.shape[-1]
+    top_k = last_size(experts)
     check_operand(kernel, "outputs", outputs, (rows * top_k, hidden), like=out)
     check_index(kernel, "experts", experts, (rows, top_k), like=out)
     check_float32(kernel, "shares", shares, (rows, top_k), like=out)
@@ -375,7 +382,7 @@ def _check(kernel: str, inner: Tensor, counts: Tensor, lists: Tensor) -> tuple[i
     if inner.dim() != 2 or min(inner.shape) < 1:
         raise ArgumentError(f"{kernel}: inner has shape {tuple(inner.shape)}; wanted (pairs, inner)")
     pairs, inner_dim = inner.shape
-    held = counts.shape[0]
+    held = last_size(counts)
     check_contiguous(kernel, "inner", inner)
     check_index(kernel, "counts", counts, (held,), like=inner)
     check_index(kernel, "lists", lists, (held, pairs), like=inner)

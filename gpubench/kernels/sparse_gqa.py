@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_launchable, check_operand
+from gpubench.kernels.arguments import check_launchable, check_operand, check_reach, last_size
 from gpubench.kernels.gpu import gpu_name, sm_count
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import check_adjacent, check_block, check_int32, check_table
@@ -253,6 +253,8 @@ def _check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> tuple[int, int,
     check_operand(kernel, "v_cache", v_cache, tuple(k_cache.shape), like=q)
     for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         check_adjacent(kernel, name, tensor)
+    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
+        check_reach(kernel, name, tensor, 2, block)
     return rows, heads, dim, kv_heads, block
 
 
@@ -261,13 +263,13 @@ def _check_outputs(q: Tensor, blocks: Tensor, outputs: tuple[Tensor, Tensor, Ten
     kernel = "sparse_gqa_attend"
     out, partial, partial_lse = outputs
     rows, heads, dim = q.shape
-    kept = blocks.shape[-1] if blocks.dim() else 0
+    kept = last_size(blocks)
     if blocks.shape != (rows, kv_heads, kept) or kept < 1:
         raise ArgumentError(f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {kv_heads}, kept)")
     check_int32(kernel, "blocks", blocks, like=q)
     check_operand(kernel, "out", out, (rows, heads, dim), like=q)
     check_adjacent(kernel, "out", out)
-    splits = partial_lse.shape[-1] if partial_lse.dim() else 0
+    splits = last_size(partial_lse)
     if splits < 1 or splits & (splits - 1) or kept % splits:
         raise ArgumentError(
             f"{kernel}: partial_lse has shape {tuple(partial_lse.shape)}; "

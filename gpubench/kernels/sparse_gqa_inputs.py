@@ -15,13 +15,19 @@ that is empty, or whose position lies beyond the table of blocks or of angles, i
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_contiguous, check_launchable, check_operand
+from gpubench.kernels.arguments import (
+    check_adjacent,
+    check_contiguous,
+    check_launchable,
+    check_operand,
+    check_scratch,
+    last_size,
+)
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import check_block, check_table
 
@@ -95,23 +101,24 @@ def _inputs_kernel(
     is_there = (position >= 0) & (position < limit)
     position = tl.where(is_there, position, 0)
     page = tl.load(block_table + row * table_stride + position // BLOCK, mask=is_there, other=0).to(tl.int64)
-    slot = position % BLOCK
+    slot = (position % BLOCK).to(tl.int64)
+    wide = head.to(tl.int64)  # slot and head · stride may exceed 32 bits
     angles = rotary + position.to(tl.int64) * (2 * HALF)
     source = projected + row * projected_stride
     own = source + head * DIM
     if head < heads:
-        target = query + row * query_stride_row + head * query_stride_head
+        target = query + row * query_stride_row + wide * query_stride_head
         _place(own, query_norm, angles, target, is_there, eps, DIM, HALF, TILE)
     elif head < heads + kv_heads:
-        target = k_cache + page * k_stride_page + (head - heads) * k_stride_head + slot * k_stride_token
+        target = k_cache + page * k_stride_page + (wide - heads) * k_stride_head + slot * k_stride_token
         _place(own, key_norm, angles, target, is_there, eps, DIM, HALF, TILE)
     elif head < heads + 2 * kv_heads:
-        target = v_cache + page * v_stride_page + (head - heads - kv_heads) * v_stride_head + slot * v_stride_token
+        target = v_cache + page * v_stride_page + (wide - heads - kv_heads) * v_stride_head + slot * v_stride_token
         dims = tl.arange(0, TILE)
         inside = (dims < DIM) & is_there
         tl.store(target + dims, tl.load(own + dims, mask=inside, other=0.0), mask=inside)
     else:
-        index_head = head - heads - 2 * kv_heads
+        index_head = wide - heads - 2 * kv_heads
         own = source + (heads + 2 * kv_heads) * DIM + index_head * INDEX_DIM
         if index_head < index_heads:
             target = index_query + row * index_stride_row + index_head * index_stride_head
@@ -217,13 +224,8 @@ def _check_scales(norms: tuple[Tensor, ...], rotary: Tensor, query: Tensor, inde
     for name, norm, width in zip(names, norms, widths, strict=True):
         check_operand(kernel, name, norm, (width,), like=query)
         check_contiguous(kernel, name, norm)
-    half, room = rotary.shape[-1], min(widths) // 2
-    if rotary.dim() != 3 or rotary.shape[1] != 2 or not 1 <= half <= room or rotary.dtype != torch.float32:
-        raise ArgumentError(
-            f"{kernel}: rotary is {rotary.dtype} {tuple(rotary.shape)}; "
-            f"wanted torch.float32 (positions, 2, 1 to {room})"
-        )
-    if rotary.device != query.device:
-        raise ArgumentError(f"{kernel}: rotary is on {rotary.device}; wanted {query.device}")
-    check_contiguous(kernel, "rotary", rotary)
+    half, room = last_size(rotary), min(widths) // 2
+    if rotary.dim() != 3 or rotary.shape[1] != 2 or not 1 <= half <= room:
+        raise ArgumentError(f"{kernel}: rotary has shape {tuple(rotary.shape)}; wanted (positions, 2, 1 to {room})")
+    check_scratch(kernel, "rotary", rotary, rotary.numel(), like=query)
     return half

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_launchable, check_operand
+from gpubench.kernels.arguments import check_launchable, check_operand, check_reach
 from gpubench.kernels.gpu import sm_count
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import check_adjacent, check_block, check_table
@@ -164,4 +164,5 @@ def _check(
         )
     for name, tensor in (("index_q", index_q), ("index_k", index_k), ("scores", scores)):
         check_adjacent(kernel, name, tensor)
+    check_reach(kernel, "index_k", index_k, 1, block)
     return rows, heads, dim, block

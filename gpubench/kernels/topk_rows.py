@@ -27,7 +27,14 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_index, check_launchable, check_operand
+from gpubench.kernels.arguments import (
+    check_adjacent,
+    check_contiguous,
+    check_index,
+    check_launchable,
+    check_operand,
+    last_size,
+)
 
 __all__ = [
     "HIGHEST",
@@ -247,14 +254,14 @@ def check_topk(kernel: str, x: Tensor, lengths: Tensor, values: Tensor, indices:
             "(rows, width), both width and stride padded to multiples of 8"
         )
     rows = x.shape[0]
-    k = values.shape[-1] if values.dim() else 0
+    k = last_size(values)
     if not 1 <= k <= MAX_K:
         raise ArgumentError(f"{kernel}: values has shape {tuple(values.shape)}; wanted (rows, k), k from 1 to {MAX_K}")
     check_operand(kernel, "values", values, (rows, k), like=x)
     check_index(kernel, "indices", indices, (rows, k), like=x)
     check_index(kernel, "lengths", lengths, (rows,), like=x)
     check_adjacent(kernel, "x", x)
-    check_adjacent(kernel, "values", values)
+    check_contiguous(kernel, "values", values)
 
 
 def check_scratch(kernel: str, scratch: TopkScratch, sizes: tuple[int, int, int], finalists: int, like: Tensor) -> None:

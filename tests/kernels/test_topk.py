@@ -94,6 +94,10 @@ def row(columns=64, rows=2, k=8, **other):
         (row(x=torch.zeros(2, 64).double()), "x is torch.float64"),
         (row(k=2049), r"values has shape \(2, 2049\); wanted \(rows, k\), k from 1 to 2048"),
         (row(values=torch.zeros(2, 8).half()), "values is torch.float16 on cpu; wanted torch.float32"),
+        (
+            row(values=torch.zeros(2, 16)[:, :8]),
+            r"values of shape \(2, 8\) has strides \(16, 1\); wanted it contiguous",
+        ),
         (row(indices=torch.zeros(2, 8, dtype=torch.int64)), "indices is torch.int64"),
         (row(lengths=torch.zeros(3, dtype=torch.int32)), r"lengths has shape \(3,\); wanted \(2,\)"),
         (row(candidates=torch.zeros(99)), "candidates is torch.float32 on cpu .* wanted contiguous torch.int64"),
