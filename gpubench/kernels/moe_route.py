@@ -5,8 +5,8 @@
     shares[r] = scale · s / Σ s over the chosen
 
 logits z [rows, E], float32, float16 or bfloat16; bias [E], float32, or None; experts int32 and shares float32
-[rows, top_k]. As gpubench.models.moe has it, but that softmax's order is taken of z itself, so that what underflows
-doesn't tie.
+[rows, top_k]. As gpubench.models.moe has it, but that softmax's order is taken of z itself where there is no bias, so
+that what underflows doesn't tie.
 
 A program has a row. Each round takes the largest of keys that hold the wanted value above the index: one reduction, and
 where the order is that of 16-bit logits themselves, an instruction.
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_adjacent, check_index, check_launchable
+from gpubench.kernels.arguments import check_adjacent, check_index, check_launchable, last_size
 from gpubench.kernels.dependent_launch import release, wait
 from gpubench.kernels.gated_delta_arguments import check_float32
 from gpubench.kernels.launching import Launcher
@@ -63,6 +63,7 @@ def _route_kernel(
     logits_stride,
     scale,
     IS_SIGMOID: tl.constexpr,
+    IS_SOFTMAX: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     IS_NARROW: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -87,11 +88,17 @@ def _route_kernel(
     logit = tl.load(own + index, mask=inside, other=float("-inf"))
     wanted = logit.to(tl.float32)
     top = tl.max(tl.max(wanted, axis=1), axis=0)
+    order = logit if IS_NARROW else wanted
     if IS_SIGMOID:
         wanted = tl.sigmoid(wanted)
+        order = wanted
+    if IS_SOFTMAX:
+        wanted = tl.exp(wanted - top)
+        wanted /= tl.sum(tl.sum(wanted, axis=1), axis=0)
     if HAS_BIAS:
         wanted += tl.load(bias_ptr + index, mask=inside, other=0.0)
-    keys = tl.where(inside, _key(logit if IS_NARROW else wanted, index, IS_NARROW), LEAST)
+        order = wanted
+    keys = tl.where(inside, _key(order, index, IS_NARROW), LEAST)
     if TOP_GROUPS < GROUPS:
         best = _best_two(tl.where(inside, wanted, float("-inf")))
         group_keys = tl.where(group < GROUPS, _key(best, group, False), -(1 << 63))
@@ -147,7 +154,7 @@ def moe_route(
         check_float32(kernel, "bias", bias, (total,), like=logits)
     if groups < 1 or total % groups or not 1 <= top_groups <= groups:
         raise ArgumentError(f"{kernel}: {top_groups} of {groups} groups of {total} experts can't be had")
-    top_k, size = experts.shape[-1], total // groups
+    top_k, size = last_size(experts), total // groups
     if not 1 <= top_k <= size * top_groups:
         raise ArgumentError(
             f"{kernel}: experts has shape {tuple(experts.shape)}; {size * top_groups} can be chosen from"
@@ -161,6 +168,7 @@ def moe_route(
         (logits.stride(0), scale),
         {
             "IS_SIGMOID": is_sigmoid,
+            "IS_SOFTMAX": not is_sigmoid and (bias is not None or top_groups < groups),  # itself, not its order alone
             "HAS_BIAS": bias is not None,
             "IS_NARROW": logits.element_size() == 2 and not is_sigmoid and bias is None,
             "GROUPS": groups,

@@ -173,6 +173,16 @@ def route_both(logits, bias, options, dtype):
     return (experts.tolist(), shares.tolist()), (wanted.tolist(), wanted_shares.float().tolist())
 
 
+def route_with_bias(logits, bias, top_k):
+    """Experts and shares by the kernel, of softmax and a bias, which no model of ours has together."""
+    from gpubench.kernels.moe_route import moe_route
+
+    experts = torch.full((len(logits), top_k), -1, dtype=torch.int32)
+    shares = torch.full(experts.shape, float("nan"))
+    moe_route(torch.tensor(logits), torch.tensor(bias), experts, shares)
+    return experts.tolist(), shares.tolist()
+
+
 @dataclass(frozen=True)
 class Layer:
     """A linear layer of linear_few, for `rows` of `inputs` each; `group` is that of gated_norm."""

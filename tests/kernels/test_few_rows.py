@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from few_rows_on_interpreter import (
     model_error,
     refuse_attention,
     route_both,
+    route_with_bias,
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -92,6 +94,7 @@ ROUTERS = [
     {"top_k": 4, "scoring": "sigmoid"},
     {"top_k": 4, "scoring": "sigmoid", "groups": 4, "top_groups": 2, "scale": 2.5},
     {"top_k": 1, "scoring": "sigmoid", "groups": 12, "top_groups": 1},
+    {"top_k": 3, "groups": 4, "top_groups": 2},
 ]
 
 # Multiples of 1/8 tie often; biases of that size overrule scores.
@@ -102,11 +105,18 @@ eighths = st.lists(st.integers(-32, 32).map(lambda number: number / 8), min_size
 @given(st.lists(eighths, min_size=1, max_size=3), eighths, st.sampled_from(ROUTERS), st.sampled_from(list(TOLERANCE)))
 @example([[-0.0, 0.0, -1.0, 2.0, 2.0, 1.0, 0.5, -4.0, 2.0, 0.0, 1.0, 1.5]], [0.0] * 12, {"top_k": 12}, torch.float16)
 @example([[-0.0, 0.0, -1.0, 2.0, 2.0, 1.0, 0.5, -4.0, 2.0, 0.0, 1.0, 1.5]], [0.0] * 12, {"top_k": 12}, torch.float32)
+@example([[2.0, -2.0, -2.0, 1.0, 1.0, -4.0, *[-4.0] * 6]], [0.0] * 12, ROUTERS[-1], torch.float32)
 def test_the_experts_are_those_that_torch_chooses_ties_included(interpreted, logits, bias, options, dtype):
     (experts, shares), (wanted, wanted_shares) = interpreted(route_both, logits, bias, options, dtype)
     assert experts == wanted
     for found, own in zip(shares, wanted_shares, strict=True):
         assert found == pytest.approx(own, rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
+
+
+def test_a_bias_is_added_to_what_softmax_makes_of_the_logits(interpreted):
+    experts, shares = interpreted(route_with_bias, [[3.0, 0.0, 0.0, 1.0]], [0.0, 1.0, 0.0, 0.0], 2)
+    assert experts == [[1, 0]]  # 0.04 + 1 and 0.81; of the logits, 3 and 1
+    assert shares == [pytest.approx([1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))])]
 
 
 layers = st.builds(
