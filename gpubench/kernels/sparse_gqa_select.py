@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_launchable
+from gpubench.kernels.arguments import check_launchable, last_size
 from gpubench.kernels.ops import as_op
 from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_adjacent, check_int32
 
@@ -37,9 +37,10 @@ _NETWORKS = ((256, 256, 4), (1024, 512, 4), (8192, 1024, 8), (MAX_BLOCKS, 1024, 
 @triton.jit
 def _order(score, block, count):
     """Integers that compare as (is last, score, −block) do; those beyond `count` are below all others."""
-    bits = score.to(tl.int32, bitcast=True)
+    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # a zero's sign doesn't count
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a negative float's bits fall as it rises
-    rising = tl.where(block == count - 1, 0x7FFFFFFF, rising)
+    # A GPU's NaN has the highest bits of all, and comes behind the last block all the same.
+    rising = tl.where(block == count - 1, 0x7FFFFFFF, tl.minimum(rising, 0x7FFFFFFE))
     key = (rising.to(tl.int64) << 32) | (0x7FFFFFFF - block)
     return tl.where(block < count, key, -(2**63))
 
@@ -126,7 +127,7 @@ def _check(scores: Tensor, lengths: Tensor, blocks: Tensor, block: int) -> None:
         raise ArgumentError(f"{kernel}: block is {block}; wanted one of {', '.join(map(str, BLOCKS))} tokens")
     if lengths.shape != (rows,):
         raise ArgumentError(f"{kernel}: lengths has shape {tuple(lengths.shape)}; wanted ({rows},)")
-    kept = blocks.shape[-1] if blocks.dim() else 0
+    kept = last_size(blocks)
     if blocks.shape != (rows, heads, kept) or not 2 <= kept <= MAX_KEPT or kept & (kept - 1):
         raise ArgumentError(
             f"{kernel}: blocks has shape {tuple(blocks.shape)}; wanted ({rows}, {heads}, kept), "

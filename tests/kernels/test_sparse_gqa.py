@@ -114,6 +114,17 @@ def test_the_last_block_is_chosen_over_any_score(interpreted):
     assert 39 in interpreted(select, scores, (16 * 40,), 16, 4).flatten().tolist()
 
 
+def test_the_last_block_is_chosen_over_nan_which_a_gpu_writes_with_the_highest_bits(interpreted):
+    scores = torch.full((1, 1, 40), 2**31 - 1, dtype=torch.int32).view(torch.float32)
+    assert interpreted(select, scores, (16 * 40,), 16, 4).flatten().tolist() == [39, 0, 1, 2]
+
+
+def test_zeros_of_either_sign_are_equal_scores(interpreted):
+    scores = torch.zeros(1, 1, 40)
+    scores[..., ::2] = -0.0
+    assert interpreted(select, scores, (16 * 40,), 16, 4).flatten().tolist() == [39, 0, 1, 2]
+
+
 def test_the_operators_declare_what_they_change_and_compile(interpreted):
     interpreted(check_operators)
     assert interpreted(compiled_equals_eager)
