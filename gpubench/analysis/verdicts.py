@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gpubench.analysis.metrics import Metric
-from gpubench.analysis.statistics import MIN_SAMPLES, Interval, Ratio, ratio
+from gpubench.analysis.statistics import MIN_SAMPLES, Interval, Ratio, SampleWarning, ratio
 from gpubench.records import Timer
 
 __all__ = ["CERTAINTY", "GRAIN_S", "Figure", "Judgement", "Verdict", "judge", "within_grain"]
@@ -67,7 +67,9 @@ class Figure:
 
     @property
     def has_interval(self) -> bool:
-        return self.num_samples >= MIN_SAMPLES or self.trials >= MIN_TRIALS
+        """Samples that repeat a reading are as many as their readings, which the warning counts."""
+        is_enough = self.num_samples >= MIN_SAMPLES and SampleWarning.TOO_FEW_SAMPLES not in self.warnings
+        return is_enough or self.trials >= MIN_TRIALS
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,18 @@ def _weigh(metric: Metric, before: Figure, after: Figure, change: Ratio, thresho
     if not (before.has_interval and after.has_interval):
         if before.median == after.median and before.low == before.high and after.low == after.high:
             return Verdict.SAME, ""
-        least = min(before.num_samples, after.num_samples)
-        samples = "one sample" if least == 1 else f"{least} samples"
-        return Verdict.UNCLEAR, f"{samples} can't tell: {MIN_SAMPLES} samples or {MIN_TRIALS} trials can"
+        least = min(figure.num_samples for figure in (before, after) if not figure.has_interval)
+        return Verdict.UNCLEAR, _say_too_few(least)
     if change.is_clear and abs(math.log(change.value)) > bound:
         is_better = (change.value > 1) == metric.higher_is_better
         return (Verdict.FASTER if is_better else Verdict.SLOWER), ""
     if -bound <= math.log(change.low) and math.log(change.high) <= bound:
         return Verdict.SAME, ""
     return Verdict.UNCLEAR, ""
+
+
+def _say_too_few(samples: int) -> str:
+    what = "one sample" if samples == 1 else f"{samples} samples"
+    if samples >= MIN_SAMPLES:
+        what += " of fewer readings"
+    return f"{what} can't tell: {MIN_SAMPLES} samples or {MIN_TRIALS} trials can"

@@ -111,6 +111,8 @@ def test_too_few_samples_give_no_verdict_unless_there_are_trials() -> None:
     one, other = figure(1e-3, 0.0, count=5, trials=1), figure(2e-3, 0.0, count=5, trials=1)
     found = judge(STEP, one, other, 0.02)
     assert (found.verdict, found.why) == ("unclear", "5 samples can't tell: 6 samples or 3 trials can")
+    found = judge(STEP, replace(one, num_samples=320, warnings=("too few samples",)), figure(2e-3, 0.01), 0.02)
+    assert found.why == "320 samples of fewer readings can't tell: 6 samples or 3 trials can"
     assert judge(
         STEP, replace(one, num_samples=3, trials=3), replace(other, num_samples=3, trials=3), 0.02
     ).verdict == ("slower")

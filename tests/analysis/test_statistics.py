@@ -44,6 +44,12 @@ def test_readings_that_are_repeated_make_an_interval_no_narrower(trials, repeats
     assert [often["low"], often["high"]] == pytest.approx([once["low"], once["high"]])
 
 
+def test_five_readings_are_too_few_however_often_each_is_repeated():
+    samples = [np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 64)]
+    assert "too few samples" in summarise_all([samples], repeats=[64.0]).iloc[0]["warnings"]
+    assert "too few samples" not in summarise_all([samples]).iloc[0]["warnings"]
+
+
 @given(st.lists(st.lists(st.lists(positive, max_size=12), max_size=4), max_size=8))
 def test_many_figures_at_once_are_summarised_as_each_alone(figures):
     together = summarise_all(figures)
