@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpubench.report.triage import ShownRow, ShownTriage
+    from gpubench.triage import Row, Triage
 
 __all__ = ["triage"]
 
@@ -72,6 +73,7 @@ def triage(
     name = name_run(path, results)
     if format_ == "table":
         _print(show(found, name, SHOWN_LOG_LINES))
+        _say_what_next(found, name)
     else:
         write = {"md": triage_markdown, "csv": triage_csv, "json": triage_json}[format_]
         text = write(found, name)
@@ -98,6 +100,20 @@ def _print(shown: ShownTriage) -> None:
         _print_row(console, row)
     if len(shown.rows) > SHOWN_ROWS:
         console.print(f"\n[dim]… and {len(shown.rows) - SHOWN_ROWS:,} more in full with --format md or json[/]")
+
+
+def _say_what_next(found: Triage, name: str) -> None:
+    """How to ask who did it, if something died or answered wrongly, nobody is blamed and nobody was asked."""
+    from rich.markup import escape
+
+    from gpubench.records import Outcome
+    from gpubench.report.triage import escalate_command
+
+    def is_open(row: Row) -> bool:
+        return row.outcomes[0] is not Outcome.ERROR and row.signature.culprit is None and not row.verdicts
+
+    if any(map(is_open, found.rows)):
+        open_console().print(f"\n[dim]next[/]  {escape(plain(escalate_command(name)))}", soft_wrap=True)
 
 
 def _overview(rows: tuple[ShownRow, ...]) -> Table:

@@ -20,7 +20,16 @@ from gpubench.stacks import WAITING
 from gpubench.store import ARTIFACTS
 from gpubench.triage import Answer, Culprit, Kernel, Row, Triage, Verdict
 
-__all__ = ["ShownRow", "ShownTriage", "name_run", "reproduce_command", "show", "triage_csv", "triage_json"]
+__all__ = [
+    "ShownRow",
+    "ShownTriage",
+    "escalate_command",
+    "name_run",
+    "reproduce_command",
+    "show",
+    "triage_csv",
+    "triage_json",
+]
 
 MOST_CELLS = 6
 MOST_TWINS = 3
@@ -95,6 +104,11 @@ def name_run(path: Path, results: Path = Path("results")) -> str:
 def reproduce_command(run_name: str, cell_id: str) -> str:
     """What to type, quoted for a shell."""
     return shlex.join(["gpubench", "reproduce", run_name, cell_id])
+
+
+def escalate_command(run_name: str) -> str:
+    """What to type to have failed cells run again up the ladder."""
+    return shlex.join(["gpubench", "triage", run_name, "--escalate"])
 
 
 def triage_json(triage: Triage, run_name: str = "") -> str:

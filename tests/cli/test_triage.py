@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_failures import STORY_DEAD, ended, grid_cells, hostile_run, story, write_run
+from made_failures import STORY_DEAD, ended, grid_cells, hostile_run, say, story, write_run
 from support import gpubench_here
 
-from gpubench.records import Crash, Frame, Outcome
+from gpubench.records import Crash, FaultingKernel, Frame, Outcome
 from gpubench.store import read_run
 
 CURATED = Path(__file__).parent.parent.parent / "results" / "h200-dense-decode"
@@ -35,9 +35,10 @@ def test_the_table_says_the_rule_the_twins_and_the_command_at_any_width(folder: 
     assert "parallel = TEP ∧ gvr = false ∧ concurrency ≥ 8 (3 of 3 crashed; 0 of 21 clean)" in words
     assert "gvr false → true: cell_012_C008_TEP_GVRT beside cell_013_C008_TEP_GVRF" in words
     assert "illegal address, surfaced at fp8_gemm.py:88 in pack_tensor_map" in words
-    (command,) = [line for line in told.out.splitlines() if "reproduce" in line]
+    command, then = [line for line in told.out.splitlines() if "gpubench" in line]
     assert command.strip().endswith(COMMAND), "the command is on one line, to be copied"
-    assert all(len(line) <= columns for line in told.out.splitlines() if line != command)
+    assert then == "next  gpubench triage topk-story --escalate"
+    assert all(len(line) <= columns for line in told.out.splitlines() if line not in (command, then))
 
 
 def test_several_signatures_have_an_overview_first(folder: Path) -> None:
@@ -56,6 +57,16 @@ def test_the_newest_run_is_meant_if_none_is_named_and_a_path_is_as_good_as_an_id
     elsewhere = story(folder / "else where", "moved")
     told = gpubench_here(folder, "triage", str(elsewhere))
     assert f"gpubench reproduce '{elsewhere}' {STORY_DEAD[0]}" in told.out
+
+
+def test_the_ladder_is_named_until_it_was_climbed_or_somebody_is_blamed(folder: Path) -> None:
+    path = story(folder / "results", "asked")
+    assert "--escalate" in gpubench_here(folder, "triage", "asked").out
+    say(path, {"cell_id": STORY_DEAD[0], "rung": "alone", "verdict": "fails the same"})
+    assert "--escalate" not in gpubench_here(folder, "triage", "asked").out
+    misaligned = Crash(faulting=FaultingKernel("topk", "/k/topk.py", 7, exception="Warp Misaligned Address"))
+    story(folder / "results", "blamed", misaligned)
+    assert "--escalate" not in gpubench_here(folder, "triage", "blamed").out
 
 
 def test_formats_go_to_standard_output_and_are_whole(folder: Path) -> None:
