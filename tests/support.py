@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,14 @@ def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
             code = 0
     assert isinstance(code, int)
     return Finished(code, *(stream.getvalue().decode() for stream in written))
+
+
+def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 120) -> None:
+    """Return once it holds; the limit is for what never comes, far beyond what a busy machine needs."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, f"after {timeout_s:g} s still not so: {what}"
+        time.sleep(0.02)
 
 
 def write_sweep(folder: Path, text: str, name: str = "sweep.yaml") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -179,19 +180,31 @@ def _record(schema: int) -> CellRecord:
     )
 
 
-HANGS = PLUGINS / "hangs_on_import.py"
-
-
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as threads:
         yield threads
 
 
+HANG_S = 1_000_000 + os.getpid()
+"""How long the plugin's child sleeps, and by that it is known from those of tests that run beside these."""
+HANGS = f"""import subprocess
+
+subprocess.run(["sleep", "{HANG_S}"], check=True)  # a child that holds on to this one's output
+"""
+
+
+@pytest.fixture(scope="module")
+def hangs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("hangs") / "hangs_on_import.py"
+    file.write_text(HANGS)
+    return file
+
+
 @pytest.fixture(scope="module", autouse=True)
-def hung_import(pool: ThreadPoolExecutor) -> Future[Catalogue]:
+def hung_import(pool: ThreadPoolExecutor, hangs: Path) -> Future[Catalogue]:
     """Begun before the module's first test, so that its time runs out beside theirs."""
-    return pool.submit(load_catalogue, [str(HANGS)], timeout_s=15)
+    return pool.submit(load_catalogue, [str(hangs)], timeout_s=15)
 
 
 SYNTAX_ERROR = "import gpubench\n\n@gpubench.workload('broken'\ndef broken(): ...\n"
@@ -224,12 +237,12 @@ def test_a_plugin_that_cannot_be_imported_takes_nothing_with_it(
 
 
 def test_a_plugin_that_hangs_is_ended_with_its_children_and_the_line_it_hung_in(
-    hung_import: Future[Catalogue],
+    hung_import: Future[Catalogue], hangs: Path
 ) -> None:
-    told = rf"^plugin {re.escape(str(HANGS))}: still importing after 15 s; .* \(at {re.escape(str(HANGS))}:5\)$"
+    told = rf"^plugin {re.escape(str(hangs))}: still importing after 15 s; .* \(at {re.escape(str(hangs))}:3\)$"
     with pytest.raises(PluginError, match=told):
         hung_import.result()
-    assert not any(process.info["cmdline"] == ["sleep", "86399"] for process in psutil.process_iter(["cmdline"]))
+    assert not any(process.info["cmdline"] == ["sleep", str(HANG_S)] for process in psutil.process_iter(["cmdline"]))
 
 
 def test_a_mistake_in_what_the_overlay_replaces_is_told_without_a_gpu_too(tmp_path: Path) -> None:

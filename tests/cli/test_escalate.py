@@ -7,11 +7,10 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from support import PLUGINS, command_line, environment, gpubench_here, only_run, write_sweep
+from support import PLUGINS, command_line, environment, gpubench_here, only_run, wait_until, write_sweep
 
 from gpubench.triage import VERDICTS, read_verdicts
 
@@ -137,9 +136,7 @@ def test_an_interrupted_ladder_leaves_what_it_has_found_and_nothing_running(swep
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 90
-    while not read_verdicts(run).found and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: read_verdicts(run).found, "there is a first verdict")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err

@@ -7,12 +7,11 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from support import PLUGINS, Finished, command_line, environment, gpubench, only_run, write_sweep
+from support import PLUGINS, Finished, command_line, environment, gpubench, only_run, wait_until, write_sweep
 
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.errors import ProfilerError
@@ -224,14 +223,11 @@ def test_a_pass_that_was_left_out_and_then_killed_is_made_up_for(tmp_path: Path,
 
     command = command_line("sweep", str(file), "--gpus", "none", "--timer", "nsys", *healthy, "--resume")
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(**nsys), stdout=subprocess.DEVNULL)
-    events, deadline = run / "artifacts" / "worker_001" / "events.jsonl", time.monotonic() + 60
-    while not (events.exists() and b'"profile"' in events.read_bytes()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    events = run / "artifacts" / "worker_001" / "events.jsonl"
+    wait_until(lambda: events.exists() and b'"profile"' in events.read_bytes(), "a cell is being profiled")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while (left := processes_in(run)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == [], "nsys and the worker in it end by themselves"
+    wait_until(lambda: not processes_in(run), "nsys and the worker in it have ended by themselves")
 
     finished = sweep(tmp_path, file, *healthy, "--resume", **nsys)
     assert finished.code == 0, finished.err
