@@ -19,7 +19,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -234,7 +234,7 @@ class Workload:
                 if known is None:
                     axes[option.name] = option
                 elif known.backends:
-                    axes[option.name] = AxisInfo(**{**vars(known), "backends": [*known.backends, backend.name]})
+                    axes[option.name] = _common_option(known, option)
         return WorkloadInfo(
             name=self.name,
             description=self.description,
@@ -337,6 +337,22 @@ def _axes(make: Callable[..., Any]) -> list[AxisInfo]:
 def _options(backend: Backend) -> list[AxisInfo]:
     hints = typing.get_type_hints(backend.setup)
     return [_axis(option, hints.get(option.name, Any), [backend.name]) for option in backend.options]
+
+
+def _common_option(known: AxisInfo, other: AxisInfo) -> AxisInfo:
+    """An option that several backends have: it takes what any of them does, and each refuses what it doesn't.
+
+    Defaults that differ become a text that no value of it equals: nobody can be told to have one of them.
+    """
+    is_same = known.default == other.default and type(known.default) is type(other.default)
+    return replace(
+        known,
+        default=known.default if is_same else f"{known.default} or {other.default}",
+        kind=known.kind if known.kind == other.kind else "any",
+        choices=list(dict.fromkeys([*known.choices, *other.choices])) if known.choices and other.choices else [],
+        optional=known.optional or other.optional,
+        backends=[*known.backends, *other.backends],
+    )
 
 
 _KINDS: dict[Any, AxisKind] = {

@@ -300,9 +300,10 @@ class _Composer:
         frame = self._open.pop()
         value = frame.value
         if isinstance(value, dict):
-            for merged in frame.merges or ():
-                assert isinstance(merged.value, dict), "only mappings are collected for merging"
-                value = {**merged.value, **value}
+            merged: dict[str, Node] = {}
+            for part in frame.merges or ():
+                merged |= {key: child for key, child in part.entries.items() if key not in merged}
+            value = {**merged, **value}
         node = Node(value, self._file, frame.line)
         if frame.anchor:
             self._anchors[frame.anchor] = _Anchored(node, self._num_nodes - frame.nodes_before, frame.height + 1)

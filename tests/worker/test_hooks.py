@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from worker_cells import QUICK, bare, run_cell
@@ -13,7 +13,7 @@ from worker_cells import QUICK, bare, run_cell
 import gpubench
 from gpubench.errors import PluginError
 from gpubench.records import Outcome, Stage
-from gpubench.registry import OwnMeasurement
+from gpubench.registry import OwnMeasurement, Step
 from gpubench.worker.plugins import load_all
 
 PLUGIN = """
@@ -158,6 +158,21 @@ def test_a_check_of_a_step_that_measures_nothing_itself_is_refused_as_it_would_n
         workload.check(lambda step: None)
 
     assert workload.check_function is None
+
+
+def test_an_option_of_several_backends_takes_what_any_of_them_does() -> None:
+    workload = bare(lambda: None)
+
+    @workload.backend("fixed")
+    def _(*, tile: int = 64, mode: Literal["a", "b"] = "a", depth: int = 1) -> Step: ...
+
+    @workload.backend("tuned")
+    def _(*, tile: Literal["auto"] | None = "auto", mode: Literal["b", "c"] = "b", depth: int = 2) -> Step: ...
+
+    tile, mode, depth = workload.info().axes
+    assert (tile.kind, tile.choices, tile.optional) == ("any", [], True)
+    assert (mode.kind, mode.choices) == ("str", ["a", "b", "c"])
+    assert (depth.kind, depth.default, depth.backends) == ("int", "1 or 2", ["fixed", "tuned"])
 
 
 def test_in_process_is_said_of_what_measures_itself_alone() -> None:
