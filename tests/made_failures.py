@@ -31,7 +31,7 @@ def failed(
         "params": {},
         "trial": 0,
         "pass_": Pass.TIMING,
-        "attempt": 1,
+        "attempt": 0,
         "gpu": GPU,
         **found,
     }

@@ -215,9 +215,9 @@ def _show_verdicts(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 def _log_tail(triage: Triage, row: Row, most: int) -> str:
     """What tells most of what its first cell printed to standard error: the innermost of a stack, else the end."""
-    crash = row.records[0].crash
-    tail = crash.stderr_tail if crash else ""
-    if not tail:
+    record = row.records[0]
+    tail = record.crash.stderr_tail if record.crash else ""
+    if not tail and not record.attempt:  # the file goes on from attempt to attempt
         tail = read_tail(triage.run.path / ARTIFACTS / row.cell_ids[0] / "stderr.txt", TAIL_BYTES)
     lines = [line for line in tail.splitlines() if line.strip() and not line.startswith(_NOISE)]
     threads = [number for number, line in enumerate(lines) if _THREAD.match(line)]

@@ -23,8 +23,9 @@ _CUDA_ERROR = re.compile(
     r"\b(cudaError[A-Z]\w+|CUDA_ERROR_[A-Z_]+|CUBLAS_STATUS_[A-Z_]+|NCCL\w*Error)\b|CUDA error: ([^\n]+)"
 )
 
-_SEARCHED_BYTES = 64 << 10
-"""Of the end of a cell's standard error: a deep stack is longer than the tail that is kept."""
+_SEARCHED_BYTES, _SEARCHED_OF_HANG_BYTES = 64 << 10, 16 << 20
+"""Of the end of a cell's standard error: a deep stack is longer than the tail that is kept. And what hangs may go on
+printing after it was asked for its stack."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Death:
     remains: Remains = field(default_factory=Remains)
     hazards: list[Hazard] = field(default_factory=list)
     """Stale addresses that the worker found in the cell's CUDA graphs while it lived."""
+    printed_before: int = 0
+    """How long in bytes the cell's standard error was when the task was given out: earlier attempts, another pass."""
     measured: list[Measurement] = field(default_factory=list)
     """The trial's figures, if it died while they were checked."""
 
@@ -75,7 +78,11 @@ def _evidence(death: Death) -> Crash:
     log = Path(death.task.artifacts) / "stderr.txt"
     remains = death.remains
     raised = cuda_error_of(remains.faulting.exception) if remains.faulting else ""
-    tail, searched = read_tail(log), read_tail(log, _SEARCHED_BYTES)
+    tail = read_tail(log, start=death.printed_before)
+    searched = read_tail(log, _SEARCHED_BYTES, death.printed_before)
+    stack = parse_stack(searched)
+    if death.timed_out and not stack:
+        stack = parse_stack(read_tail(log, _SEARCHED_OF_HANG_BYTES, death.printed_before))
     found = _CUDA_ERROR.search(searched)
     printed = (found.group(1) or found.group(2)).strip() if found else ""
     return Crash(
@@ -86,7 +93,7 @@ def _evidence(death: Death) -> Crash:
         memory=remains.memory,
         open_range=remains.open_range,
         faulting=remains.faulting,
-        host_frames=parse_stack(searched),
+        host_frames=stack,
         xid=remains.xid,
     )
 
@@ -137,4 +144,4 @@ def _signal_name(exit_status: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return ""
+        return f"signal {number}" if exit_status < 0 else ""  # a real-time one has no name

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gpubench.machine import Gpu
 from gpubench.protocol import Task
 from gpubench.records import CellRecord, Hazard, Measurement, Stage
-from gpubench.run.worker import WorkerProcess
+from gpubench.run.worker import LOG_NAMES, WorkerProcess
 from gpubench.settings import TimeoutSettings
 
 __all__ = ["Lane", "Running"]
@@ -62,6 +63,8 @@ class Lane:
     """Of the task that it was given last: what cells of that kin share is there, or about to be."""
     held: list[CellRecord] = field(default_factory=list)
     """Records that wait for the worker's trace."""
+    printed_before: dict[str, int] = field(default_factory=dict)
+    """By cell, of those that the worker was given: how long in bytes its standard error was, of what came before."""
     stillbirths: int = 0
     next_reason: str = ""
 
@@ -76,3 +79,15 @@ class Lane:
         self.is_ready, self.is_finishing, self.is_context_lost = False, None, False
         self.is_winding_down, self.is_stopping = False, False
         self.running, self.tasks_given, self.kin, self.timed_out = None, 0, "", ""
+        self.printed_before = {}
+
+    def give(self, task: Task) -> None:
+        """Hand a task to its worker."""
+        assert self.worker is not None, "only a lane with a worker is given tasks"
+        cell_id = task.cell.cell_id
+        if all(other.cell.cell_id != cell_id for other in self.worker.sent):  # else it may be printing already
+            log = Path(task.artifacts) / LOG_NAMES[1]
+            self.printed_before[cell_id] = log.stat().st_size if log.exists() else 0
+        self.worker.send(task)
+        self.tasks_given += 1
+        self.kin = task.kin

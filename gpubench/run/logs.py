@@ -61,11 +61,12 @@ def _punch_hole(descriptor: int, offset: int, length: int) -> None:
     fallocate(descriptor, keep_size | punch_hole, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
-def read_tail(path: Path, length_bytes: int = 4096) -> str:
-    """The end of a log as text, whole lines where possible; "" when there is none."""
+def read_tail(path: Path, length_bytes: int = 4096, start: int = 0) -> str:
+    """The end of a log as text, at most from byte `start` on; "" when there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - length_bytes))
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start if start <= end else 0, end - length_bytes))  # it may have been cut since
             return file.read(length_bytes).decode(errors="replace").strip()
     except OSError:
         return ""

@@ -171,9 +171,7 @@ class Scheduler:
             if is_full(lane.tasks_given, limit, has_kin=bool(task.kin) and task.kin == lane.kin):
                 break
             del self.todo[place]
-            worker.send(task)
-            lane.tasks_given += 1
-            lane.kin = task.kin
+            lane.give(task)
         if not worker.sent:
             worker.finish()
             lane.is_finishing = time.monotonic()
@@ -316,6 +314,7 @@ class Scheduler:
             killed_by_host=self._oom_kills.has_struck(),
             hazards=running.hazards,
             measured=running.measured,
+            printed_before=lane.printed_before[running.task.cell.cell_id],
             remains=find_remains(worker, cell, self._cores, lived_s, is_hang=bool(lane.timed_out)),
         )
 

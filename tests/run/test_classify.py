@@ -108,6 +108,40 @@ def test_of_a_long_output_the_end_is_kept(death: Death) -> None:
     assert record.crash.cuda_error == ""
 
 
+def test_what_was_printed_before_the_task_began_tells_of_another_death(death: Death) -> None:
+    before = "cudaErrorAssert\n" + ABORTED
+    then = printed(dataclasses.replace(death, printed_before=len(before.encode())), before + "the last words\n")
+    crash = record_death(then).crash
+    assert crash is not None
+    assert (crash.stderr_tail, crash.cuda_error, crash.host_frames) == ("the last words", "", [])
+    cut = record_death(dataclasses.replace(then, printed_before=1 << 40)).crash
+    assert cut is not None
+    assert cut.stderr_tail.endswith("the last words"), "the log has been cut since"
+
+
+def test_a_hang_that_goes_on_printing_after_it_was_asked_for_its_stack_still_has_one(death: Death) -> None:
+    late = printed(
+        dataclasses.replace(death, exit_status=-9, timed_out="after 4 s"), ABORTED + "still here\n" * 100_000
+    )
+    record = record_death(late)
+    assert record.crash is not None
+    assert record.crash.host_frames == [Frame("/home/user/kernels/faults.py", 39, "<module>")]
+    assert record.reason == "still in check (faults.py:39) after 4 s; the worker was killed"
+
+
+def test_a_sigkill_tells_how_near_the_control_group_was_to_its_limit(death: Death) -> None:
+    used = {"host_free": 1e9, "host_peak": 1.5 * 2**30}
+    killed = dataclasses.replace(death, exit_status=-9, remains=Remains(memory=used))
+    assert record_death(killed).reason.endswith("out-of-memory killer; its control group has used up to 1.50 GiB")
+    limited = dataclasses.replace(killed, remains=Remains(memory={**used, "host_limit": 2.0 * 2**30}))
+    assert record_death(limited).reason.endswith("used up to 1.50 of 2.00 GiB")
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(death: Death) -> None:
+    record = record_death(dataclasses.replace(death, exit_status=-40))
+    assert (record.reason, record.crash and record.crash.signal) == ("killed by signal 40 during check", "signal 40")
+
+
 FAULTING = FaultingKernel("wild_store<float>(float*)", "/home/user/faults.py", 7, exception="Warp Illegal Address")
 ABORTED = (Path(__file__).parents[1] / "data" / "crashes" / "wild_graph.stderr").read_text()
 

@@ -120,6 +120,18 @@ def test_a_lost_context_costs_its_own_cell_and_a_new_worker_takes_the_rest(store
     assert started(events) == ["", "nothing more could run in the one before"]
 
 
+def test_what_an_earlier_attempt_has_printed_is_no_evidence_of_this_death(store: RunStore, tmp_path: Path) -> None:
+    log = tmp_path / "cell_000" / "stderr.txt"
+    log.parent.mkdir()
+    stack = 'Current thread 0x1 (most recent call first):\n  File "/u/a.py", line 3 in f\n'
+    log.write_text(f"cudaErrorAssert\nFatal Python error: Aborted\n\n{stack}")
+    list(scheduler(store, lanes=1).run([task(0, tmp_path, "dies")]))
+    (record,) = read_run(store.path).records
+    assert record.crash is not None
+    assert (record.crash.cuda_error, record.crash.stderr_tail, record.crash.host_frames) == ("", "", [])
+    assert record.reason == "the worker exited with status 5 during measure"
+
+
 def test_a_cell_that_dies_is_recorded_with_its_trial_and_stage(store: RunStore, tmp_path: Path) -> None:
     list(scheduler(store, lanes=1).run([task(0, tmp_path, "dies", trials=3), task(1, tmp_path)]))
     dead, well = read_run(store.path).records
