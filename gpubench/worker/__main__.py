@@ -146,6 +146,7 @@ class Inbox:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._unfinished = 0
         self._lock = threading.Lock()
+        self._input = take_input()
         threading.Thread(target=self._wait_for_tasks, name="gpubench-inbox", daemon=True).start()
 
     def __iter__(self) -> Inbox:
@@ -170,7 +171,7 @@ class Inbox:
         self._tasks.put(None)
 
     def _wait_for_tasks(self) -> None:
-        for line in sys.stdin.buffer:
+        for line in self._input:
             if line == TAKE_BACK:
                 self._drop()
                 continue
@@ -181,6 +182,19 @@ class Inbox:
             if self._unfinished:
                 os._exit(ORPHANED)
         self._tasks.put(None)
+
+
+def take_input() -> BinaryIO:
+    """Standard input, out of a cell's reach: it and its children find an empty one.
+
+    A program that a step starts would else take the next task from it. And a process that a step forks, as a DataLoader
+    does, closes its standard input first, for which it waits forever if a thread was reading from it at the fork.
+    """
+    own = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return own
 
 
 class CellLogs:

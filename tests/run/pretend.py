@@ -5,6 +5,7 @@ Run as a program it is the worker; imported, it is the launcher that starts it a
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -85,6 +86,12 @@ def serve(asked: Task, worker: int, events: int) -> bool:
             os._exit(5)
         if asked.cell.backend == "dies":
             os._exit(5)
+        if asked.cell.backend == "reads its input":
+            assert sys.stdin.read() == "", "a task is not a cell's to take"
+        if asked.cell.backend == "forks":
+            child = multiprocessing.get_context("fork").Process(target=os.getpid)
+            child.start()
+            child.join()
         if asked.cell.backend == "is slow":
             time.sleep(1)
         is_lost = asked.cell.backend == "loses its context"

@@ -120,6 +120,14 @@ def test_a_lost_context_costs_its_own_cell_and_a_new_worker_takes_the_rest(store
     assert started(events) == ["", "nothing more could run in the one before"]
 
 
+@pytest.mark.parametrize("does", ["reads its input", "forks"])
+def test_a_cell_neither_takes_tasks_from_the_workers_input_nor_waits_for_it(store, tmp_path, does) -> None:
+    timeout = TimeoutSettings(cell=20)
+    list(scheduler(store, lanes=1, timeout=timeout).run([task(0, tmp_path, does), task(1, tmp_path)]))
+    assert [record.outcome for record in read_run(store.path).records] == [Outcome.OK, Outcome.OK]
+    assert len(list(store.path.glob("artifacts/worker_*"))) == 1
+
+
 def test_what_an_earlier_attempt_has_printed_is_no_evidence_of_this_death(store: RunStore, tmp_path: Path) -> None:
     log = tmp_path / "cell_000" / "stderr.txt"
     log.parent.mkdir()
