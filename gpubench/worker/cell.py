@@ -126,7 +126,9 @@ class _TaskRun:
             self.device.synchronize()  # what fails on a stream that no sample waits for is this cell's fault
             self._enter(Stage.DONE)
             record = self._record(Outcome.OK, found.stopped)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a CancelledError, or a class of the cell's own, must not take the worker along
             failure = describe_failure(error, self.device)
             record = replace(
                 self._record(failure.outcome, failure.reason),

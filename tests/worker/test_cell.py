@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import math
@@ -306,6 +307,18 @@ def test_a_failure_while_sampling_is_an_error_of_the_measure_stage_and_ends_the_
     assert ran.records[-1].stage is Stage.MEASURE
     assert ran.records[-1].trial == 1
     assert gc.isenabled(), "garbage collection is on again after a sample that failed"
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
+def test_what_is_no_exception_of_pythons_ends_the_cell_and_nothing_else(kind: type[BaseException]) -> None:
+    def step() -> None:
+        raise kind
+
+    record = run_cell(bare(step).name, "tested").record
+    assert record.outcome is Outcome.ERROR
+    assert record.crash is not None
+    assert record.crash.exception.endswith(kind.__name__)
+    assert record.reason.startswith(f"{kind.__name__} (test_cell.py:")
 
 
 def test_sys_exit_in_a_cell_ends_the_cell_and_nothing_else() -> None:
