@@ -89,10 +89,17 @@ class Comparison:
     metrics: tuple[Metric, ...]
     shape_axes: tuple[str, ...]
     rows: tuple[Row, ...]
+    timers: tuple[str, ...]
+    """Who produced each metric's figures."""
 
     @property
     def title(self) -> str:
-        return " and ".join(metric.label for metric in self.metrics)
+        """`step time by cuda_event and kernel sum by nsys`; `TTFT and TPOT, by wall`."""
+        labels = [metric.label for metric in self.metrics]
+        if len(set(self.timers)) == 1:
+            return " and ".join(labels) + (f", by {self.timers[0]}" if self.timers[0] else "")
+        pairs = zip(labels, self.timers, strict=True)
+        return " and ".join(f"{label} by {timer}" if timer else label for label, timer in pairs)
 
     def tallies(self) -> list[Tally]:
         """By metric, and within it by backend."""
@@ -112,7 +119,8 @@ def compare(content: Content) -> Comparison | None:
     if not metrics or baseline not in backends or len(backends) < 2:
         return None
     axes = tuple(name for name in content.axes if name != c.BACKEND)
-    return Comparison(baseline, metrics, axes, tuple(_rows(content.wide, axes, baseline, metrics)))
+    timers = tuple(content.timers_of(metric.key) for metric in metrics)
+    return Comparison(baseline, metrics, axes, tuple(_rows(content.wide, axes, baseline, metrics)), timers)
 
 
 def _rows(wide: pd.DataFrame, axes: Sequence[str], baseline: str, metrics: Sequence[Metric]) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from gpubench.analysis import columns as c
 from gpubench.analysis.caveats import Caveat, caveats_of
 from gpubench.analysis.conditions import Caution, group_cautions, warnings_of
 from gpubench.analysis.differences import differences
-from gpubench.analysis.frames import axes_of, wide_frame
+from gpubench.analysis.frames import axes_of, field, wide_frame
 from gpubench.analysis.frontier import frontier
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.metrics import Metric, format_value
@@ -85,6 +85,11 @@ class Content:
 
     def timers(self) -> list[str]:
         return list(dict.fromkeys(timer for run in self.runs for timer in run.timers()))
+
+    def timers_of(self, *series: str) -> str:
+        """Who produced the figures of these series: `cuda_event and nsys`; "" where nobody is named."""
+        said = pd.concat([self.wide[field(key, c.TIMER)] for key in series])
+        return " and ".join(dict.fromkeys(str(timer) for timer in said.dropna() if timer))
 
     def cells(self) -> list[CellResult]:
         """The cells of all runs, in the order of the wide frame's rows."""

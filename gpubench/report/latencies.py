@@ -22,13 +22,15 @@ class LatencyTable:
     body: list[list[str]]
     is_number: list[bool]
     """Of each column, whether it stands on the right."""
+    timers: str
+    """Who read them: `wall`."""
 
 
 def latency_table(content: Content) -> LatencyTable:
     tailed = {key: metric for key, metric in content.series.items() if metric.has_tail}
     ok = content.wide[content.wide[c.OUTCOME] == Outcome.OK]
     if not tailed or ok.empty:
-        return LatencyTable([], [], [])
+        return LatencyTable([], [], [], "")
     axes = content.axes or [c.CELL_ID]
     body = [
         [
@@ -41,4 +43,5 @@ def latency_table(content: Content) -> LatencyTable:
         for _, row in ok.iterrows()
     ]
     head = [*axes, *(metric.label for metric in tailed.values())]
-    return LatencyTable(head, body, [name in content.numeric_axes or name not in axes for name in head])
+    is_number = [name in content.numeric_axes or name not in axes for name in head]
+    return LatencyTable(head, body, is_number, content.timers_of(*tailed))

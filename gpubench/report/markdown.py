@@ -209,7 +209,8 @@ def _latencies(content: Content) -> list[str]:
         return []
     right = [place for place, is_number in enumerate(found.is_number) if is_number]
     text, count = table(found.head, found.body, right), len(found.body)
-    return ["### Latencies (p50 / p90 / p99)", _folded(f"All {count:,} rows", text, count)]
+    by = f", by {escape(found.timers)}" if found.timers else ""
+    return [f"### Latencies (p50 / p90 / p99{by})", _folded(f"All {count:,} rows", text, count)]
 
 
 def _memory(content: Content) -> list[str]:

@@ -1,7 +1,9 @@
 """Colours and symbols, the same on the page and in a notebook.
 
 Groups are told apart by colour and by symbol, so that neither a printer nor colour blindness loses one. The colours
-are Okabe and Ito's, without the yellow that white paper swallows, and lighter ones of the same hues on dark.
+are Okabe and Ito's, without the yellow that white paper swallows and with a darker orange and sky blue, which have at
+least three to one against it; on dark they are lighter ones of the same hues. An outcome's colour is of words, too, and
+has 4.5 to one.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ LIGHT = Surface(
     muted="#667085",
     grid="#eceef2",
     paper="#ffffff",
-    colours=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6bb3", "#8c8c8c"),
+    colours=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c28500", "#2f97d6", "#7f6bb3", "#8c8c8c"),
     parts=("#1f4e79", "#3f86b8", "#2a9d8f", "#93b87f", "#e2c065", "#ef9d6b"),
     rest="#a9b4c2",
 )
@@ -70,12 +72,12 @@ class OutcomeStyle:
 OUTCOMES = {
     Outcome.OK: OutcomeStyle("#12805c", "#3ecf9a", "●", "circle", "ok"),
     Outcome.CRASH: OutcomeStyle("#c8323c", "#ff7a80", "✕", "x", "crashed"),
-    Outcome.OOM: OutcomeStyle("#b0539a", "#e08fd0", "▲", "triangle-up", "ran out of memory"),
-    Outcome.TIMEOUT: OutcomeStyle("#c2680a", "#f2a44a", "◆", "diamond", "timed out"),
-    Outcome.ERROR: OutcomeStyle("#c8503c", "#ff8f78", "■", "square", "raised an error"),
-    Outcome.MISMATCH: OutcomeStyle("#7a5af0", "#ab97ff", "≠", "cross", "gave a wrong result"),
-    Outcome.INVALID: OutcomeStyle("#5d6bd0", "#95a2ff", "★", "star", "gave an invalid result"),
-    Outcome.SKIPPED: OutcomeStyle("#7b8494", "#98a2b3", "○", "circle-open", "skipped"),
-    NOT_RUN: OutcomeStyle("#828b99", "#8791a0", "·", "line-ew-open", "not run"),
+    Outcome.OOM: OutcomeStyle("#a5478f", "#e08fd0", "▲", "triangle-up", "ran out of memory"),
+    Outcome.TIMEOUT: OutcomeStyle("#a85a00", "#f2a44a", "◆", "diamond", "timed out"),
+    Outcome.ERROR: OutcomeStyle("#b9442f", "#ff8f78", "■", "square", "raised an error"),
+    Outcome.MISMATCH: OutcomeStyle("#7350ea", "#ab97ff", "≠", "cross", "gave a wrong result"),
+    Outcome.INVALID: OutcomeStyle("#5663c8", "#95a2ff", "★", "star", "gave an invalid result"),
+    Outcome.SKIPPED: OutcomeStyle("#667085", "#98a2b3", "○", "circle-open", "skipped"),
+    NOT_RUN: OutcomeStyle("#6a7280", "#8791a0", "·", "line-ew-open", "not run"),
 }
 """By outcome, the gravest first after ok; its order is the strip's."""

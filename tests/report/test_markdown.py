@@ -51,7 +51,7 @@ def test_a_backend_can_win_in_kernel_time_and_lose_in_step_time(tmp_path):
         MadeCell({"backend": "triton", "batch": 1}, steady(2e-5), profile=profiled(2e-6)),
     ]
     text = report(tmp_path, cells)
-    assert "### Against torch: step time and kernel sum" in text
+    assert "### Against torch: step time by cuda\\_event and kernel sum by nsys" in text
     assert "**triton**, step time: slower in 1 (at worst 0.50×) of 1 shape;" in text
     assert "**triton**, kernel sum: faster in 1 (at best 4.00×) of 1 shape;" in text
     assert "| 1 | triton | 10.0 µs | 20.1 µs | ▼ 0.50× (0.50–0.50) | 8.00 µs | 2.00 µs | ▲ 4.00× (4.00–4.00) |" in text
@@ -200,7 +200,7 @@ def test_latencies_of_requests_stand_with_their_percentiles_of_all_trials(tmp_pa
     cells = [MadeCell({"concurrency": users}, {"ttft": [ttft[:50], ttft[50:]]}) for users in (1, 8)]
     failed = MadeCell({"concurrency": 64}, outcome=Outcome.OOM)
     text = report(tmp_path / "a", [*cells, failed])
-    assert "### Latencies (p50 / p90 / p99)\n\n| concurrency | TTFT |" in text
+    assert "### Latencies (p50 / p90 / p99, by cuda\\_event)\n\n| concurrency | TTFT |" in text
     assert "| 8 | 51.0 / 91.0 / 100 ms |" in text
     assert "### Latencies" not in report(tmp_path / "b", pair(1, 1e-5, 1e-5))
 

@@ -129,5 +129,5 @@ function updateTimes(shown) {
   const figuresOf = (row) => columns.map(([key]) => formatValue(series.get(key).median[row], series.get(key).unit));
   drawBars("times", barLines(timed, stepLength, partsOf, figuresOf), ["cell", ...columns.map(([, label]) => label)],
     (told) => fill(document.getElementById("time-legend"), timeLegend(told)));
-  document.getElementById("time-line").textContent = `${count(timed.length, "cell")}, unprofiled step time split by what a profiler saw run in it`;
+  document.getElementById("time-line").textContent = `${count(timed.length, "cell")}, unprofiled step time by ${timersOf(stepSeries, timed)}, split by what ${timersOf(busySeries, timed)} saw run in it`;
 }

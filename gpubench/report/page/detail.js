@@ -42,7 +42,7 @@ function openDetail(row, frontier) {
   const dialog = document.getElementById("detail");
   hideTooltip();
   fill(dialog, 
-    h("header", {}, h("h2", { id: "detail-title" }, data.cells.id[row]), h("button", { onclick: () => dialog.close() }, "Close")),
+    h("header", {}, h("h2", { id: "detail-title" }, cellName(row)), h("button", { onclick: () => dialog.close() }, "Close")),
     h("p", {}, outcomeNode(outcomeOf(row)), stageOf(row) && !isOk(row) ? ` in stage ${stageOf(row)}` : "", reasonOf(row) ? `: ${reasonOf(row)}` : ""),
     signatureNode(row),
     standingNode(row, frontier),
@@ -110,7 +110,7 @@ async function copyText(element) {
 function standingNode(row, frontier) {
   if (!frontier || !frontier.points.includes(row)) return "";
   if (frontier.on.has(row)) return h("p", {}, "On the frontier: no other ok cell dominates it.");
-  const by = data.cells.id[frontier.dominatedBy.get(row)];
+  const by = cellName(frontier.dominatedBy.get(row));
   const margin = frontier.margin.get(row);
   const much = margin < 1 ? `${(100 * margin).toFixed(margin < 0.1 ? 1 : 0)}% better` : `${(margin + 1).toPrecision(3)}× as good`;
   const near = frontier.near.has(row) ? " Within the intervals it might be on the frontier." : "";

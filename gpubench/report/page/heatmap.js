@@ -135,10 +135,10 @@ function drawHeatmap() {
 // What becomes of the axes that are neither down nor across, in words.
 function heatWords(metric, cells) {
   const told = heat.open.map((axis) => (heat.fixed.get(axis.key) === null ? `median over ${axis.label}` : `${axis.label} = ${formatAxis(axis.values.values[heat.fixed.get(axis.key)])}`));
-  const timers = [...new Set(heat.kept.map(metric.timerOf))].filter(Boolean);
+  const timers = timersOf(metric, heat.kept);
   const most = Math.max(0, ...[...cells.values()].map(({ known }) => known.length));
   const each = most > 1 ? `; up to ${most.toLocaleString("en-US")} cells in one` : "";
-  return [`${metric.label}${timers.length ? ` by ${timers.join(" and ")}` : ""}`, ...told].join(", ") + each;
+  return [`${metric.label}${timers ? ` by ${timers}` : ""}`, ...told].join(", ") + each;
 }
 
 function heatNode(cell, metric, strength, best) {

@@ -54,5 +54,6 @@ function updateKernels(shown) {
   const keys = [...colours].map(([name, colour]) => legendKey(shortNames[name], colour, visible(kernelNames[name])));
   const hasRest = profiled.some((row) => kernelParts(row, colours).some(([name]) => name === OTHER_KERNELS));
   fill(document.getElementById("kernel-legend"), keys, hasRest ? legendKey(OTHER_KERNELS, "var(--part-rest)") : "");
-  document.getElementById("kernel-line").textContent = `${count(profiled.length, "cell")}, the ${colours.size === 1 ? "kernel" : `${colours.size} kernels`} that took most of their time`;
+  const timers = series.has("kernel_sum") ? timersOf(series.get("kernel_sum"), profiled) : "";
+  document.getElementById("kernel-line").textContent = `${count(profiled.length, "cell")}, the ${colours.size === 1 ? "kernel" : `${colours.size} kernels`} that took most of their time${timers ? `, by ${timers}` : ""}`;
 }

@@ -8,17 +8,26 @@ const LEGEND_FONT = 12.5, LEGEND_LINE = 29, LEGEND_SYMBOL = 50; // pixels
 // What a legend's lines beyond the first need above a plot, which Plotly would take from the plot itself. It fills each
 // line with what fits beside the symbols.
 function legendSpace(names, element) {
-  const width = frameWidth(element);
   if (innerWidth < NARROW) return LEGEND_LINE * (names.length - 1);
-  const pen = (legendSpace.pen ??= document.createElement("canvas").getContext("2d"));
-  pen.font = `${LEGEND_FONT}px ${theme.font}`;
   let lines = 0, end = 0;
   for (const name of names) {
-    const wide = pen.measureText(name).width + LEGEND_SYMBOL;
-    if (end && end + wide > width) { lines += 1; end = 0; }
+    const wide = legendWidth(legendName(name, element)) + LEGEND_SYMBOL;
+    if (end && end + wide > frameWidth(element)) { lines += 1; end = 0; }
     end += wide;
   }
   return LEGEND_LINE * lines;
+}
+
+const legendPen = document.createElement("canvas").getContext("2d");
+legendPen.font = `${LEGEND_FONT}px ${theme.font}`;
+const legendWidth = (text) => legendPen.measureText(text).width;
+
+// A name that is wider than the plot, without its middle: names often begin alike, or end alike.
+function legendName(name, element) {
+  const room = (frameWidth(element) - LEGEND_SYMBOL) / legendWidth(name);
+  if (room >= 1) return name;
+  const kept = Math.max(4, Math.floor(room * name.length / 2) - 1);
+  return `${name.slice(0, kept)}…${name.slice(-kept)}`;
 }
 
 const frameWidth = (element) => Math.max((element.clientWidth || Math.min(innerWidth, 1100)) - MARGIN.left - MARGIN.right, 50);

@@ -44,6 +44,8 @@ function titleOf(key) {
   return axes.has(key) ? axes.get(key).label : "cell, in the grid's order";
 }
 
+const timersOf = (metric, members) => [...new Set(members.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean).join(" and ");
+
 // An axis' title says which way is better, for a picture of the plot goes without the page.
 const directedTitle = (key) => (series.has(key) ? `${titleOf(key)}, ${series.get(key).higher_is_better ? "higher" : "lower"} is better` : titleOf(key));
 
@@ -53,6 +55,9 @@ const groupOf = (keys) => {
   const columns = keys.map((key) => axes.get(key)).map((axis) => [textsOf(axis), axis.values.codes]);
   return (row) => columns.map(([texts, codes]) => texts[codes[row]]).join(" · ");
 };
+
+// A cell as no other is called: of several runs, with its run.
+const cellName = (row) => (data.runs.length > 1 ? nameOf(row) : data.cells.id[row]);
 
 const axisPairs = (row) => [...axes.values()].map((axis) => [axis.label, formatAxis(axis.of(row))]);
 

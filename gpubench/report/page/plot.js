@@ -131,7 +131,7 @@ function bundles(groups) {
 
 // An entry of its own: a point's would be as pale as the first point.
 const legendTrace = (name, style) => ({
-  type: "scatter", mode: "markers", x: [null], y: [null], name: plain(name), legendgroup: name, hoverinfo: "skip",
+  type: "scatter", mode: "markers", x: [null], y: [null], name: plain(legendName(name, document.getElementById("plot"))), legendgroup: name, hoverinfo: "skip",
   marker: { color: style.colour, symbol: style.symbol, size: 9 },
 });
 

@@ -32,8 +32,8 @@ function describeFrontier() {
 function describeAxes() {
   const words = [state.x, state.y].filter((key) => series.has(key)).map((key) => {
     const metric = series.get(key);
-    const timers = [...new Set(current.shown.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean);
-    return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers.length ? `; timed by ${timers.join(" and ")}` : ""}.`);
+    const timers = timersOf(metric, current.shown);
+    return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers ? `; timed by ${timers}` : ""}.`);
   });
   words.push(describeSpread());
   if (state.statistic !== "median") words.push(h("span", {}, STATISTICS.get(state.statistic).words));
@@ -104,7 +104,7 @@ function buildWarnings() {
   }
   if (!cellsOf.size) return;
   const items = [...cellsOf].map(([text, found]) => h("li", {}, h("div", {}, h("b", {}, count(found.length, "cell")), ` ${text}`),
-    h("div", { class: "where" }, found.slice(0, 8).map((row) => data.cells.id[row]).join(", "), found.length > 8 ? " …" : "")));
+    h("div", { class: "where" }, found.slice(0, 8).map(cellName).join(", "), found.length > 8 ? " …" : "")));
   fill(document.getElementById("warnings"), h("ul", { class: "warning-list" }, items));
   document.getElementById("warnings-section").hidden = false;
 }

@@ -26,7 +26,8 @@ function drawRoofline(state, shown) {
   if (!points.length) return;
   const element = document.getElementById("roofline");
   const traces = [...roofTraces(points), ...rooflineTraces(state, points)];
-  Plotly.react(element, traces, rooflineLayout(state, points, extremes(traces.flatMap(({ y }) => y))), { displayModeBar: false, responsive: true });
+  const ends = { x: extremes(traces.flatMap(({ x }) => x)), y: extremes(traces.flatMap(({ y }) => y)) };
+  Plotly.react(element, traces, rooflineLayout(state, points, ends), { displayModeBar: false, responsive: true });
   listenTo(element);
   const timers = [...new Set(points.map(({ timer }) => timer))].filter(Boolean);
   document.getElementById("roofline-line").textContent = `${count(points.length, "cell")}, timed by ${timers.join(" and ")}`;
@@ -36,6 +37,7 @@ function drawRoofline(state, shown) {
 function roofTraces(points) {
   const [least, most] = extremes(points.map(({ intensity }) => intensity));
   const used = [...new Set(points.map(({ row }) => data.ceilings.codes[row]))].map((code) => ceilings[code]);
+  const isOneKind = new Set(used.map(({ gpu }) => gpu)).size === 1, of = ({ gpu }) => (isOneKind ? "" : ` of ${plain(gpu)}`);
   const surface = surfaceNow();
   return used.map((ceiling) => {
     const ridge = ceiling.flop_per_s / ceiling.bytes_per_s;
@@ -43,7 +45,7 @@ function roofTraces(points) {
     return {
       type: "scatter", mode: "lines+text", x, y: x.map((value) => Math.min(value * ceiling.bytes_per_s, ceiling.flop_per_s)),
       line: { color: surface.muted, width: 1.4, dash: "dot" }, hoverinfo: "skip", showlegend: false,
-      text: [`copy ${formatValue(ceiling.bytes_per_s, "B/s")}`, "", `${plain(ceiling.dtype)} matmul ${formatValue(ceiling.flop_per_s, "FLOP/s")}`],
+      text: [`copy ${formatValue(ceiling.bytes_per_s, "B/s")}${of(ceiling)}`, "", `${plain(ceiling.dtype)} matmul ${formatValue(ceiling.flop_per_s, "FLOP/s")}${of(ceiling)}`],
       textposition: ["bottom right", "top center", "top left"], textfont: { size: 11, color: surface.muted },
     };
   });
@@ -54,18 +56,19 @@ function rooflineTraces(state, points) {
   return [...groupBy(points, ({ row }) => group(row))].map(([name, members]) => {
     const style = styleFor(name);
     return {
-      type: points.length <= MANY ? "scatter" : "scattergl", mode: "markers", name: plain(name), legendgroup: name, customdata: members.map(({ row }) => row),
+      type: points.length <= MANY ? "scatter" : "scattergl", mode: "markers", name: plain(legendName(name, document.getElementById("roofline"))), legendgroup: name, customdata: members.map(({ row }) => row),
       x: members.map(({ intensity }) => intensity), y: members.map(({ rate }) => rate), hoverinfo: "none",
       marker: { color: style.colour, symbol: style.symbol, size: 8, opacity: 0.85 },
     };
   });
 }
 
-function rooflineLayout(state, points, [low, high]) {
+// `ends`: from where to where the roof and the points reach along x and y.
+function rooflineLayout(state, points, ends) {
   const surface = surfaceNow();
   const axis = {
-    type: "log", gridcolor: surface.grid, linecolor: surface.grid, tickcolor: surface.grid, ticks: "outside", ticklen: 4, dtick: 1,
-    tickformat: "~s", tickfont: { size: 12, color: surface.muted }, automargin: true,
+    type: "log", gridcolor: surface.grid, linecolor: surface.grid, tickcolor: surface.grid, ticks: "outside", ticklen: 4,
+    tickfont: { size: 12, color: surface.muted }, automargin: true,
   };
   const title = (text) => ({ text, font: { size: 13, color: surface.ink }, standoff: 12 });
   const names = [...new Set(points.map(({ row }) => groupOf(state.group)(row)))];
@@ -77,7 +80,7 @@ function rooflineLayout(state, points, [low, high]) {
     hovermode: "closest", dragmode: false,
     showlegend: isLegend,
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: LEGEND_FONT }, itemsizing: "constant" },
-    xaxis: { ...axis, title: title("arithmetic intensity (FLOP per byte)") },
-    yaxis: { ...axis, title: title("achieved FLOP rate (FLOP/s)"), range: [Math.log10(low / 2.5), Math.log10(high * 2.5)] }, // room for the roof's words
+    xaxis: { ...axis, tickformat: ",~r", ...logTicks(ends.x, true), title: title("arithmetic intensity (FLOP per byte)") },
+    yaxis: { ...axis, tickformat: "~s", ...logTicks(ends.y, true), title: title("achieved FLOP rate (FLOP/s), higher is better"), range: [Math.log10(ends.y[0] / 2.5), Math.log10(ends.y[1] * 2.5)] }, // room for the roof's words
   };
 }
