@@ -324,7 +324,10 @@ def _between(whole: _Description, single: _Description, owner: Ranks, count: NDA
 
     statistic = (count - 1) * variance
     span = _span(single.median, owner, count)
-    disagree = (within > 0) & (statistic > _chi2_99(freedom) * within) & (span > DISAGREE_SPAN)
+    # Of samples in two modes a median jumps from one to the other, further than its interval tells of a normal error;
+    # but then the trials' intervals hold both modes.
+    is_apart = _extremes(single.low, owner, count.size)[1] > _extremes(single.high, owner, count.size)[0]
+    disagree = (within > 0) & (statistic > _chi2_99(freedom) * within) & (span > DISAGREE_SPAN) & is_apart
     return _Spread(half_width, is_log, disagree)
 
 
@@ -357,11 +360,17 @@ def _mean(values: Floats, owner: Ranks, count: NDArray[np.int64]) -> Floats:
 
 def _span(medians: Floats, owner: Ranks, count: NDArray[np.int64]) -> Floats:
     """How far the greatest of a figure's trial medians lies above the least, as a share of it."""
-    least, greatest = np.full(count.size, np.inf), np.full(count.size, -np.inf)
-    np.minimum.at(least, owner, medians)
-    np.maximum.at(greatest, owner, medians)
+    least, greatest = _extremes(medians, owner, count.size)
     is_known = (count > 0) & (least != 0) & np.isfinite(least)
     return np.where(is_known, (greatest - least) / np.where(is_known, np.abs(least), 1.0), 0.0)
+
+
+def _extremes(values: Floats, owner: Ranks, size: int) -> tuple[Floats, Floats]:
+    """The least and the greatest value of each figure."""
+    least, greatest = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(least, owner, values)
+    np.maximum.at(greatest, owner, values)
+    return least, greatest
 
 
 def _t_quantile(freedom: NDArray[np.int64]) -> Floats:

@@ -111,6 +111,15 @@ def test_trials_that_differ_widen_the_interval_beyond_what_their_samples_say():
     assert honest.warnings == (SampleWarning.TRIALS_DISAGREE,)
 
 
+def test_trials_of_samples_in_two_modes_do_not_disagree_because_their_medians_are_in_either():
+    generator = np.random.default_rng(4)
+    slow = 0.2 * (generator.random((500, 3, 10)) > 0.55)
+    samples = 1 + slow + 0.002 * generator.standard_normal((500, 3, 10))
+    told = summarise_all(list(samples))["warnings"]
+    assert told.str.contains("trials disagree").mean() < 0.02
+    assert told.str.contains("noisy").mean() > 0.98
+
+
 def test_no_number_of_samples_narrows_an_interval_whose_trials_differ():
     levels = (1.00, 1.05, 1.10)
     few, many = ([list(level + 1e-4 * np.sin(np.arange(n))) for level in levels] for n in (20, 2000))
