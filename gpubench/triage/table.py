@@ -133,7 +133,10 @@ def triage_run(run: Run, baseline: Run | None = None) -> Triage:
             )
         )
     rows.sort(key=lambda row: (_GRAVITY.index(row.outcomes[0]), -len(row.cells), row.cells[0].cell.index))
-    notes = [verdicts.note, _unknown_note(run.cells), _hazard_note(run.cells)]
+    late = [row for row in rows if row.fault.is_asynchronous and row.signature.culprit is None]
+    dead = grid.mask([place[cell_id] for row in late for cell_id in row.cell_ids])
+    together = _together_note(find_rule(grid, dead, clean), len(late)) if len(late) > 1 else ""
+    notes = [verdicts.note, _unknown_note(run.cells), _hazard_note(run.cells), together]
     return Triage(run, tuple(rows), tuple(filter(None, notes)), baseline.run_id if baseline else "")
 
 
@@ -194,6 +197,15 @@ def _unknown_note(results: Sequence[CellResult]) -> str:
     skipped = sum(result.outcome is Outcome.SKIPPED for result in results)
     parts = [f"{number:,} {word}" for number, word in ((not_run, "not run"), (skipped, "skipped")) if number]
     return f"{' and '.join(parts)}: such cells count as unknown, not as clean" if parts else ""
+
+
+def _together_note(rule: Rule, number: int) -> str:
+    """One kernel's damage may surface at several calls, and each of them be a signature with a rule of its own."""
+    if not (rule.is_exact and rule.is_telling):
+        return ""
+    return (
+        f"{number} signatures are of what surfaces at any call, and may be one fault: together, {rule.text('failed')}"
+    )
 
 
 def _hazard_note(results: Sequence[CellResult]) -> str:

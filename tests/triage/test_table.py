@@ -62,6 +62,26 @@ def test_the_story_names_its_victim_and_no_culprit(tmp_path):
     assert found["culprit"] is None
 
 
+def test_faults_that_surface_at_any_call_and_have_a_rule_together_may_be_one(tmp_path):
+    cells = grid_cells(concurrency=[1, 2, 4, 8, 16, 32], parallel=["TEP", "DEP"], gvr=[True, False])
+    dead = [cell for cell in cells if cell.axes["parallel"] == "TEP" and not cell.axes["gvr"]]
+    places = dict(zip([cell.cell_id for cell in dead], ["gemm", "moe", "norm"] * 2, strict=True))
+
+    def notes(name: str, message: str) -> str:
+        records = []
+        for cell in cells:
+            place = places.get(cell.cell_id)
+            crash = Crash("RuntimeError", message, [Frame("/u/a.py", 1, place)]) if place else None
+            records += ended(cell, Outcome.CRASH if place else Outcome.OK, crash)
+        found = triage(write_run(tmp_path, name, cells, records))
+        assert len(found.rows) == 3
+        return "; ".join(found.notes)
+
+    together = "parallel = TEP ∧ gvr = false (6 of 6 failed; 0 of 18 clean)"
+    assert together in notes("late", "CUDA error: an illegal memory access was encountered")
+    assert notes("own", "out of luck") == ""
+
+
 def test_json_has_every_key_that_is_promised(tmp_path):
     (found,) = json.loads(triage_json(triage(story(tmp_path)), "runs/my run"))["signatures"]
     assert {
