@@ -9,7 +9,7 @@ pareto: $(READY)
 	$(BIN)/gpubench sweep configs/pareto.yaml
 
 test: check
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal # on two cores, for much of a test's time is waiting
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from gpubench.profilers.names import cell_range, repetition_range
 from gpubench.profilers.nsys import find_nsys
 from gpubench.profilers.projection import Projection, project
 from gpubench.records import CellRecord, Outcome, Pass, Stage
-from gpubench.store import read_run
+from gpubench.store import StoredRun, read_run
 
 INSTALLED = Path(__file__).parents[2] / ".nsys"
 REPETITIONS = 40
@@ -250,31 +250,47 @@ exit $status
 """Loses its first reports, as nsys itself does now and then on a busy machine."""
 
 
-@pytest.mark.parametrize("losses", [1, 2])
-def test_a_trace_that_nsys_loses_is_recorded_once_more(tmp_path: Path, nsys: dict[str, str], losses: int) -> None:
-    tool, run = tmp_path / "nsys", f"{tmp_path}/results/program-*"
-    tool.write_text(FORGETFUL.format(nsys=nsys["GPUBENCH_NSYS"], told=tmp_path / "told", losses=losses, run=run))
+def sweep_forgetfully(folder: Path, nsys: dict[str, str], losses: int) -> StoredRun:
+    """A sweep of a program whose first reports are lost, so many of them."""
+    tool, run = folder / "nsys", f"{folder}/results/program-*"
+    tool.write_text(FORGETFUL.format(nsys=nsys["GPUBENCH_NSYS"], told=folder / "told", losses=losses, run=run))
     tool.chmod(0o755)
-    finished = sweep(tmp_path, write_sweep(tmp_path, PROGRAM), **{**nsys, "GPUBENCH_NSYS": str(tool)})
+    finished = sweep(folder, write_sweep(folder, PROGRAM), **{**nsys, "GPUBENCH_NSYS": str(tool)})
     assert finished.code == 0, finished.err
     assert "profiled again, as their trace was lost: 1 cell under nsys" in finished.out
-    (result,) = merge_cells(read_run(only_run(tmp_path)))
+    return read_run(only_run(folder))
+
+
+@pytest.fixture(scope="module")
+def lost_once(tmp_path_factory: pytest.TempPathFactory, nsys: dict[str, str]) -> StoredRun:
+    """Of a few goes one in which nsys, on a busy machine, didn't lose the second report by itself."""
+    for _ in range(3):
+        run = sweep_forgetfully(tmp_path_factory.mktemp("lost_once"), nsys, losses=1)
+        if "trace" in profile_of(*merge_cells(run)).details:
+            break
+    return run
+
+
+def test_a_trace_that_nsys_loses_is_recorded_once_more(lost_once: StoredRun) -> None:
+    (result,) = merge_cells(lost_once)
+    assert "trace" in profile_of(result).details
+
+
+def test_a_trace_that_nsys_loses_twice_is_missing_with_what_nsys_said(tmp_path: Path, nsys: dict[str, str]) -> None:
+    (result,) = merge_cells(sweep_forgetfully(tmp_path, nsys, losses=2))
     profile = profile_of(result)
-    assert ("trace" in profile.details) is (losses == 1)
-    lost = "trace.nsys-rep: Importer error status: Importation failed."
-    assert [warning.endswith(lost) for warning in profile.warnings] == [losses == 2]
+    assert "trace" not in profile.details
+    (warning,) = profile.warnings
+    assert warning.endswith("trace.nsys-rep: Importer error status: Importation failed.")
 
 
-def test_a_program_is_recorded_with_the_ranges_that_it_opens_itself(tmp_path: Path, nsys: dict[str, str]) -> None:
-    finished = sweep(tmp_path, write_sweep(tmp_path, PROGRAM), **nsys)
-    assert finished.code == 0, finished.err
-    run = only_run(tmp_path)
-    (result,) = merge_cells(read_run(run))
+def test_a_program_is_recorded_with_the_ranges_that_it_opens_itself(lost_once: StoredRun) -> None:
+    (result,) = merge_cells(lost_once)
     (timing,) = result.of(Pass.TIMING)
     assert [(found.metric, found.samples) for found in timing.measurements[1:]] == [("rate", [42.0])]
     profile = profile_of(result)
     assert profile.measurements == [], "what a program reports under a profiler is no timing"
     assert profile.warnings == ["no kernel times: the program ran nothing on the GPU within its NVTX ranges"]
-    trace = project(run / "artifacts" / profile.details["trace"], may_be_empty=True)
+    trace = project(lost_once.path / "artifacts" / profile.details["trace"], may_be_empty=True)
     own = [name for name in trace.ranges["range"] if not name.startswith("gpubench:")]
     assert own == ["the program's own"]
