@@ -33,7 +33,11 @@ def read_rerun(rung: Rung, before: Signature, again: CellRecord, after: str = ""
     found = signature_of(again)
     # without a core dump the place is another one: then only the kinds of fault can be compared
     is_same = found.is_like(before) if rung in (Rung.ALONE, Rung.AFTER_OTHERS) else _are_alike(before, found)
-    return Told(Answer.SAME if is_same else Answer.OTHERWISE, _join(found.title, after))
+    if is_same:
+        return Told(Answer.SAME, _join(found.title, after))
+    # at one line it can be another thing that is said, or another stage
+    told = found.title if found.title != before.title else f"in {found.stage}: {again.reason}"
+    return Told(Answer.OTHERWISE, _join(told, after))
 
 
 def read_audit(before: CellRecord, again: CellRecord) -> Told:

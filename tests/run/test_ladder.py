@@ -119,6 +119,19 @@ def test_a_rerun_is_compared_as_closely_as_its_evidence_allows(rung: Rung, again
     assert read_rerun(rung, signature_of(failed(CAUGHT)), again).answer == answer
 
 
+def test_what_fails_otherwise_at_the_same_line_is_told_by_what_it_says():
+    def raised(message: str, stage: Stage) -> CellRecord:
+        crash = Crash("ValueError", message, [Frame("/u/a.py", 3, "run")])
+        return failed(crash, Outcome.ERROR, stage, reason=f"ValueError: {message} (a.py:3)")
+
+    before = signature_of(raised("no room", Stage.CHECK))
+    assert (
+        read_rerun(Rung.ALONE, before, raised("no time", Stage.CHECK)).detail
+        == "in check: ValueError: no time (a.py:3)"
+    )
+    assert read_rerun(Rung.ALONE, before, raised("no room", Stage.WARMUP)).detail.startswith("in warmup: ")
+
+
 def test_the_audit_blames_the_kernel_that_was_caught_if_it_holds_a_stale_address():
     reason = "a CUDA graph holds a stale address: fill (topk_rows.py:120): scratch = …"
     again = failed(None, Outcome.INVALID, reason=reason, hazards=[hazard("fill"), hazard("_radix_kernel")])
