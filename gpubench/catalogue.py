@@ -28,7 +28,7 @@ __all__ = [
 IMPORTING, PROBLEM = ".importing", ".problem"
 """Suffixes of the files beside a catalogue in the making: the plugin that is being imported, and why it can't be."""
 
-_FROZEN = ConfigDict(extra="ignore")
+_FROZEN = ConfigDict(extra="ignore", ser_json_inf_nan="constants")
 AxisKind = Literal["int", "float", "bool", "str", "list", "map", "any"]
 
 

@@ -19,11 +19,12 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
-from gpubench.catalogue import AxisInfo, AxisKind, BackendInfo, MetricInfo, WorkloadInfo
+from gpubench.catalogue import BackendInfo, MetricInfo, WorkloadInfo
+from gpubench.parameters import axes_of, common_option, options_of
 from gpubench.records import FIGURE_PARTS, CheckResult, Timer
 
 __all__ = [
@@ -62,12 +63,6 @@ class Backend:
     is_baseline: bool
     requires: tuple[str, ...]
     origin: str
-
-    @property
-    def options(self) -> list[inspect.Parameter]:
-        """The keyword-only parameters that have a default: axes of this backend alone."""
-        parameters = inspect.signature(self.setup).parameters.values()
-        return [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,14 @@ class Workload:
                 raise ValueError(
                     f"backend {name!r} of {self.name} is registered twice: {previous} and {_origin(function)}"
                 )
-            self.backends[name] = Backend(name, function, baseline, tuple(requires), _origin(function))
+            first = next((backend for backend in self.backends.values() if backend.is_baseline), None)
+            if baseline and first is not None:
+                raise ValueError(
+                    f"{self.name} has a baseline, {first.name!r} ({first.origin}); {name!r} can't be another"
+                )
+            created = Backend(name, function, baseline, tuple(requires), _origin(function))
+            options_of(function, name)  # one that can't be an axis fails here
+            self.backends[name] = created
             return function
 
         return register
@@ -227,14 +229,14 @@ class Workload:
 
     def info(self) -> WorkloadInfo:
         """This workload as the catalogue tells it."""
-        axes = {axis.name: axis for axis in _axes(self.make)}
+        axes = {axis.name: axis for axis in axes_of(self.make)}
         for backend in self.backends.values():
-            for option in _options(backend):
+            for option in options_of(backend.setup, backend.name):
                 known = axes.get(option.name)
                 if known is None:
                     axes[option.name] = option
                 elif known.backends:
-                    axes[option.name] = _common_option(known, option)
+                    axes[option.name] = common_option(known, option)
         return WorkloadInfo(
             name=self.name,
             description=self.description,
@@ -326,68 +328,3 @@ def _origin(function: Callable[..., Any]) -> str:
     if file.is_relative_to(_INSTALLED_IN):  # our own are the same everywhere, and runs that name them get published
         file = file.relative_to(_INSTALLED_IN.parent)
     return f"{file}:{code.co_firstlineno}"
-
-
-def _axes(make: Callable[..., Any]) -> list[AxisInfo]:
-    hints = typing.get_type_hints(make)
-    parameters = inspect.signature(make).parameters.values()
-    return [_axis(p, hints.get(p.name, Any)) for p in parameters if p.kind is not p.VAR_KEYWORD]
-
-
-def _options(backend: Backend) -> list[AxisInfo]:
-    hints = typing.get_type_hints(backend.setup)
-    return [_axis(option, hints.get(option.name, Any), [backend.name]) for option in backend.options]
-
-
-def _common_option(known: AxisInfo, other: AxisInfo) -> AxisInfo:
-    """An option that several backends have: it takes what any of them does, and each refuses what it doesn't.
-
-    Defaults that differ become a text that no value of it equals: nobody can be told to have one of them.
-    """
-    is_same = known.default == other.default and type(known.default) is type(other.default)
-    return replace(
-        known,
-        default=known.default if is_same else f"{known.default} or {other.default}",
-        kind=known.kind if known.kind == other.kind else "any",
-        choices=list(dict.fromkeys([*known.choices, *other.choices])) if known.choices and other.choices else [],
-        optional=known.optional or other.optional,
-        backends=[*known.backends, *other.backends],
-    )
-
-
-_KINDS: dict[Any, AxisKind] = {
-    int: "int",
-    float: "float",
-    bool: "bool",
-    str: "str",
-    list: "list",
-    dict: "map",
-    Any: "any",
-}
-
-
-def _axis(parameter: inspect.Parameter, hint: Any, backends: list[str] | None = None) -> AxisInfo:
-    choices: list[Any] = []
-    optional = False
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        members = [member for member in typing.get_args(hint) if member is not type(None)]
-        optional = len(members) < len(typing.get_args(hint))
-        hint = members[0] if len(members) == 1 else Any
-    if typing.get_origin(hint) is Literal:
-        choices = list(typing.get_args(hint))
-        hint = type(choices[0])
-    kind = _KINDS.get(typing.get_origin(hint) or hint)
-    if kind is None:
-        raise TypeError(
-            f"parameter {parameter.name!r}: {hint!r} can't be an axis; use int, float, bool, str or a Literal"
-        )
-    required = parameter.default is parameter.empty
-    return AxisInfo(
-        name=parameter.name,
-        kind=kind,
-        required=required,
-        default=None if required else parameter.default,
-        choices=choices,
-        optional=optional,
-        backends=backends or [],
-    )

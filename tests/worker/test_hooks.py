@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from worker_cells import QUICK, bare, run_cell
 
 import gpubench
@@ -173,6 +174,29 @@ def test_an_option_of_several_backends_takes_what_any_of_them_does() -> None:
     assert (tile.kind, tile.choices, tile.optional) == ("any", [], True)
     assert (mode.kind, mode.choices) == ("str", ["a", "b", "c"])
     assert (depth.kind, depth.default, depth.backends) == ("int", "1 or 2", ["fixed", "tuned"])
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (lambda *, dtype=torch.bfloat16: None, "'dtype': no sweep can hold its default, torch.bfloat16; take a name"),
+        (lambda *, cell=3: None, "'cell': an axis can't be called that"),
+    ],
+)
+def test_an_option_that_can_be_no_axis_is_refused_where_it_is_registered(setup: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^parameter {message}"):
+        bare(lambda: None).backend("other")(setup)
+
+
+def test_a_workload_takes_its_arguments_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^parameter 'sizes': sweeps give arguments by name"):
+        gpubench.workload("nameless")(lambda *sizes: {})
+
+
+def test_there_is_one_baseline() -> None:
+    workload = bare(lambda: None, baseline=True)
+    with pytest.raises(ValueError, match=r"has a baseline, 'tested' \(.*\); 'other' can't be another"):
+        workload.backend("other", baseline=True)(lambda: None)
 
 
 def test_in_process_is_said_of_what_measures_itself_alone() -> None:
