@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpubench.records import Scalar
 from gpubench.scalars import format_scalar
-from gpubench.triage.grid import Grid, Mask
+from gpubench.triage.grid import Axis, Grid, Mask
 
 __all__ = ["Difference", "Twin", "find_twins"]
 
@@ -44,19 +44,21 @@ class Twin:
 def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
     """The twin of each failed cell, in the grid's order; nothing if no cell is clean.
 
-    Of several that differ in as few axes, the one that is the smallest step away: a switch thrown, another word, a
-    number up or down the axis; then the first.
+    What another axis settles, as those do that are zipped with it, is not counted besides it. Of several that differ in
+    as few axes, the one that is the smallest step away: a switch thrown, another word, a number up or down the axis;
+    then the first.
     """
     living = np.flatnonzero(clean)
     if not len(living) or not grid.axes:
         return
-    codes = np.stack([axis.codes for axis in grid.axes], axis=0).astype(np.int32)
+    counted = _independent(grid.axes)
+    codes = np.stack([axis.codes for axis in counted], axis=0).astype(np.int32)
     of_living = codes[:, living]
-    step = [1 if axis.is_switch else 2 for axis in grid.axes]
-    a_whole_axis = 1 + sum(step) + sum(len(axis.values) for axis in grid.axes)
+    step = [1 if axis.is_switch else 2 for axis in counted]
+    a_whole_axis = 1 + sum(step) + sum(len(axis.values) for axis in counted)
     for place in np.flatnonzero(failed).tolist():
         distance = np.zeros(len(living), dtype=np.int32)
-        for axis, theirs, its, one_step in zip(grid.axes, of_living, codes[:, place], step, strict=True):
+        for axis, theirs, its, one_step in zip(counted, of_living, codes[:, place], step, strict=True):
             distance += (theirs != its) * np.int32(a_whole_axis + one_step)
             if axis.is_ordered:
                 distance += np.abs(theirs - its)
@@ -67,3 +69,18 @@ def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
             if axis.codes[place] != axis.codes[nearest]
         ]
         yield Twin(grid.cells[place].cell_id, grid.cells[nearest].cell_id, tuple(found))
+
+
+def _independent(axes: Sequence[Axis]) -> list[Axis]:
+    """Those that no other axis settles; of several that settle one another, the first."""
+    settled: set[int] = set()
+    for place, axis in enumerate(axes):
+        others = [each for each in range(len(axes)) if each != place and each not in settled]
+        if any(_settles(axes[other], axis) for other in others if other < place or not _settles(axis, axes[other])):
+            settled.add(place)
+    return [axis for place, axis in enumerate(axes) if place not in settled]
+
+
+def _settles(one: Axis, other: Axis) -> bool:
+    """Whether all cells that are alike on the one are alike on the other."""
+    return len(np.unique(one.codes * len(other.values) + other.codes)) == len(one.values)

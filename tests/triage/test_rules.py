@@ -283,5 +283,22 @@ def test_no_other_clean_cell_differs_in_fewer_axes(dead):
         assert len(twin.differs) == fewest
 
 
+def test_zipped_axes_count_as_one_difference():
+    names, models = ("model", "layers", "parallel"), [("qwen", 40, "none"), ("deepseek", 16, "TEP")]
+    points = itertools.product(["graph", "eager"], [1, 2, 4], models)
+    cells = [
+        Cell(number, f"cell_{number}", "k", "topk", backend, dict(zip(names, model, strict=True), batch=batch), {})
+        for number, (backend, batch, model) in enumerate(points)
+    ]
+    cells = [replace(cell, axes={"backend": cell.backend, **cell.axes}) for cell in cells]
+    grid = Grid(cells)
+    (dead,) = (n for n, cell in enumerate(cells) if list(cell.axes.values()) == ["graph", "deepseek", 16, "TEP", 4])
+    other_model = [n for n, cell in enumerate(cells) if list(cell.axes.values()) == ["graph", "qwen", 40, "none", 4]]
+    two_apart = [n for n, cell in enumerate(cells) if list(cell.axes.values()) == ["eager", "deepseek", 16, "TEP", 2]]
+    (twin,) = find_twins(grid, grid.mask([dead]), grid.mask([*other_model, *two_apart]))
+    assert twin.twin == cells[other_model[0]].cell_id
+    assert [difference.axis for difference in twin.differs] == list(names)
+
+
 def test_a_mask_is_of_the_cells_that_were_named():
     assert np.flatnonzero(Grid(grid_cells(batch=NUMBERS)).mask([1, 4])).tolist() == [1, 4]
