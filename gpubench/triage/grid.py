@@ -55,6 +55,16 @@ class Grid:
         found = [self._axis(name) for name in names]
         return [axis for axis in found if len(axis.values) > 1]
 
+    @cached_property
+    def independent_axes(self) -> list[Axis]:
+        """Those that no other axis settles; of several that settle one another, as zipped ones do, the first."""
+        axes, settled = self.axes, set[int]()
+        for place, axis in enumerate(axes):
+            others = [each for each in range(len(axes)) if each != place and each not in settled]
+            if any(_settles(axes[other], axis) for other in others if other < place or not _settles(axis, axes[other])):
+                settled.add(place)
+        return [axis for place, axis in enumerate(axes) if place not in settled]
+
     def mask(self, places: Sequence[int]) -> Mask:
         """True of these cells."""
         chosen = np.zeros(len(self.cells), dtype=bool)
@@ -91,3 +101,8 @@ def _number(value: Scalar) -> float:
 
 def _is_number(value: Scalar) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settles(one: Axis, other: Axis) -> bool:
+    """Whether all cells that are alike on the one are alike on the other."""
+    return len(np.unique(one.codes * len(other.values) + other.codes)) == len(one.values)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpubench.records import Scalar
 from gpubench.scalars import format_scalar
-from gpubench.triage.grid import Axis, Grid, Mask
+from gpubench.triage.grid import Grid, Mask
 
 __all__ = ["Difference", "Twin", "find_twins"]
 
@@ -51,7 +51,7 @@ def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
     living = np.flatnonzero(clean)
     if not len(living) or not grid.axes:
         return
-    counted = _independent(grid.axes)
+    counted = grid.independent_axes
     codes = np.stack([axis.codes for axis in counted], axis=0).astype(np.int32)
     of_living = codes[:, living]
     step = [1 if axis.is_switch else 2 for axis in counted]
@@ -69,18 +69,3 @@ def find_twins(grid: Grid, failed: Mask, clean: Mask) -> Iterator[Twin]:
             if axis.codes[place] != axis.codes[nearest]
         ]
         yield Twin(grid.cells[place].cell_id, grid.cells[nearest].cell_id, tuple(found))
-
-
-def _independent(axes: Sequence[Axis]) -> list[Axis]:
-    """Those that no other axis settles; of several that settle one another, the first."""
-    settled: set[int] = set()
-    for place, axis in enumerate(axes):
-        others = [each for each in range(len(axes)) if each != place and each not in settled]
-        if any(_settles(axes[other], axis) for other in others if other < place or not _settles(axis, axes[other])):
-            settled.add(place)
-    return [axis for place, axis in enumerate(axes) if place not in settled]
-
-
-def _settles(one: Axis, other: Axis) -> bool:
-    """Whether all cells that are alike on the one are alike on the other."""
-    return len(np.unique(one.codes * len(other.values) + other.codes)) == len(one.values)
