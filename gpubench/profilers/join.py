@@ -54,7 +54,7 @@ def join_cell(projection: Projection, cell_id: str) -> CellProfile:
     refusal = _refusal(repetitions, cell_id)
     if refusal:
         return CellProfile(warnings=[refusal])
-    inner = pd.concat([_annotated(instances, repetitions), _captured(projection.captured, repetitions)])
+    inner = pd.concat([_annotated(instances, repetitions), _captured(projection, repetitions)])
     measurements = [*_measurements(repetitions, ""), _profiled_step(repetitions)]
     for name, figures in inner.groupby("range", sort=False):
         measurements += _measurements(figures.groupby("repetition")[_known(figures)].sum(), str(name))
@@ -164,11 +164,21 @@ def _nested(instances: pd.DataFrame, cell_id: str, names: set[str]) -> list[str]
     return sorted(names.intersection(chosen.str.removeprefix(DOMAIN)))
 
 
-def _captured(captured: pd.DataFrame, repetitions: pd.DataFrame) -> pd.DataFrame:
-    """The ranges that the repetitions' replayed kernels were captured in."""
-    chosen = captured["instance"].isin(repetitions.index) & ~captured["captured"].str.startswith(f"{DOMAIN}cell=")
-    found = captured[chosen]
-    return _inner(found, found["captured"], found["instance"].to_numpy(np.int64))
+def _captured(projection: Projection, repetitions: pd.DataFrame) -> pd.DataFrame:
+    """The ranges that the repetitions' replayed kernels were captured in.
+
+    What was replayed within a range of that very name is in that range's figures, and is taken off again.
+    """
+    instances, captured = projection.instances, projection.captured
+    instance = captured["instance"].to_numpy(np.int64)
+    is_inner = ~captured["captured"].str.startswith(f"{DOMAIN}cell=")
+    chosen = captured["instance"].isin(repetitions.index) & is_inner
+    found = _inner(captured[chosen], captured["captured"][chosen], instance[chosen])
+    repetition = np.append(_enclosing(instances, repetitions.index), -1)[instance]
+    is_outermost = np.append(~instances["recursive"].to_numpy(np.bool_), False)[instance]
+    is_told = (captured["range"] == captured["captured"]) & (repetition >= 0) & is_outermost
+    told = _inner(captured[is_told], captured["captured"][is_told], repetition[is_told])
+    return pd.concat([found, told.assign(**{column: -told[column] for column in _METRICS.values()})])
 
 
 def _is_known(runs: pd.DataFrame) -> bool:

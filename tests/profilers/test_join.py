@@ -97,6 +97,23 @@ def test_a_replay_has_the_inner_ranges_of_its_capture(tmp_path: Path) -> None:
     assert {m.range for m in profile.measurements} == {"", "mlp"}
 
 
+def test_a_replay_within_a_range_of_the_name_it_was_captured_in_counts_once(tmp_path: Path) -> None:
+    capture = [Range("cell=a/capture", 10, 30), Range("mlp", 11, 14), Range("mlp", 15, 18)]
+    replay = [Range("cell=a/rep", 100, 140), Range("mlp", 101, 120), Range("mlp", 102, 110)]
+    profile = joined(
+        tmp_path,
+        ranges=[*capture, *replay],
+        calls=[Call(103, 104, 1), Call(121, 122, 2)],
+        operations=[
+            Operation(110, 115, 1, node=100),
+            Operation(115, 122, 1),
+            Operation(130, 141, 2, node=101),  # of another graph, replayed outside
+        ],
+        nodes=[Node(12, 100), Node(16, 101)],
+    )
+    assert samples(profile, "mlp") == {"kernel_sum": [23], "busy": [23], "span": [23], "gap": [0]}
+
+
 def test_a_profiled_step_lasts_from_the_opening_of_its_range_to_the_end_of_its_last_operation(tmp_path: Path) -> None:
     profile = joined(
         tmp_path,
