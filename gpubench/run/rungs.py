@@ -37,7 +37,7 @@ _EXTRA: Mapping[str, tuple[Rung, ...]] = {
             *("illegal address", "misaligned address", "out-of-range address", "invalid address space"),
             *("device assert", "cuda error"),
             *("cublas error", "cudnn error", "cusparse error", "cusolver error", "cufft error"),
-            *("mismatch", "nan", "unwritten output", "zero output", "stale address"),
+            *("mismatch", "unrepeatable output", "nan", "unwritten output", "zero output", "stale address"),
         ),
         # an index or a value from memory that nobody wrote, or that two threads wrote
         (Rung.INITCHECK, Rung.RACECHECK),

@@ -93,6 +93,9 @@ _CLASSES = (
     FaultClass("unwritten output", "elements still hold what was put there before the step"),
     FaultClass("zero output", "the output is zero throughout, and the reference's is not"),
     FaultClass("invalid figure", "a sample or a metric is no number that can be"),
+    FaultClass(
+        "unrepeatable output", "right once, and wrong when run again: the step reads memory not its own, or keeps state"
+    ),
     FaultClass("mismatch", "the output is not what the reference computes"),
     FaultClass("unknown", "nothing that was left behind says what happened"),
 )
@@ -224,6 +227,8 @@ _RESULTS = (
     ("all zeros", "zero output"),
 )
 """What the reason of an invalid cell says."""
+_AGAIN = "wrong when run again"
+"""What the reason of a mismatch says that only the second run of a check showed."""
 _DUMPED = "Starting GPU coredump generation"
 
 
@@ -292,7 +297,7 @@ def classify_text(text: str, exception: str = "") -> Fault:
 
 def _classify_result(record: CellRecord) -> Fault:
     if record.outcome is Outcome.MISMATCH:
-        return Fault("mismatch")
+        return Fault("unrepeatable output" if _AGAIN in record.reason else "mismatch")
     return Fault(next((name for words, name in _RESULTS if words in record.reason), "invalid figure"))
 
 

@@ -32,7 +32,7 @@ _OWN_FAULT = {
 """By class: why a core alone shows that the kernel it caught did the damage. An illegal address doesn't: it may have
 been handed a stale pointer, or an index that another kernel overwrote; nor does an assertion, which checks data."""
 
-_WRONG_RESULTS = ("stale address", "mismatch", "nan", "unwritten output", "zero output")
+_WRONG_RESULTS = ("stale address", "mismatch", "unrepeatable output", "nan", "unwritten output", "zero output")
 """What a stale address can lead to, besides whatever surfaces at the next call that looks."""
 
 _SAYING = ("python exception", "set-up exception", "import error")

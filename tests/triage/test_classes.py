@@ -169,6 +169,7 @@ def test_a_hang_with_a_kernel_in_its_core_hangs_there():
         (Outcome.INVALID, "out is all zeros, and torch's is not", "zero output"),
         (Outcome.INVALID, "metric rows_per_s of rmsnorm is infinite", "invalid figure"),
         (Outcome.MISMATCH, "not what torch computes: out[3]: got 1.25, want 1.5", "mismatch"),
+        (Outcome.MISMATCH, "right once, wrong when run again after .reset, with free memory", "unrepeatable output"),
         (Outcome.OOM, "the host ran out of memory during measure", "host oom"),
         (Outcome.OOM, "out of memory: asked for 16.00 GiB", "device oom"),
     ],
