@@ -51,6 +51,15 @@ def changed_by_out(tokens, state):
     return toy.read(x, state.memory)
 
 
+def changed_in_some_rows(tokens, state):
+    state.memory[: tokens.shape[0]].add_(1)
+    return toy.read(TABLE[tokens], state.memory)
+
+
+def operator_changes_some_rows(tokens, state):
+    return toy.grow(TABLE[tokens], state.memory[: tokens.shape[0]])
+
+
 def replaced(tokens, state):
     state.memory = state.memory * 0.5
     return toy.read(TABLE[tokens], state.memory)
@@ -74,6 +83,11 @@ def computed_early_of_two(tokens, state):
     [
         (changed_in_place, "iadd changes memory outside of an operator"),
         (changed_by_out, "mul changes memory outside of an operator"),
+        (changed_in_some_rows, "add_ changes memory outside of an operator"),
+        (
+            operator_changes_some_rows,
+            "grow 0 changes getitem.*, of as many rows as a bucket has; give it memory, and let",
+        ),
         (replaced, "the step puts something else at memory of its state"),
         (counted, "the step puts something else at scale of its state"),
         (computed_early_for_an_operator, "read 0 reads memory outside of an operator, and grow 0 changes it"),

@@ -114,18 +114,19 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
     body = [node for node in nodes if node.op not in ("placeholder", "output")]
     state = StateUse(inputs, body)
     parts = _Cutter(traced, state).cut([node for node in body if node not in state], _heads(inputs, head))
-    results: Any = traced.graph.output_node().args[0]
-    outputs: tuple[fx.Node, ...] = tuple(results[place] for place in traced.outputs)
-    for node in outputs:
-        if node in state:
-            raise Unsupported(
-                f"piecewise: the step returns {node.name}, which follows from its state alone; read it there"
-            )
+    outputs = _find_outputs(traced, state)
     readers = _last_readers(parts, outputs)
-    read = {node for part in parts if isinstance(part, _Run) for node in part.inputs if node in state}
-    copied = read.difference(inputs)
-    for node in read:
-        state.refuse_changed(node)
+    read = {
+        value: node
+        for part in parts
+        if isinstance(part, _Run)
+        for node in part.nodes
+        for value in node.all_input_nodes
+        if value in state
+    }
+    copied = read.keys() - inputs.keys()
+    for node, reader in read.items():
+        state.refuse_changed(node, reader.name)
     for node in copied:
         _refuse_large(node)
     forking = {node for weight in beside for node in _uses(inputs, weight)}
@@ -138,6 +139,17 @@ def split(traced: Traced, head: Tensor | None = None, beside: Sequence[Tensor] =
         outputs,
         readers,
     )
+
+
+def _find_outputs(traced: Traced, state: StateUse) -> tuple[fx.Node, ...]:
+    results: Any = traced.graph.output_node().args[0]
+    outputs = tuple(results[place] for place in traced.outputs)
+    for node in outputs:
+        if node in state:
+            raise Unsupported(
+                f"piecewise: the step returns {node.name}, which follows from its state alone; read it there"
+            )
+    return outputs
 
 
 @dataclass

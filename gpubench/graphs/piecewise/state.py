@@ -31,18 +31,18 @@ class StateUse:
         self._sources: dict[fx.Node, tuple[fx.Node, ...]] = {node: (node,) for node in self._paths}
         """By node of the state, those of it that it follows from: itself, too."""
         prelude = [node for node in body if self._follows(node)]
+        self._memories = {_memory(node) for node in self._sources}
         self.operators = self._name_operators(body)
         """The names of dynamic operators: what they are, and the how manieth."""
         self._changed = {
             _memory(value): name
             for node, name in self.operators.items()
             for value in written_by(node)
-            if value in self._sources
+            if self._is_own(value)
         }
         """By memory, the last operator that changes it."""
         for node in body:
-            if schema_of(node) is None:
-                self._refuse_write(node)
+            self._refuse_write(node)
         self.prelude = self._merge_equal(prelude)
         """What follows from the state alone, without what would be computed twice: every layer takes the same row of
         the rotary table."""
@@ -51,10 +51,10 @@ class StateUse:
         """Whether it is one of the state's tensors, or follows from them alone."""
         return node in self._sources
 
-    def refuse_changed(self, node: fx.Node) -> None:
-        """Unsupported for what pieces read of memory that operators change: what follows from it is copied before the
+    def refuse_changed(self, node: fx.Node, reader: str) -> None:
+        """Unsupported for what a piece reads of memory that operators change: what follows from it is copied before the
         step begins, and a piece that reads a cache does what an operator is for."""
-        self._refuse(self._sources[node], next(iter(node.users)).name)
+        self._refuse(self._sources[node], reader)
 
     def refuse_outdated(self, node: fx.Node, reader: str) -> None:
         """Unsupported for what an operator reads that was computed, before the step began, of memory that operators
@@ -79,19 +79,31 @@ class StateUse:
         self._sources[node] = tuple(dict.fromkeys((node, *itertools.chain(*(self._sources[value] for value in read)))))
         return True
 
+    def _is_own(self, value: fx.Node) -> bool:
+        """Whether a value is in the state's memory: it may be a view of as many rows as there are tokens."""
+        return _memory(value) in self._memories
+
     def _name_operators(self, body: Sequence[fx.Node]) -> dict[fx.Node, str]:
         counts: dict[str, int] = {}
         names = {}
         for node in body:
-            if schema_of(node) is not None and any(value in self._sources for value in node.all_input_nodes):
+            if schema_of(node) is not None and any(map(self._is_own, node.all_input_nodes)):
                 short = short_name(node)
                 number = counts[short] = counts.get(short, -1) + 1
                 names[node] = f"{short} {number}"
         return names
 
     def _refuse_write(self, node: fx.Node) -> None:
-        """Unsupported for what changes the state outside of an operator."""
-        changed = next((value for value in _changed_by(node) if value in self._sources), None)
+        """Unsupported for what changes the state outside of an operator, or in as many rows as a bucket has."""
+        if node in self.operators:
+            for value in written_by(node):
+                if self._is_own(value) and value not in self:
+                    raise Unsupported(
+                        f"piecewise: {self.operators[node]} changes {value.name}, of as many rows as a bucket has; "
+                        f"give it {self._path(value)}, and let it take the rows"
+                    )
+            return
+        changed = next((value for value in _changed_by(node) if self._is_own(value)), None)
         if changed is not None:
             raise Unsupported(
                 f"piecewise: {_name(node)} changes {self._path(changed)} outside of an operator; what uses the cache "
@@ -109,8 +121,9 @@ class StateUse:
         return list(kept.values())
 
     def _path(self, node: fx.Node) -> Path:
-        """Of a tensor of the state that a value follows from."""
-        return next(self._paths[source] for source in self._sources[node] if source in self._paths)
+        """Of a tensor of the state that a value follows from, or is a view of."""
+        sources = self._sources.get(node) or [own for own in self._sources if _memory(own) == _memory(node)]
+        return next(self._paths[source] for source in sources if source in self._paths)
 
 
 def _memory(node: fx.Node) -> Any:
