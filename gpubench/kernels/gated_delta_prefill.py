@@ -263,7 +263,7 @@ def gated_delta_prefill(
     sizes = check_sizes(kernel, q, k, v)
     check_out(kernel, out, v)
     for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out)):
-        check_reach(kernel, name, tensor, 0, CHUNK)
+        check_reach(kernel, name, tensor, 0, min(CHUNK, sizes.rows))
     shapes = scratch_shapes(sizes.rows, sizes.heads, sizes.k, sizes.v)
     check_operand(kernel, "rows", rows, shapes[0], like=v)
     check_contiguous(kernel, "rows", rows)

@@ -245,7 +245,7 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
     for name, tensor in (("q", q), ("keys", keys), ("values", values)):
         check_adjacent(kernel, name, tensor)
     for name, tensor in (("keys", keys), ("values", values)):
-        check_reach(kernel, name, tensor, 2, _MOST_TOKENS)
+        check_reach(kernel, name, tensor, 2, min(_MOST_TOKENS, capacity))
     check_contiguous(kernel, "out", out)
     check_index(kernel, "lengths", lengths, (batch,), like=q)
     return batch, heads, dim, kv_heads, capacity
