@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from gpubench.analysis.merge import merge_cells
 from gpubench.analysis.metrics import define, format_tail, format_value
+from gpubench.cli.console import plain
 from gpubench.records import CellRecord, Measurement, Outcome, Pass
 from gpubench.store import ARTIFACTS, read_run
 
@@ -76,6 +77,6 @@ def failure_lines(path: Path, most: int) -> Iterator[str]:
         logs = path / ARTIFACTS / result.cell.cell_id
         where = f"  [dim]{escape(str(logs))}[/]" if logs.is_dir() else ""
         style = OUTCOME_STYLES[result.outcome]
-        yield f"[{style}]{result.outcome:<8}[/] {result.cell.cell_id}  {escape(result.reason)}{where}"
+        yield f"[{style}]{result.outcome:<8}[/] {result.cell.cell_id}  {escape(plain(result.reason))}{where}"
     if len(failed) > most:
         yield f"[dim]… and {len(failed) - most} more failed cells, all in the report[/]"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from gpubench.cli.console import count_cells
+from gpubench.cli.console import count_cells, plain
 from gpubench.cli.figures import OUTCOME_STYLES, headline
 from gpubench.records import CellRecord, Outcome
 from gpubench.run.events import (
@@ -50,7 +50,8 @@ def choose_renderer(console: Console, *, quiet: bool, as_json: bool) -> Renderer
         return JsonLines()
     if quiet:
         return Quiet()
-    return LiveBar(console) if console.is_terminal else PlainLines(console)
+    # what can't move its cursor shows no bar, and would be left without the counts
+    return LiveBar(console) if console.is_terminal and not console.is_dumb_terminal else PlainLines(console)
 
 
 class Quiet:
@@ -208,4 +209,4 @@ def _next_pass(event: PassStarted) -> str:
 def _line(records: Sequence[CellRecord]) -> str:
     last = records[-1]
     told = (headline(records) or " ".join(last.warnings[-1:])) if last.outcome is Outcome.OK else last.reason
-    return f"[{OUTCOME_STYLES[last.outcome]}]{last.outcome:<8}[/] {escape(last.cell_id)}  {escape(told)}"
+    return f"[{OUTCOME_STYLES[last.outcome]}]{last.outcome:<8}[/] {escape(last.cell_id)}  {escape(plain(told))}"
