@@ -43,6 +43,7 @@ __all__ = [
     "find_run",
     "list_runs",
     "new_run_id",
+    "read_header",
     "read_run",
     "without_collecting",
 ]
@@ -207,7 +208,7 @@ def without_collecting() -> Iterator[None]:
 @without_collecting()
 def read_run(path: Path) -> StoredRun:
     """Read a run: a folder that holds run.json. A torn last line is dropped; any other bad line is an error."""
-    header = _read_header(path)
+    header = read_header(path)
     lines = _read_bytes(path / CELLS).split(b"\n")
     torn = len(lines.pop()) if lines else 0
     records = []
@@ -229,7 +230,7 @@ def read_run(path: Path) -> StoredRun:
 def list_runs(results: Path) -> list[Path]:
     """The runs in a folder, oldest first."""
     found = [path.parent for path in results.glob(f"*/{HEADER}")]
-    return sorted(found, key=lambda path: (_read_header(path).created_at, path.name))
+    return sorted(found, key=lambda path: (read_header(path).created_at, path.name))
 
 
 def find_run(run: str | None, results: Path) -> Path:
@@ -246,7 +247,7 @@ def find_run(run: str | None, results: Path) -> Path:
     for candidate in (Path(run), results / run):
         if (candidate / HEADER).is_file():
             return candidate
-    by_id = [path for path in list_runs(results) if _read_header(path).run_id == run]
+    by_id = [path for path in list_runs(results) if read_header(path).run_id == run]
     if len(by_id) == 1:
         return by_id[0]
     if by_id:
@@ -283,7 +284,8 @@ def _unwritable(folder: Path, error: OSError) -> str:
     return f"{folder}: can't write results here: {error.strerror}; choose a folder with --out"
 
 
-def _read_header(path: Path) -> RunHeader:
+def read_header(path: Path) -> RunHeader:
+    """What a run is of; StoreError if the folder holds no run, or one that can't be read."""
     text = _read_bytes(path / HEADER)
     if not text:
         raise StoreError(f"{path}: not a run: there is no {HEADER} in it")

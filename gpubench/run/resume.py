@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpubench.errors import FingerprintMismatch, StoreError
-from gpubench.store import RunHeader, StoredRun, list_runs, read_run
+from gpubench.store import RunHeader, StoredRun, list_runs, read_header, read_run
 
 __all__ = ["differences", "find_resumable", "question", "question_hash"]
 
@@ -33,9 +33,9 @@ def find_resumable(results: Path, header: RunHeader) -> tuple[StoredRun, list[st
     """
     newest: tuple[StoredRun, list[str]] | None = None
     for path in reversed(list_runs(results)):
-        run = read_run(path)
-        if run.header.name != header.name:
+        if read_header(path).name != header.name:
             continue
+        run = read_run(path)
         changed = differences(run.header, header)
         if not changed:
             return run, changed

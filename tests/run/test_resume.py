@@ -112,6 +112,7 @@ def test_every_section_that_figures_depend_on_counts(section: str) -> None:
 def test_the_newest_run_of_the_same_sweep_is_gone_on_with(tmp_path: Path) -> None:
     for day, name in enumerate(["decode", "decode", "prefill"], start=1):
         create_run(tmp_path, header(f"run-{day}", name, f"2026-01-0{day}T00:00:00+00:00"))
+    (tmp_path / "run-3" / "cells.jsonl").write_text("of another sweep, and no record\n")
     run, changed_since = find_resumable(tmp_path, header())
     assert (run.header.run_id, changed_since) == ("run-2", [])
     with pytest.raises(StoreError, match="no run of 'spec-decode' to resume; start one without --resume"):
