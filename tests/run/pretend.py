@@ -63,6 +63,8 @@ def work(job_file: str, habit: str) -> None:
         events.write(dump_line(WorkerReady(os.getpid(), "pretended")))
         events.flush()
         inbox = Inbox()
+        if habit == "begins nothing" and job.number == 0:
+            time.sleep(1000)
         for asked in inbox:
             if not serve(asked, job.number, events.fileno()):
                 return

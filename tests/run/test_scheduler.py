@@ -197,6 +197,14 @@ def test_a_worker_that_is_never_ready_is_given_up_after_its_limit(store: RunStor
     assert workers_alive(store) == []
 
 
+def test_what_a_worker_holds_and_does_not_begin_is_the_next_ones(store: RunStore, tmp_path: Path) -> None:
+    idle = scheduler(store, 1, PretendLauncher("begins nothing"), TimeoutSettings(start=5))
+    events = list(idle.run([task(index, tmp_path) for index in range(3)]))
+    assert recorded(store) == {(f"cell_{index:03d}", 0): 1 for index in range(3)}
+    why = "worker 0 had begun none of the cells it held after 5 s (timeout_s.start)"
+    assert started(events) == ["", why]
+
+
 def test_a_worker_that_does_not_leave_is_ended_and_nothing_is_lost(store: RunStore, tmp_path: Path) -> None:
     list(scheduler(store, 1, PretendLauncher("never leaves", goodbye_s=0.3)).run([task(0, tmp_path)]))
     assert recorded(store) == {("cell_000", 0): 1}
