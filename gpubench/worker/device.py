@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -65,7 +66,11 @@ class Device:
         A device whose context is lost no longer says what is free.
         """
         if not self.is_cuda:
-            return {"device_free": psutil.virtual_memory().available, "device_total": self.total_bytes}
+            free, total = psutil.virtual_memory().available, self.total_bytes
+            limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+            if limit != resource.RLIM_INFINITY:  # what `ulimit -v` leaves of it
+                free, total = min(free, max(0, limit - psutil.Process().memory_info().vms)), min(total, limit)
+            return {"device_free": free, "device_total": total}
         held = {"reserved": torch.cuda.memory_reserved(), "allocated": torch.cuda.memory_allocated()}
         if not is_alive:
             return {"device_total": self.total_bytes, **held}

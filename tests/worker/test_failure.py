@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -130,6 +132,19 @@ def test_a_failed_capture_is_described_by_what_broke_it() -> None:
     assert "operation not permitted when stream is capturing" in failure.reason
     assert failure.crash is not None
     assert failure.crash.cuda_error == "cudaErrorStreamCaptureUnsupported"
+
+
+def test_of_a_process_that_may_not_have_all_memory_what_it_may_is_told() -> None:
+    unlimited = open_device(needs_cuda=False).memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    room = psutil.Process().memory_info().vms + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+    try:
+        told = open_device(needs_cuda=False).memory()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert told["device_total"] == min(room, unlimited["device_total"])
+    assert 0 <= told["device_free"] <= 64 << 20
 
 
 def test_a_device_out_of_memory_says_what_was_asked_and_what_there_was() -> None:
