@@ -25,7 +25,11 @@ ATTENTION = "void attention<" + "T, " * 100 + "int>(float*)"
 
 
 def kernels(total: float, **shares: float) -> list[KernelShare]:
-    names = {"attention": ATTENTION, "other_attention": "at::native::attention<int>(int)", "hostile": HOSTILE}
+    names = {
+        "attention": ATTENTION,
+        "other_attention": "at::native::(anonymous namespace)::attention<int>(int)",
+        "hostile": HOSTILE,
+    }
     return [
         KernelShare(names.get(name, name), "kernel", 2, total * share, total * share / 2, share)
         for name, share in sorted(shares.items(), key=lambda item: -item[1])

@@ -5,11 +5,11 @@ const shortNames = shortenKernels();
 const OTHER_KERNELS = "other kernels";
 const hasKernels = (row) => row in data.kernels.rows;
 
-// A kernel's own name, without its template's arguments; those that would be the same get a number.
+// A kernel's own name, without its namespaces and its template's arguments; those that would be the same get a number.
 function shortenKernels() {
   const seen = new Map();
   return kernelNames.map((name) => {
-    const own = /^\[.*\]$/.test(name) ? name : name.replace(/^void /, "").split(/[<(]/)[0].split("::").at(-1).trim() || name;
+    const own = /^\[.*\]$/.test(name) ? name : name.replace(/^void /, "").replaceAll(/(\(anonymous namespace\)|<unnamed>)::/g, "").split(/[<(]/)[0].split("::").at(-1).trim() || name;
     const short = own.length > 44 ? `${own.slice(0, 43)}…` : own;
     seen.set(short, (seen.get(short) ?? 0) + 1);
     return seen.get(short) === 1 ? short : `${short} (${seen.get(short)})`;

@@ -42,7 +42,7 @@ function layoutOf(state, view, at) {
   const ends = (columns) => (columns && drawsIntervals(state, view) ? view.points.flatMap((row) => [columns[1][row], columns[2][row]]) : []);
   const rangeX = rangeOf(reach, state.logX, ends(view.valuesX)), rangeY = rangeOf(valuesY, state.logY, ends(view.valuesY));
   const strip = outcomes.length ? 22 * outcomes.length + 10 : 0;
-  const main = seen.length ? 430 : 0;
+  const main = !seen.length ? 0 : isPrinting ? 370 : 430; // a page of paper holds the head, too
   const between = strip && main ? 84 : 0;
   const inner = main + between + strip;
   const names = [...new Set(view.points.map(view.group))];

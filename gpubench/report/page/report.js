@@ -43,7 +43,8 @@ function describeAxes() {
 
 // What else differs among the points that look alike: a frontier over two lengths of prompts is mostly the shorter one's.
 function describeSpread() {
-  const shown = current.shown.filter(isOk), group = groupOf(state.group);
+  const y = series.get(state.y), group = groupOf(state.group);
+  const shown = current.frontier?.points ?? current.shown.filter((row) => isOk(row) && y && y.median[row] !== null);
   const varied = [...axes.values()].filter(({ key }) => key !== state.x && !state.group.includes(key)).filter(({ values }) => {
     const first = new Map();
     return shown.some((row) => {
