@@ -14,8 +14,6 @@ from gpubench.errors import ArgumentError, StaleGraphError
 
 __all__ = ["Path", "Places", "copy_argument", "recall", "state_parts", "state_tensors"]
 
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
-
 
 @dataclass(frozen=True)
 class Path:
@@ -61,8 +59,9 @@ def state_parts(value: Any, path: Path | None = None) -> Iterator[tuple[Path, An
 
 
 def recall(value: Any) -> Any:
-    """A value of a state to compare another with: itself, or a weak reference to an object that is equal to none."""
-    return value if isinstance(value, _PLAIN) else ref(value)
+    """A value of a state to compare another with: a weak reference, so that nothing large is kept, or where there can
+    be none, as to a number, itself."""
+    return ref(value) if type(value).__weakrefoffset__ else value
 
 
 def state_tensors(state: Any) -> Iterator[tuple[Path, Tensor]]:
@@ -107,7 +106,9 @@ class Places:
             self._refuse_others(state, graphs)
         for path, value in self.values:
             if (now := _look(path, state)) is not value and not _is_equal(now, value):
-                _refuse(graphs, f"{path} was {value!r}; it is {now!r} now")
+                _refuse(
+                    graphs, f"{path} was {_show(value() if isinstance(value, ref) else value)}; it is {_show(now)} now"
+                )
         return tensors
 
     def _refuse_others(self, state: Any, graphs: str) -> None:
@@ -115,7 +116,7 @@ class Places:
         for path, (was, old), (strides, dtype) in zip(self.paths, self.found, self.layouts, strict=True):
             value = _look(path, state)
             if not isinstance(value, Tensor):
-                _refuse(graphs, f"{path} was a tensor; there is {value!r} now")
+                _refuse(graphs, f"{path} was a tensor; it is {_show(value)} now")
             if value.data_ptr() != was:
                 _refuse(graphs, f"{path} was at {was:#x}; it is at {value.data_ptr():#x} now")
             at = f"{path} at {was:#x}"
@@ -160,6 +161,11 @@ def _is(known: ref[Tensor], value: Tensor) -> bool:
 def _is_equal(now: Any, was: Any) -> bool:
     now = recall(now)
     return type(now) is type(was) and bool(now == was)
+
+
+def _show(value: Any) -> str:
+    """A value in an error: a tensor isn't read from its device for it."""
+    return "a tensor" if isinstance(value, Tensor) else repr(value)
 
 
 def _refuse(graphs: str, what: str) -> NoReturn:

@@ -29,6 +29,7 @@ class Two:
     memory: Tensor
     other: Tensor
     scale: Any = 2.0
+    others: Any = (b"", object, None)
 
 
 def two(**changes):
@@ -179,9 +180,11 @@ def uses_all(tokens, state):
     [
         (lambda state: {"other": state.other.t()}, r"other at 0x\w+ had the strides \[6, 1\]; it has \[1, 6\] now"),
         (lambda state: {"other": state.other.view(torch.int32)}, "was of torch.float32; it is of torch.int32 now"),
-        (lambda state: {"other": None}, "other was a tensor; there is None now"),
+        (lambda state: {"other": None}, "other was a tensor; it is None now"),
         (lambda state: {"scale": 3.0}, "scale was 2.0; it is 3.0 now"),
         (lambda state: {"scale": 2}, "scale was 2.0; it is 2 now"),
+        (lambda state: {"others": (b"", object, {3})}, r"others\[2\] was None; it is \{3\} now"),
+        (lambda state: {"others": (state.other, object, None)}, r"others\[0\] was b''; it is a tensor now"),
     ],
 )
 @pytest.mark.parametrize("is_whole", [False, True])
