@@ -180,9 +180,9 @@ def _count(versus: Sequence[Versus]) -> str:
         "no clear difference": (len(ratios) - len(clear), ""),
         "not comparable": (len(versus) - len(ratios), ""),
     }
-    words = [f"{what} in {number}{extreme}" for what, (number, extreme) in parts.items() if number]
+    words = [f"{what} in {number:,}{extreme}" for what, (number, extreme) in parts.items() if number]
     mean = f"; geometric mean {_geometric_mean(ratios):.2f}×" if ratios else ""
-    return f"{', '.join(words)} of {len(versus)} shape{'s' if len(versus) != 1 else ''}{mean}"
+    return f"{', '.join(words)} of {len(versus):,} shape{'s' if len(versus) != 1 else ''}{mean}"
 
 
 def _geometric_mean(ratios: Sequence[float]) -> float:

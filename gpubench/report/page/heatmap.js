@@ -132,20 +132,23 @@ function drawHeatmap() {
   document.getElementById("heat-words").textContent = `A stronger shade is more${values.length > 1 ? `, from ${formatValue(extremes(values)[0], metric.unit)} to ${formatValue(extremes(values)[1], metric.unit)}` : ""}${isLog ? " by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
 }
 
+// A unit that every figure would have alike is said once, above them.
+const isUnitPlain = ({ unit }) => !(unit in PREFIXED) && !(unit in GLUED);
+
 // What becomes of the axes that are neither down nor across, in words.
 function heatWords(metric, cells) {
   const told = heat.open.map((axis) => (heat.fixed.get(axis.key) === null ? `median over ${axis.label}` : `${axis.label} = ${formatAxis(axis.values.values[heat.fixed.get(axis.key)])}`));
   const timers = timersOf(metric, heat.kept);
   const most = Math.max(0, ...[...cells.values()].map(({ known }) => known.length));
   const each = most > 1 ? `; up to ${most.toLocaleString("en-US")} cells in one` : "";
-  return [`${metric.label}${timers ? ` by ${timers}` : ""}`, ...told].join(", ") + each;
+  return [`${isUnitPlain(metric) ? titleOf(metric.key) : metric.label}${timers ? ` by ${timers}` : ""}`, ...told].join(", ") + each;
 }
 
 function heatNode(cell, metric, strength, best) {
   if (!cell) return h("td", { class: "number nothing" }, "–");
   const lost = cell.members.filter((row) => !isOk(row));
   const signs = [...groupBy(lost, outcomeOf)].map(([outcome, found]) => h("span", { class: "outcome lost", style: `--light: ${styleOf(outcome).colour}; --dark: ${styleOf(outcome).dark}`, title: count(found.length, `${outcome} cell`) }, `${styleOf(outcome).glyph}${found.length > 1 ? `×${found.length}` : ""}`));
-  const what = cell.value === null ? (lost.length ? "" : "–") : formatValue(cell.value, metric.unit);
+  const what = cell.value === null ? (lost.length ? "" : "–") : formatValue(cell.value, isUnitPlain(metric) ? "" : metric.unit);
   const words = `${cell.members.length === 1 ? data.cells.id[cell.members[0]] : `${cell.known.length} of ${count(cell.members.length, "cell")} have it`}${lost.length ? `; not ok: ${[...groupBy(lost, outcomeOf)].map(([outcome, found]) => `${found.length} ${outcome}`).join(", ")}` : ""}`;
   const text = [what, what && signs.length ? " " : "", ...signs];
   const node = cell.members.length === 1 ? h("button", { class: "link", title: words, onclick: () => openDetail(cell.members[0], current.frontier) }, text) : h("span", { title: words }, text);
