@@ -77,6 +77,15 @@ def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 120) -
         time.sleep(0.02)
 
 
+def require_nsys(path: Path) -> Path:
+    """What .ci/install-nsys installs; without it there is nothing to test with, but on CI it has to be there."""
+    if not path.exists() and not os.environ.get("CI"):
+        pytest.skip(f"no {path}; .ci/install-nsys .nsys installs it")
+    if " " in str(path):
+        pytest.skip(f"{path}: nsys can't be started from a path with a space in it")
+    return path
+
+
 def write_sweep(folder: Path, text: str, name: str = "sweep.yaml") -> Path:
     path = folder / name
     path.write_text(text)

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import PLUGINS, Finished, command_line, environment, gpubench, only_run, wait_until, write_sweep
+from support import (
+    PLUGINS,
+    Finished,
+    command_line,
+    environment,
+    gpubench,
+    only_run,
+    require_nsys,
+    wait_until,
+    write_sweep,
+)
 
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.errors import ProfilerError
@@ -53,17 +63,10 @@ params:
 """
 
 
-def require(path: Path) -> Path:
-    """What .ci/install-nsys installs; without it there is nothing to test with, but on CI it has to be there."""
-    if not path.exists() and not os.environ.get("CI"):
-        pytest.skip(f"no {path}; .ci/install-nsys .nsys installs it")
-    return path
-
-
 @pytest.fixture(scope="module")
 def nsys() -> dict[str, str]:
     """The variables by which gpubench finds a real nsys, and its workers an nvtx that it understands."""
-    tool, nvtx = require(INSTALLED / "bin" / "nsys"), require(INSTALLED / "nvtx")
+    tool, nvtx = require_nsys(INSTALLED / "bin" / "nsys"), require_nsys(INSTALLED / "nvtx")
     return {"GPUBENCH_NSYS": str(tool), "PYTHONPATH": str(nvtx)}
 
 

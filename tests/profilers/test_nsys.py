@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support import require_nsys
 
 from gpubench.errors import ProfilerError, ReportLost
 from gpubench.profilers.nsys import (
@@ -185,10 +186,8 @@ for _ in range(3):
 
 @pytest.fixture(scope="module")
 def tool() -> Nsys:
-    """A real nsys: $GPUBENCH_NSYS, or what .ci/install-nsys put into .nsys. Where CI is set it has to be there."""
-    path = Path(os.environ.get("GPUBENCH_NSYS", ROOT / ".nsys" / "bin" / "nsys"))
-    if not path.exists() and not os.environ.get("CI"):
-        pytest.skip("no nsys; install one with .ci/install-nsys .nsys")
+    """A real nsys: $GPUBENCH_NSYS, or what .ci/install-nsys put into .nsys."""
+    path = require_nsys(Path(os.environ.get("GPUBENCH_NSYS", ROOT / ".nsys" / "bin" / "nsys")))
     return find_nsys({"GPUBENCH_NSYS": str(path)})
 
 
@@ -210,9 +209,7 @@ def record(tool: Nsys, worker: Sequence[str], output: Path, **environ: str) -> P
 
 class TestRealNsys:
     def test_the_ranges_of_a_program_are_in_its_trace(self, tool: Nsys, tmp_path: Path) -> None:
-        nvtx = ROOT / ".nsys" / "nvtx"
-        if not nvtx.is_dir() and not os.environ.get("CI"):
-            pytest.skip("no nvtx that this nsys understands; .ci/install-nsys .nsys installs one")
+        nvtx = require_nsys(ROOT / ".nsys" / "nvtx")
         worker = [sys.executable, "-c", SCRIPT]
         export = record(tool, worker, tmp_path / "trace", PYTHONPATH=str(nvtx))
         clean = scrub(export, tmp_path / "clean.sqlite")
