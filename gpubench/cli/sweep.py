@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,14 +92,17 @@ def sweep(
         profile=not no_profile,
         keep_traces=keep_traces,
     )
+    is_told = not quiet and not as_json
     ended = _run(console, request, quiet=quiet, as_json=as_json)
+    if is_told:
+        _show_counts(console, ended)
     reports = [] if as_json and ended.is_interrupted else _write_report(ended)
-    if not quiet and not as_json:
+    if is_told:
         valued = {"--only": only or [], "--set": overrides, "--gpus": [gpus] if gpus else []}
         if out != Path("results"):
             valued["--out"] = [str(out)]
         flags = [flag for flag, given in (("--no-profile", no_profile), ("--keep-traces", keep_traces)) if given]
-        _show_end(console, ended, reports, _command(file, valued, flags))
+        _show_what_next(console, ended, reports, _command(file, valued, flags))
     raise typer.Exit(_exit_code(ended))
 
 
@@ -176,8 +180,12 @@ def _run(console: Console, request: SweepRequest, *, quiet: bool, as_json: bool)
     from gpubench.run.sweep import run_sweep
 
     ended: SweepEnded | None = None
-    with stop_on_interrupt() as stop, choose_renderer(console, quiet=quiet, as_json=as_json) as renderer:
-        for event in run_sweep(request, stop):
+    with (
+        stop_on_interrupt() as stop,
+        choose_renderer(console, quiet=quiet, as_json=as_json) as renderer,
+        closing(run_sweep(request, stop)) as events,  # its workers end with it, also where an event can't be shown
+    ):
+        for event in events:
             renderer.show(event)
             if isinstance(event, SweepEnded):
                 ended = event
@@ -192,16 +200,23 @@ def _command(file: Path, valued: Mapping[str, Sequence[str]], flags: Sequence[st
 
 
 def _write_report(ended: SweepEnded) -> list[Path]:
-    from gpubench.analysis.run import load_run
-    from gpubench.report import write_report
+    from gpubench.errors import GpubenchError, StoreError
 
     path = Path(ended.path)
-    return write_report([load_run(path)], ["html"], path)
+    later = f"what was recorded is safe: gpubench report {shlex.quote(ended.path)}"
+    try:
+        from gpubench.analysis.run import load_run
+        from gpubench.report import write_report  # a second, in which a user may well lose patience
+
+        return write_report([load_run(path)], ["html"], path)
+    except KeyboardInterrupt:
+        typer.echo(f"gpubench: interrupted before the report was written; {later}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except GpubenchError as error:
+        raise StoreError(f"{error}; {later} --out DIR") from error
 
 
-def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], command: str) -> None:
-    from rich.markup import escape
-
+def _show_counts(console: Console, ended: SweepEnded) -> None:
     from gpubench.cli.figures import OUTCOME_STYLES, failure_lines
     from gpubench.records import Outcome
 
@@ -209,18 +224,25 @@ def _show_end(console: Console, ended: SweepEnded, reports: Sequence[Path], comm
         f"[{OUTCOME_STYLES[Outcome(name)] if name != 'not run' else 'yellow'}]{count} {name}[/]"
         for name, count in ended.outcomes.items()
     ]
+    if ended.unprofiled:
+        counts.append(f"[yellow]{ended.unprofiled} not profiled[/]")
     warned = f" [yellow]({ended.warned} with warnings, in the report)[/]" if ended.warned else ""
     cells = sum(ended.outcomes.values())
     console.print(f"\n{count_cells(cells)}: {', '.join(counts)}{warned}")
     if cells > SHOWN_CELLS:  # else they are still to be seen above
         for line in failure_lines(Path(ended.path), SHOWN_FAILURES):
             console.print(line, soft_wrap=True)
+
+
+def _show_what_next(console: Console, ended: SweepEnded, reports: Sequence[Path], command: str) -> None:
+    from rich.markup import escape
+
     for report in reports:
         console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
     command = escape(command)
     if _has_failures(ended):
         console.print(f"triage   gpubench triage {escape(shlex.quote(ended.path))}", soft_wrap=True)
-    if ended.outcomes.get("not run"):
+    if ended.outcomes.get("not run") or ended.unprofiled:
         console.print(f"resume   {command} --resume", soft_wrap=True)
     elif _has_failures(ended):
         console.print(

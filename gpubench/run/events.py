@@ -83,6 +83,8 @@ class SweepEnded:
     """Cells by outcome over the whole run, `not run` among them."""
     warned: int
     """Cells whose records hold warnings."""
+    unprofiled: int
+    """Cells that are ok and that the profiled pass did not come to, for the user stopped it."""
     is_interrupted: bool
     path: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ class SweepRequest:
     """Find out what each GPU can do at best."""
 
 
-def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
+def run_sweep(request: SweepRequest, stop: StopSignal) -> Generator[SweepEvent]:
     """Run a sweep to its end, or until `stop` says so. What was recorded stays, whatever happens."""
     measure = request.sweep.spec.measure
     profiler = choose_profiler(measure, request.gpus, request.workload, wanted=request.profile)
@@ -75,9 +75,10 @@ def run_sweep(request: SweepRequest, stop: StopSignal) -> Iterator[SweepEvent]:
         passes = _Passes(request, profiler, store, stop, set(run.ceilings))
         yield from passes.timing(run)
         yield from passes.profile()
+        unprofiled = len(passes.tasks_to_profile()) if stop.is_requested else 0
     results = merge_cells(read_run(path))
     warned = sum(any(record.warnings for record in result.records) for result in results)
-    yield SweepEnded(count_outcomes(results), warned, stop.is_requested, str(path))
+    yield SweepEnded(count_outcomes(results), warned, unprofiled, stop.is_requested, str(path))
 
 
 def count_outcomes(results: Sequence[CellResult]) -> dict[str, int]:
@@ -119,11 +120,7 @@ class _Passes:
         """The cells that are ok once more, under the profiler, and again if it loses their trace; those that die there
         once more without it.
         """
-        if self.profiler.timer is None or self.stop.is_requested:
-            return
-        ok = [result for result in self._asked(read_run(self.store.path)) if result.outcome is Outcome.OK]
-        tasks = plan_tasks(ok, self._task_settings(Pass.PROFILE), frozenset())
-        if not tasks:
+        if self.stop.is_requested or not (tasks := self.tasks_to_profile()):
             return
         yield PassStarted(Pass.PROFILE, len(tasks), self.profiler.why)
         launcher, cells_per_worker = self._profiled()
@@ -132,6 +129,13 @@ class _Passes:
             yield PassStarted(Pass.PROFILE, len(lost), self.profiler.why, is_again=True)
             yield from self._scheduler(launcher, cells_per_worker).run(lost)
         yield from self._retry_unprofiled(launcher.withheld, tasks)
+
+    def tasks_to_profile(self) -> list[Task]:
+        """One for each cell that is ok and has no profile yet; none if nothing profiles."""
+        if self.profiler.timer is None:
+            return []
+        ok = [result for result in self._asked(read_run(self.store.path)) if result.outcome is Outcome.OK]
+        return plan_tasks(ok, self._task_settings(Pass.PROFILE), frozenset())
 
     def _profiled(self) -> tuple[Launcher, int | None]:
         """The launcher of the profiled pass, and how many cells a worker of its may take."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +35,13 @@ STACK_GRACE_S = 0.3
 """How long a hung worker gets to write its stacks before it is killed."""
 
 
+GUARD = 'read -r group && { read -r _; kill -s KILL -- "-$group"; }'
+"""For a shell that is told a worker's process group and lives until it is ended or its input is closed, as it is when
+this process has died, however it died: then what the worker had started would run on beside the sweeps that follow."""
+
+PROFILER_GRACE_S = 5.0
+"""How long nsys gets to end once its worker is gone; killed outright it leaves an agent behind that never ends."""
+
 DUMP_GRACE_S = 5.0
 """How long its GPU gets to write what it is running: a second, of a GPU full of threads."""
 
@@ -45,6 +52,7 @@ class WorkerProcess:
     def __init__(self, folder: Path, job: Job, gpu: Gpu | None, launcher: Launcher) -> None:
         self.folder = folder
         self.number = job.number
+        self.is_traced = job.is_traced
         self.gpu = gpu
         self.pid: int | None = None
         """The worker's own, once it is ready; a profiler around it has another."""
@@ -61,6 +69,13 @@ class WorkerProcess:
         self._partial = b""
         (folder / "job.json").write_bytes(dump_line(job))
         launch = launcher.launch(folder / "job.json", gpu)
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         with (folder / LOG_NAMES[0]).open("ab") as out, (folder / LOG_NAMES[1]).open("ab") as err:
             self._process = subprocess.Popen(
                 launch.command,
@@ -74,17 +89,11 @@ class WorkerProcess:
     def send(self, task: Task) -> None:
         """Hand over one more task; a worker that has just died is noticed by `poll`, not here."""
         self.sent.append(task)
-        self._write(dump_line(task))
-
-    def _write(self, line: bytes) -> None:
-        assert self._process.stdin is not None, "it was started with a pipe"
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+        _write(self._process, dump_line(task))
 
     def take_back(self) -> None:
         """Have the worker end after the task that it is in; what else it holds it will not begin."""
-        self._write(TAKE_BACK)
+        _write(self._process, TAKE_BACK)
 
     def finish(self) -> None:
         """Tell the worker that no more tasks will come."""
@@ -101,9 +110,14 @@ class WorkerProcess:
             except ValidationError:
                 self.num_unreadable += 1
                 continue
-            if isinstance(event, WorkerReady):
-                self.pid = event.pid
+            if isinstance(event, WorkerReady) and self.pid is None:
+                self._know(event.pid)
             yield event
+
+    def _know(self, pid: int) -> None:
+        self.pid = pid
+        with contextlib.suppress(ProcessLookupError):
+            _write(self._guard, b"%d\n" % os.getpgid(pid))
 
     def warn(self, record: CellRecord) -> CellRecord:
         """Its record, with what was in the event file while the cell ran and can't be read."""
@@ -161,25 +175,48 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the worker and everything it started, also what went into a session of its own."""
         victims = _descendants(self._process.pid)
+        if self.is_traced:
+            _kill(victim for victim in victims if not self._is_profilers(victim))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PROFILER_GRACE_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for victim in victims:
-            try:
-                victim.kill()
-            except psutil.NoSuchProcess:
-                continue
+        _kill(victims)
         self._process.wait()
+
+    def _is_profilers(self, process: psutil.Process) -> bool:
+        """Whether a descendant is a helper of nsys, which starts its target in a session of its own."""
+        try:
+            return os.getpgid(process.pid) == self._process.pid
+        except ProcessLookupError:
+            return False
 
     def close(self) -> None:
         """Let go of a worker that has ended; what it left running goes too."""
         self.finish()
         self.kill()
+        self._guard.kill()
+        self._guard.communicate()
         self._events.close()
         marks = self.folder / FILE_NAME
         self.last_ranges = read_marks(marks)
         marks.unlink(missing_ok=True)
         remove_pipes(self.folder)
         settle(self.folder, *LOG_NAMES)
+
+
+def _write(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Give a child a line of input; one that has died doesn't read it."""
+    assert process.stdin is not None, "it was started with a pipe"
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line)
+        process.stdin.flush()
+
+
+def _kill(victims: Iterable[psutil.Process]) -> None:
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
