@@ -20,7 +20,8 @@ __all__ = ["pareto_figure"]
 
 MANY = 2000
 """Points beyond which intervals and labels are noise and WebGL draws."""
-LOG_FACTOR = 40
+LOG_FACTOR = 20
+"""Values that span more are on a logarithmic axis, as on the page."""
 STRIP_HEIGHT = 0.2
 
 
@@ -142,7 +143,7 @@ def _shown(value: object) -> str:
 
 def _layout(points: pd.DataFrame, x: Metric, y: Metric, *, has_strip: bool) -> dict[str, object]:
     floor = STRIP_HEIGHT + 0.14 if has_strip else 0.0
-    words = "<br>".join(f"{html.escape(metric.label)}: {html.escape(metric.formula)}" for metric in (x, y))
+    words = "<br>".join(html.escape(_defined(points, metric)) for metric in (x, y))
     axis = {"gridcolor": LIGHT.grid, "zeroline": False, "linecolor": LIGHT.grid}
     return {
         "template": "none",
@@ -178,6 +179,14 @@ def _layout(points: pd.DataFrame, x: Metric, y: Metric, *, has_strip: bool) -> d
             "visible": has_strip,
         },
     }
+
+
+def _defined(points: pd.DataFrame, metric: Metric) -> str:
+    """`step time: one step from start to end; lower is better, timed by cuda_event`."""
+    timers = [str(timer) for timer in points[field(metric.key, c.TIMER)].dropna().unique() if timer]
+    way = f"{'higher' if metric.higher_is_better else 'lower'} is better"
+    by = f", timed by {' and '.join(timers)}" if timers else ""
+    return f"{metric.label}: {metric.formula.removesuffix('.')}; {way}{by}"
 
 
 def _scale(values: pd.Series) -> dict[str, object]:

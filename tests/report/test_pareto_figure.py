@@ -43,6 +43,7 @@ def test_each_group_has_its_points_and_a_line_along_its_frontier(tmp_path):
     assert (triton.name, list(triton.y)) == ("triton", [11])
     assert torch.marker.color != triton.marker.color
     assert torch.marker.symbol != triton.marker.symbol
+    assert figure.layout.annotations[0].text.count("higher is better, timed by cuda_event") == 2
 
 
 def test_cells_that_are_not_ok_lie_in_a_strip_of_their_own(tmp_path):
