@@ -271,6 +271,7 @@ def _data(triage: Triage, row: Row, run_name: str) -> dict[str, Any]:
             "is_telling": rule.is_telling,
             "expected": rule.expected,
             "conditions": [asdict(condition) for condition in rule.conditions],
+            "against": rule.against,
             "support": {name: getattr(rule, name) for name in _SUPPORT},
         },
         "twins": [

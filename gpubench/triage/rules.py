@@ -77,6 +77,8 @@ class Rule:
     """Cells for which it is true and of which nobody knows: not run, skipped, or failed in another way."""
     expected: float
     """How many rules as short and as good there would be, at most, if as many cells had failed at random."""
+    against: str = "clean"
+    """What the cells are that it is not to be true of: where none is clean, those `that failed otherwise`."""
 
     @property
     def is_telling(self) -> bool:
@@ -110,7 +112,7 @@ class Rule:
 
     def text(self, word: str = "crashed") -> str:
         """The conditions and their support; `word` is what became of the cells."""
-        support = f"{self.crashed} of {self.of_crashed} {word}; {self.clean} of {self.of_clean} clean"
+        support = f"{self.crashed} of {self.of_crashed} {word}; {self.clean} of {self.of_clean} {self.against}"
         if self.unknown:
             support += f"; {self.unknown} unknown"
         if not self.is_exact and self.conditions:

@@ -11,7 +11,7 @@ from gpubench.analysis.run import Run
 from gpubench.records import CellRecord, Hazard, Outcome
 from gpubench.triage.classes import CLASSES, FaultClass
 from gpubench.triage.diagnosis import Diagnosis, diagnose
-from gpubench.triage.grid import Grid
+from gpubench.triage.grid import Grid, Mask
 from gpubench.triage.rules import Rule, find_rule
 from gpubench.triage.signature import Culprit, Signature, signature_of
 from gpubench.triage.twins import Twin, find_twins
@@ -118,6 +118,7 @@ def triage_run(run: Run, baseline: Run | None = None) -> Triage:
     grid = Grid([result.cell for result in run.cells])
     place = {result.cell.cell_id: number for number, result in enumerate(run.cells)}
     clean = grid.mask([number for number, result in enumerate(run.cells) if result.outcome is Outcome.OK])
+    dead = grid.mask([place[member.cell_id] for members in groups.values() for member in members])
     rows = []
     for key, members in groups.items():
         failed = grid.mask([place[member.cell_id] for member in members])
@@ -125,7 +126,7 @@ def triage_run(run: Run, baseline: Run | None = None) -> Triage:
             Row(
                 signature=members[0].signature,
                 cells=tuple(member.result for member in members),
-                rule=find_rule(grid, failed, clean),
+                rule=_find_rule(grid, failed, clean, dead),
                 twins=tuple(find_twins(grid, failed, clean)),
                 verdicts=tuple(_of(verdicts.found, [member.cell_id for member in members])),
                 victims=tuple(dict.fromkeys(member.signature.victim for member in members if member.signature.victim)),
@@ -134,10 +135,18 @@ def triage_run(run: Run, baseline: Run | None = None) -> Triage:
         )
     rows.sort(key=lambda row: (_GRAVITY.index(row.outcomes[0]), -len(row.cells), row.cells[0].cell.index))
     late = [row for row in rows if row.fault.is_asynchronous and row.signature.culprit is None]
-    dead = grid.mask([place[cell_id] for row in late for cell_id in row.cell_ids])
-    together = _together_note(find_rule(grid, dead, clean), len(late)) if len(late) > 1 else ""
+    anywhere = grid.mask([place[cell_id] for row in late for cell_id in row.cell_ids])
+    together = _together_note(find_rule(grid, anywhere, clean), len(late)) if len(late) > 1 else ""
     notes = [verdicts.note, _unknown_note(run.cells), _hazard_note(run.cells), together]
     return Triage(run, tuple(rows), tuple(filter(None, notes)), baseline.run_id if baseline else "")
+
+
+def _find_rule(grid: Grid, failed: Mask, clean: Mask, dead: Mask) -> Rule:
+    """What tells the cells of a signature from the clean ones; if none is clean, from those that failed otherwise."""
+    others = dead & ~failed
+    if clean.any() or not others.any():
+        return find_rule(grid, failed, clean)
+    return replace(find_rule(grid, failed, others), against="that failed otherwise")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,23 @@ def test_faults_that_surface_at_any_call_and_have_a_rule_together_may_be_one(tmp
     assert notes("own", "out of luck") == ""
 
 
+def test_where_every_cell_failed_the_ways_are_told_from_each_other(tmp_path):
+    cells = grid_cells(batch=[1, 2, 4, 8, 16, 32], backend=["a", "b"], gvr=[True, False])
+    boom = Crash("ValueError", "boom", [Frame("/u/a.py", 3, "go")])
+    full = Crash("torch.OutOfMemoryError", "CUDA out of memory", [Frame("/u/a.py", 3, "go")])
+    records = []
+    for cell in cells:
+        is_big = cell.axes["batch"] >= 8
+        records += ended(cell, Outcome.OOM if is_big else Outcome.ERROR, full if is_big else boom)
+    found = triage(write_run(tmp_path, "lost", cells, records))
+    assert [row.rule_text for row in found.rows] == [
+        "batch ≥ 8 (12 of 12 failed; 0 of 12 that failed otherwise)",
+        "batch ≤ 4 (12 of 12 failed; 0 of 12 that failed otherwise)",
+    ]
+    (alone,) = triage(write_run(tmp_path, "alike", cells[:4], records[:4])).rows
+    assert alone.rule_text == "no cell is clean (4 of 4 failed; 0 of 0 clean)"
+
+
 def test_json_has_every_key_that_is_promised(tmp_path):
     (found,) = json.loads(triage_json(triage(story(tmp_path)), "runs/my run"))["signatures"]
     assert {
