@@ -10,7 +10,8 @@ skip_lists       data: frames that only report, names that say nothing
 classes          what kind of fault it is, from names and texts
 signature        the key that cells are grouped by, and what it is made of
 grid             a run's cells as columns of codes
-rules · twins    what separates the dead from the living · each one's nearest clean cell
+rules · chance   what separates the dead from the living · whether random cells would have it as well
+twins            each one's nearest clean cell
 diagnosis        what the answers come to, in a line
 verdicts         what reruns found out, from triage.jsonl
 table            a run's failed cells, a row per signature
