@@ -112,7 +112,7 @@ function standingNode(row, frontier) {
   if (frontier.on.has(row)) return h("p", {}, "On the frontier: no other ok cell dominates it.");
   const by = cellName(frontier.dominatedBy.get(row));
   const margin = frontier.margin.get(row);
-  const much = margin < 1 ? `${(100 * margin).toFixed(margin < 0.1 ? 1 : 0)}% better` : `${(margin + 1).toPrecision(3)}× as good`;
+  const much = margin < 1 ? `${margin < 0.001 ? "less than 0.1" : (100 * margin).toFixed(margin < 0.1 ? 1 : 0)}% better` : `${(margin + 1).toPrecision(3)}× as good`;
   const near = frontier.near.has(row) ? " Within the intervals it might be on the frontier." : "";
   return h("p", {}, `Dominated by ${by}, which is ${much} in one metric and no worse in the other.${near}`);
 }
