@@ -18,7 +18,7 @@ from gpubench.graphs.piecewise.start import measure_start, start_at_once, start_
 from gpubench.graphs.piecewise.step import Arguments, Options, PiecewiseStep
 from gpubench.graphs.piecewise.traces import Traces
 from gpubench.graphs.switch import are_graphs_off
-from gpubench.models.base import Cache, DecodeModel
+from gpubench.models.base import Attention, Cache, DecodeModel
 from gpubench.registry import OwnMeasurement, Step
 from gpubench.workloads.decode_step import next_tokens
 
@@ -52,6 +52,7 @@ def _(  # noqa: PLR0913 - options are axes
     cache: Cache,
     tokens: Tensor,
     isl: int,
+    attention: Attention = "torch",
     *,
     buckets: Any = "exact",
     out_buffers: Literal["owned", "per_call"] = "owned",
@@ -61,6 +62,11 @@ def _(  # noqa: PLR0913 - options are axes
     streams: Literal[1, 2] = 1,
 ) -> Step:
     options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head, streams)
+    if attention == "flashinfer" and len(options.buckets) > 1:
+        raise gpubench.Unsupported(
+            f"piecewise: {len(options.buckets)} buckets with attention: flashinfer, whose plan, made on the host, is of "
+            "one batch: take buckets: exact, or attention: triton"
+        )
     step: Callable[..., Any] = lambda tokens, cache: next_tokens(decoder, cache, tokens)  # noqa: E731
     if are_graphs_off():
         return lambda: step(tokens, cache)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import gpubench
 from gpubench.errors import Unsupported
-from gpubench.models.shapes import SPARSE_GQA, local_heads
+from gpubench.models.shapes import SPARSE_GQA, SparseGqaShape, local_heads
 from gpubench.registry import Step
 from gpubench.workloads.dtypes import FloatType, itemsize, torch_dtype
 from gpubench.workloads.launch import Launch, launched
@@ -302,6 +302,13 @@ def _judge_scores(blocks: Tensor, scores: Tensor, dtype: torch.dtype) -> str | N
     return f"head {int(head)} left out a block whose score is {gap}"
 
 
+def _attended(length: int, shape: SparseGqaShape) -> int:
+    """Tokens of a row that are attended to: all, or those of the chosen blocks, of which the last may be partly filled."""
+    if length <= shape.block * shape.blocks:
+        return length
+    return (shape.blocks - 1) * shape.block + (length - 1) % shape.block + 1
+
+
 @sparse_gqa_decode.bytes
 def _(batch: int, isl: int, tp: int, dtype: FloatType, scope: Scope, **rest: Any) -> int:
     # Queries in, output out, the chosen blocks' keys and values; index keys only where there is a choice to make.
@@ -309,7 +316,7 @@ def _(batch: int, isl: int, tp: int, dtype: FloatType, scope: Scope, **rest: Any
     heads, kv_heads, index_heads = (local_heads(n, tp) for n in (shape.heads, shape.kv_heads, shape.index_heads))
     elements = batch * 2 * heads * shape.dim
     for length in row_lengths(batch, isl, rest["ragged"]):
-        elements += 2 * kv_heads * shape.dim * min(length, shape.block * shape.blocks)
+        elements += 2 * kv_heads * shape.dim * _attended(length, shape)
         if scope == "op" and length > shape.block * shape.blocks:
             elements += shape.index_dim * (length + index_heads)
     return elements * itemsize(dtype)
@@ -321,7 +328,7 @@ def _(batch: int, isl: int, model: Model, tp: int, scope: Scope, ragged: bool) -
     heads, index_heads = local_heads(shape.heads, tp), local_heads(shape.index_heads, tp)
     total = 0
     for length in row_lengths(batch, isl, ragged):
-        total += 4 * heads * shape.dim * min(length, shape.block * shape.blocks)
+        total += 4 * heads * shape.dim * _attended(length, shape)
         if scope == "op" and length > shape.block * shape.blocks:
             total += 2 * index_heads * shape.index_dim * length
     return total
@@ -340,7 +347,7 @@ def _(isl: int, model: Model, tp: int) -> dict[str, str]:
     shape = SPARSE_GQA[model]
     return {
         "heads": f"{local_heads(shape.heads, tp)} query, {local_heads(shape.kv_heads, tp)} KV",
-        "sparse attention": f"{min(isl, shape.block * shape.blocks)} of {isl} tokens",
+        "sparse attention": f"{_attended(isl, shape)} of {isl} tokens",
     }
 
 

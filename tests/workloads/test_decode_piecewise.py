@@ -78,6 +78,11 @@ def test_buckets_that_do_not_cover_the_batch_are_refused_with_the_numbers(set_up
         set_up(concurrency=7, buckets=[1, 2, 4])
 
 
+def test_a_plan_of_one_batch_is_for_one_bucket(set_up):
+    with pytest.raises(Unsupported, match="3 buckets with attention: flashinfer, whose plan"):
+        set_up(buckets=[1, 2, 4], attention="flashinfer")
+
+
 def test_a_second_stream_is_for_models_with_shared_experts(set_up):
     with pytest.raises(Unsupported, match="this model has none"):
         set_up(streams=2)

@@ -145,6 +145,7 @@ def test_work_counts_chosen_blocks_once_and_index_keys_where_there_is_a_choice()
     fixed.pop("dtype")
     assert workload.flop_function(batch=2, isl=4096, scope="op", **fixed) == 2 * (4 * 64 * 128 * 2048 + 2 * 512 * 4096)
     assert workload.flop_function(batch=1, isl=4096, scope="core", **fixed) == 4 * 64 * 128 * 2048
+    assert workload.flop_function(batch=1, isl=4097, scope="core", **fixed) == 4 * 64 * 128 * (15 * 128 + 1)
 
 
 def test_what_cannot_fit_is_said_before_anything_is_allocated():
