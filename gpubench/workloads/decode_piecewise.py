@@ -64,8 +64,8 @@ def _(  # noqa: PLR0913 - options are axes
     options = Options(choose_buckets(buckets, len(tokens)), out_buffers, pool, head, streams)
     if attention == "flashinfer" and len(options.buckets) > 1:
         raise gpubench.Unsupported(
-            f"piecewise: {len(options.buckets)} buckets with attention: flashinfer, whose plan, made on the host, is of "
-            "one batch: take buckets: exact, or attention: triton"
+            f"piecewise: {len(options.buckets)} buckets with attention: flashinfer, whose plan is made on the host "
+            "for one batch: take buckets: exact, or attention: triton"
         )
     step: Callable[..., Any] = lambda tokens, cache: next_tokens(decoder, cache, tokens)  # noqa: E731
     if are_graphs_off():

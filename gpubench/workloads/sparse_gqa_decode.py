@@ -303,7 +303,7 @@ def _judge_scores(blocks: Tensor, scores: Tensor, dtype: torch.dtype) -> str | N
 
 
 def _attended(length: int, shape: SparseGqaShape) -> int:
-    """Tokens of a row that are attended to: all, or those of the chosen blocks, of which the last may be partly filled."""
+    """Tokens of a row that are attended to: all, or those of the chosen blocks; the last may be partly filled."""
     if length <= shape.block * shape.blocks:
         return length
     return (shape.blocks - 1) * shape.block + (length - 1) % shape.block + 1
