@@ -148,6 +148,8 @@ def triage_csv(triage: Triage, run_name: str = "") -> str:
 
 def _headline(triage: Triage) -> str:
     total, failed, kinds = len(triage.run.cells), triage.num_failed, len(triage.rows)
+    if not failed and not any(cell.records for cell in triage.run.cells):
+        return f"No cell has run yet, of {total:,}."
     if not failed:
         return f"No cell failed: {triage.num_clean:,} of {total:,} {'is' if triage.num_clean == 1 else 'are'} ok."
     said = f"{failed:,} of {total:,} cells failed, in {kinds:,} {'way' if kinds == 1 else 'ways'}"

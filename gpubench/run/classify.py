@@ -83,7 +83,7 @@ def _evidence(death: Death) -> Crash:
     stack = parse_stack(searched)
     if death.timed_out and not stack:
         stack = parse_stack(read_tail(log, _SEARCHED_OF_HANG_BYTES, death.printed_before))
-    found = _CUDA_ERROR.search(searched)
+    found = None if death.gpu == "cpu" else _CUDA_ERROR.search(searched)  # there it can be but text
     printed = (found.group(1) or found.group(2)).strip() if found else ""
     return Crash(
         exit_status=death.exit_status,

@@ -104,6 +104,12 @@ def test_a_run_without_failures_says_so(folder: Path) -> None:
     assert (f"No cell failed: {len(run.header.cells)}" in told.out) is (not failed)
 
 
+def test_a_run_that_recorded_nothing_yet_has_no_failures_to_deny(folder: Path) -> None:
+    (shutil.copytree(CURATED, folder / "results" / "begun") / "cells.jsonl").write_text("")
+    told = gpubench_here(folder, "triage", "begun")
+    assert (told.code, "No cell has run yet, of " in told.out) == (0, True)
+
+
 def test_hostile_texts_reach_neither_the_terminal_nor_the_page_as_commands(folder: Path) -> None:
     path = hostile_run(folder / "results")
     told = gpubench_here(folder, "triage", "hostile")

@@ -100,6 +100,11 @@ def test_the_first_cuda_error_that_it_printed_is_what_it_died_of(death: Death, l
     assert record.crash.stderr_tail.endswith("cudaErrorUnknown came of it")
 
 
+def test_without_a_gpu_it_died_of_no_cuda_error(death: Death) -> None:
+    record = record_death(printed(dataclasses.replace(death, gpu="cpu"), "CUDA error: so somebody's log says"))
+    assert record.reason == "killed by SIGSEGV during check"
+
+
 def test_of_a_long_output_the_end_is_kept(death: Death) -> None:
     record = record_death(printed(death, "x" * 100_000 + "\nthe last words\n"))
     assert record.crash is not None
