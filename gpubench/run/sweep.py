@@ -117,18 +117,21 @@ class _Passes:
         yield from self._scheduler(launcher).run(tasks)
 
     def profile(self) -> Iterator[SweepEvent]:
-        """The cells that are ok once more, under the profiler, and again if it loses their trace; those that die there
-        once more without it.
+        """The cells that are ok once more, under the profiler; those that die there once more without it, and those
+        whose trace it loses again.
         """
         if self.stop.is_requested or not (tasks := self.tasks_to_profile()):
             return
         yield PassStarted(Pass.PROFILE, len(tasks), self.profiler.why)
         launcher, cells_per_worker = self._profiled()
         yield from self._scheduler(launcher, cells_per_worker).run(tasks)
+        dead = dict(launcher.withheld)
+        yield from self._retry_unprofiled(dead, tasks)
         if lost := [task for task in tasks if task.cell.cell_id in launcher.lost]:
             yield PassStarted(Pass.PROFILE, len(lost), self.profiler.why, is_again=True)
             yield from self._scheduler(launcher, cells_per_worker).run(lost)
-        yield from self._retry_unprofiled(launcher.withheld, tasks)
+            died_now = {name: record for name, record in launcher.withheld.items() if name not in dead}
+            yield from self._retry_unprofiled(died_now, lost)
 
     def tasks_to_profile(self) -> list[Task]:
         """One for each cell that is ok and has no profile yet; none if nothing profiles."""
