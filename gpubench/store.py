@@ -294,7 +294,10 @@ def read_header(path: Path) -> RunHeader:
         _require_known(schema, path / HEADER)
         return _HEADER.validate_json(text)
     except (ValueError, AttributeError) as error:
-        raise StoreError(f"{path / HEADER}: can't be read as a run's header: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0]
+        raise StoreError(
+            f"{path / HEADER}: can't be read as a run's header: {why}; move that folder away from the runs beside it"
+        ) from None
 
 
 def _require_known(schema: int, place: Path | str) -> None:
