@@ -37,8 +37,8 @@ while [ $# -gt 0 ]; do
     *) break;;
   esac
 done
-echo "$tool" >> {asked}
-if [ -e {folder}/$tool ]; then cat {folder}/$tool > "$log"; else echo "========= COMPUTE-SANITIZER" > "$log"; fi
+echo "$tool" >> '{folder}/asked'
+if [ -e '{folder}'/$tool ]; then cat '{folder}'/$tool > "$log"; else echo "========= COMPUTE-SANITIZER" > "$log"; fi
 exec "$@"
 """
 
@@ -161,7 +161,7 @@ def sanitizer(folder: Path, **logs: str) -> dict[str, str]:
     """A compute-sanitizer that tells what it is to tell, and notes what it is asked; by its variable."""
     folder.mkdir()
     program = folder / "compute-sanitizer"
-    program.write_text(SANITIZER.format(folder=folder, asked=folder / "asked"))
+    program.write_text(SANITIZER.format(folder=folder))
     program.chmod(0o755)
     for tool, log in logs.items():
         shutil.copy(LOGS / log, folder / tool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import time
@@ -113,7 +114,7 @@ def test_one_ctrl_c_lets_the_cell_end_and_says_how_to_resume(tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 130, out
-    assert f"gpubench sweep {sweep} --resume" in out
+    assert f"gpubench sweep {shlex.quote(str(sweep))} --resume" in out
     assert "not run" in out
     outcomes = {record.outcome for record in read_run(only_run(tmp_path)).records}
     assert outcomes == {Outcome.OK}, "a stop is no failure of any cell"

@@ -241,11 +241,11 @@ def test_a_pass_that_was_left_out_and_then_killed_is_made_up_for(tmp_path: Path,
 
 
 FORGETFUL = """#!/bin/sh
-{nsys} "$@"; status=$?
+'{nsys}' "$@"; status=$?
 case "$*" in profile*/artifacts/*)
-    echo >>{told}
-    [ "$(wc -l <{told})" -gt {losses} ] && exit $status
-    rm {run}/artifacts/*/trace.nsys-rep
+    echo >>'{folder}/told'
+    [ "$(wc -l <'{folder}/told')" -gt {losses} ] && exit $status
+    rm '{folder}'/results/program-*/artifacts/*/trace.nsys-rep
     echo 'Importer error status: Importation failed.'
 esac
 exit $status
@@ -255,8 +255,8 @@ exit $status
 
 def sweep_forgetfully(folder: Path, nsys: dict[str, str], losses: int) -> StoredRun:
     """A sweep of a program whose first reports are lost, so many of them."""
-    tool, run = folder / "nsys", f"{folder}/results/program-*"
-    tool.write_text(FORGETFUL.format(nsys=nsys["GPUBENCH_NSYS"], told=folder / "told", losses=losses, run=run))
+    tool = folder / "nsys"
+    tool.write_text(FORGETFUL.format(nsys=nsys["GPUBENCH_NSYS"], folder=folder, losses=losses))
     tool.chmod(0o755)
     finished = sweep(folder, write_sweep(folder, PROGRAM), **{**nsys, "GPUBENCH_NSYS": str(tool)})
     assert finished.code == 0, finished.err
