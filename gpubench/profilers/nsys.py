@@ -224,7 +224,14 @@ def _run(command: list[str], timeout_s: float, environ: Mapping[str, str] | None
     """Exit status and everything said; `ProfilerError` if it can't be started or does not end."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environ, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=environ,
+            check=False,
+            start_new_session=True,  # a Ctrl-C that stops a sweep must not end an export whose cells have been run
         )
     except OSError as error:
         raise ProfilerError(f"{command[0]} can't be started: {error.strerror}; {_HINT}") from None

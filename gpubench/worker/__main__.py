@@ -19,7 +19,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from gpubench.protocol import (
     CANNOT_WRITE,
@@ -66,12 +66,14 @@ def main() -> None:
         if error.errno not in DISK_ERRORS:
             raise
         # What a cell raises is its record's; an OSError that comes this far is about our own files.
-        sys.stderr.write(f"{error}\n")
+        with contextlib.suppress(OSError):  # its own log may be on that disk
+            sys.stderr.write(f"{error}\n")
         status = CANNOT_WRITE
     if job.is_traced:
         sys.exit(status)  # the profiler's last events are written by an exit handler
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # threads and exit handlers of cells, and CUDA after a lost context, must not hold it up
 
 
@@ -212,11 +214,22 @@ class CellLogs:
             os.close(file)
 
     def close(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, saved in zip((1, 2), self._saved, strict=True):
+        is_broken = {name: not _can_flush(getattr(sys, name)) for name in ("stdout", "stderr")}
+        for descriptor, (saved, name) in enumerate(zip(self._saved, is_broken, strict=True), start=1):
             os.dup2(saved, descriptor)
             os.close(saved)
+            if is_broken[name]:  # the next cell prints, whatever this one did to it
+                setattr(sys, name, os.fdopen(descriptor, "w", buffering=1, closefd=False))
+
+
+def _can_flush(stream: TextIO | None) -> bool:
+    """Flush what a cell printed; False if it has closed the stream, or put none in its place."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except ValueError:
+        return False
+    return stream is not None
 
 
 def die_with_parent() -> None:

@@ -18,7 +18,7 @@ workload: bad_luck
 plugins: [{PLUGINS / "bad_luck.py"}]
 axes:
   backend: [healthy, raises_in_setup, raises_in_step, calls_sys_exit, exits_3, killed, segfaults, hangs, returns_nan,
-            is_wrong, leaves_a_hole, prints_100_mb, needs_the_moon, out_of_memory]
+            is_wrong, leaves_a_hole, closes_its_output, prints_100_mb, needs_the_moon, out_of_memory]
 measure: {{trials: 1, warmup_time_s: 0, max_samples: 10, max_time_s: 1}}
 timeout_s: {{cell: 30, check: 4}}
 include:
@@ -39,7 +39,7 @@ def finished(folder: Path) -> Finished:
 @pytest.fixture(scope="module")
 def results(folder: Path, finished: Finished) -> dict[str, CellResult]:
     merged = merge_cells(read_run(only_run(folder)))
-    return {result.cell.backend + ("_after" if result.cell.index == 14 else ""): result for result in merged}
+    return {result.cell.backend + ("_after" if result.cell.index == 15 else ""): result for result in merged}
 
 
 EXPECTED = {
@@ -54,6 +54,7 @@ EXPECTED = {
     "returns_nan": (Outcome.INVALID, Stage.CHECK, "NaN"),
     "is_wrong": (Outcome.MISMATCH, Stage.CHECK, ""),
     "leaves_a_hole": (Outcome.INVALID, Stage.CHECK, "unwritten"),
+    "closes_its_output": (Outcome.OK, Stage.DONE, ""),
     "prints_100_mb": (Outcome.OK, Stage.DONE, ""),
     "needs_the_moon": (Outcome.SKIPPED, Stage.SETUP, "pip install lunar-lander"),
     "out_of_memory": (Outcome.OOM, Stage.CHECK, ""),

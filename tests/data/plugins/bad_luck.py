@@ -104,6 +104,16 @@ def _(x):
     return step
 
 
+@bad_luck.backend("closes_its_output")
+def _(x):
+    def step():
+        sys.stdout.close()
+        sys.stderr = None
+        return x + 1
+
+    return step
+
+
 @bad_luck.backend("prints_100_mb")
 def _(x):
     def step():
