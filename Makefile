@@ -8,8 +8,9 @@ READY := .venv/.ready
 pareto: $(READY)
 	$(BIN)/gpubench sweep configs/pareto.yaml
 
+# three processes on two cores, for a quarter of the time is waiting; by files, whose tests share sweeps
 test: check
-	$(BIN)/pytest -n 3 --dist worksteal # on two cores, for much of a test's time is waiting
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,15 @@ settings.load_profile("gpubench")
 # Before torch is imported, and for the programs that tests start: its threads wait for one another in a busy loop,
 # which takes several times as long as the work itself as soon as something else wants a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONGEST = ("cli", "browser", "kernels", "models")
+"""Folders, in the order in which they are begun."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: at the end no process is to wait for another's."""
+    place = {Path(__file__).parent / folder: number for number, folder in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.parent, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
