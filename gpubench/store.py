@@ -10,13 +10,11 @@ artifacts/       <cell_id>/ what a cell left behind, worker_NNN/ what a worker d
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -28,6 +26,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from gpubench.catalogue import WorkloadInfo
+from gpubench.collection import garbage_collection_paused
 from gpubench.errors import StoreError
 from gpubench.read_back import with_list_axes, with_own_metrics
 from gpubench.records import SCHEMA, Ceilings, Cell, CellRecord, dump_line, parse_record
@@ -45,7 +44,6 @@ __all__ = [
     "new_run_id",
     "read_header",
     "read_run",
-    "without_collecting",
 ]
 
 HEADER, CELLS, SESSIONS, ARTIFACTS = "run.json", "cells.jsonl", "sessions.jsonl", "artifacts"
@@ -190,22 +188,7 @@ def add_session(path: Path, session: Session) -> None:
     _append_line(path / SESSIONS, _SESSION.dump_json(session))
 
 
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """Leave out the search for cycles, which records don't have: it goes through all of them time and again.
-
-    With tens of thousands of records it takes longer than the work does. A decorator, too.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@without_collecting()
+@garbage_collection_paused()  # tens of thousands of records have no cycles
 def read_run(path: Path) -> StoredRun:
     """Read a run: a folder that holds run.json. A torn last line is dropped; any other bad line is an error."""
     header = read_header(path)

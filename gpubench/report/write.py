@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpubench.analysis.compare import RunComparison
 from gpubench.analysis.run import Run
+from gpubench.collection import garbage_collection_paused
 from gpubench.errors import StoreError, UsageError
 from gpubench.report.compare_html import compare_html
 from gpubench.report.compare_json import compare_json
@@ -18,7 +19,6 @@ from gpubench.report.content import Content, read_content
 from gpubench.report.export import to_csv, to_json
 from gpubench.report.html import render_html
 from gpubench.report.markdown import markdown_report
-from gpubench.store import without_collecting
 
 __all__ = ["FORMATS", "write_comparison", "write_report"]
 
@@ -36,7 +36,7 @@ _RENDER_COMPARISON: dict[str, Callable[[RunComparison], str]] = {
 }
 
 
-@without_collecting()
+@garbage_collection_paused()
 def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list[Path]:
     """Write `report.<format>` for each format into the folder `out`, and give back the files' paths.
 

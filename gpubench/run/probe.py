@@ -112,8 +112,10 @@ def _cache_file(plugins: Sequence[str]) -> Path:
     entry_points = sorted(f"{e.name}={e.value}" for e in importlib.metadata.entry_points(group="gpubench.plugins"))
     parts = [sys.executable, str(PACKAGE), *plugins, *entry_points]
     if plugins or entry_points:
-        # the same name of a module may mean another file elsewhere
-        parts += [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+        search = os.environ.get("PYTHONPATH", "")
+        parts.append(search)
+        if not all(Path(place).is_absolute() for place in (*plugins, *(search.split(os.pathsep) if search else ()))):
+            parts.append(str(Path.cwd()))  # the same name of a module may mean another file elsewhere
     # a new workload of our own is a file that no older catalogue knows of
     parts += sorted(path.name for path in (PACKAGE / "workloads").glob("*.py"))
     return base / "gpubench" / f"catalogue-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.json"

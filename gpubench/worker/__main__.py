@@ -79,6 +79,9 @@ def main() -> None:
 
 def serve(job: Job, events: BinaryIO) -> None:
     """Run every task that comes, until the input ends or a cell leaves nothing to run in; the parent knows which."""
+    from gpubench.worker.plugins import load_all
+
+    load_all(job.plugins)  # torch, too; it knows how that is faster
     import torch
 
     from gpubench.marks import FILE_NAME, RangeMarks
@@ -86,10 +89,8 @@ def serve(job: Job, events: BinaryIO) -> None:
     from gpubench.worker.ceilings import measure_ceilings
     from gpubench.worker.cell import run_task
     from gpubench.worker.device import open_device
-    from gpubench.worker.plugins import load_all
     from gpubench.worker.shelf import WorkerShelf
 
-    load_all(job.plugins)
     marks = RangeMarks(Path(job.events).with_name(FILE_NAME))
     prepare_ranges(marks, torch.compiler.is_dynamo_compiling)
     device = open_device(needs_cuda=job.needs_cuda)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpubench.collection import garbage_collection_paused
 from gpubench.errors import UsageError
 from gpubench.records import KernelShare, Measurement, Outcome, Stage, Timer
 from gpubench.registry import OwnMeasurement
@@ -20,7 +21,7 @@ from gpubench.worker.cache_flush import L2Flush
 from gpubench.worker.clocks import ClockWatch, watch_clocks
 from gpubench.worker.device import Device
 from gpubench.worker.failure import CellStopped, HookFailed
-from gpubench.worker.sampling import Samples, garbage_collection_paused, take_samples
+from gpubench.worker.sampling import Samples, take_samples
 from gpubench.worker.subject import Prepared, Subject
 from gpubench.worker.timer_choice import ChosenTimer, choose_timer
 from gpubench.worker.timers import WallTimer

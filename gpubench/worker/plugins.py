@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from gpubench.collection import garbage_collection_paused
 from gpubench.errors import PluginError
 from gpubench.workloads import load_builtin
 
@@ -19,6 +21,7 @@ __all__ = ["ENTRY_POINTS", "load_all"]
 ENTRY_POINTS = "gpubench.plugins"
 
 
+@garbage_collection_paused()  # what torch and Triton make stays: to look through it takes a quarter of a worker's start
 def load_all(plugins: Sequence[str], began: Callable[[str], object] = lambda plugin: None) -> None:
     """Register everything there is; PluginError names the plugin, the line and the fault.
 
@@ -32,6 +35,7 @@ def load_all(plugins: Sequence[str], began: Callable[[str], object] = lambda plu
     for plugin in dict.fromkeys(plugins):
         began(plugin)
         _guard(plugin, partial(_load, plugin))
+    gc.freeze()  # later collections needn't look through it either
 
 
 def _load(plugin: str) -> None:

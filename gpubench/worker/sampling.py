@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from gpubench.collection import garbage_collection_paused
 from gpubench.records import Outcome
 from gpubench.registry import Step
 from gpubench.settings import MeasureSettings
 from gpubench.worker.failure import CellStopped
 from gpubench.worker.timers import StepTimer
 
-__all__ = ["Samples", "StoppingRule", "garbage_collection_paused", "median_interval", "take_samples"]
+__all__ = ["Samples", "StoppingRule", "median_interval", "take_samples"]
 
 _Z = NormalDist().inv_cdf(0.975)
 
@@ -97,18 +96,6 @@ def take_samples(
             stopped = rule.add(sample, time.perf_counter() - began)
     is_short = len(seconds) < min(settings.min_samples, settings.max_samples)
     return Samples(seconds, stopped, is_short)
-
-
-@contextlib.contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """Collect nothing meanwhile: it would fall into some sample."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _samples(count: int) -> str:
