@@ -37,12 +37,21 @@ __all__ = [
     "Timer",
     "dump_line",
     "parse_record",
+    "plain_metric_name",
 ]
 
 SCHEMA = 1
 
 FIGURE_PARTS = ("low", "high", "p10", "p90", "p99", "num_samples", "timer", "warnings")
 """What tables add to a metric's name, behind a dot: `ttft.p99`. Behind an @ they add its timer: `busy@nsys`."""
+
+
+def plain_metric_name(name: str) -> str:
+    """A metric's name, or one like it where tables have it for something else: `ttft_p99`, `busy_at_nsys`."""
+    name = name.replace("@", "_at_")
+    base, _, part = name.rpartition(".")
+    return f"{base}_{part}" if base and part in FIGURE_PARTS else name
+
 
 Scalar = bool | int | float | str | None
 """A value an axis can take; lists and mappings are allowed in `params` only."""

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from gpubench.catalogue import BackendInfo, MetricInfo, WorkloadInfo
 from gpubench.parameters import axes_of, common_option, options_of
-from gpubench.records import FIGURE_PARTS, CheckResult, Timer
+from gpubench.records import CheckResult, Timer, plain_metric_name
 
 __all__ = [
     "Backend",
@@ -259,9 +259,8 @@ class Workload:
 
 def check_metric_name(name: str) -> None:
     """ValueError for a name that tables have for something else: a part of another metric, or one timer's figure."""
-    base, _, part = name.rpartition(".")
-    if not name or "@" in name or (base and part in FIGURE_PARTS):
-        better = name.replace("@", "_at_") if "@" in name else f"{base}_{part}" if base else "one word"
+    better = plain_metric_name(name) or "one word"
+    if better != name:
         raise ValueError(f"{name!r} can't name a metric: tables have such names for parts of others; call it {better}")
 
 

@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpubench.cli import main
@@ -67,6 +68,26 @@ def gpubench_here(folder: Path, *arguments: str, **variables: str) -> Finished:
             code = 0
     assert isinstance(code, int)
     return Finished(code, *(stream.getvalue().decode() for stream in written))
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `gpubench ARGUMENTS` in a folder, as a terminal's own, with both outputs in one pipe."""
+    return subprocess.Popen(
+        command_line(*arguments),
+        cwd=folder,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still runs: one that has died may wait for a lazy init to collect it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 120) -> None:

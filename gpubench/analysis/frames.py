@@ -20,7 +20,7 @@ from gpubench.analysis.conditions import throttled_spans
 from gpubench.analysis.derived import ACROSS_PASSES, across_passes, rates
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.statistics import summarise_all
-from gpubench.records import FIGURE_PARTS, Ceilings, CellRecord, Measurement, Outcome, Pass, Timer
+from gpubench.records import FIGURE_PARTS, Ceilings, CellRecord, Measurement, Outcome, Pass, Timer, plain_metric_name
 
 __all__ = ["NOT_RUN", "axes_of", "cell_frame", "field", "samples_frame", "series_metrics", "series_of", "wide_frame"]
 
@@ -228,10 +228,7 @@ def _free_names(metrics: Iterable[str]) -> dict[str, str]:
 
 
 def _series_name(metric: str) -> str:
-    base, _, part = metric.replace("@", "_at_").rpartition(".")
-    if metric in c.CELL:
-        return f"{metric}_metric"
-    return f"{base}_{part}" if base and part in FIGURE_PARTS else metric.replace("@", "_at_")
+    return f"{metric}_metric" if metric in c.CELL else plain_metric_name(metric)
 
 
 def _describe_cells(run_id: str, cells: Sequence[CellResult], metrics: Iterable[str]) -> pd.DataFrame:

@@ -25,10 +25,10 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_launchable, check_operand, check_reach, last_size
+from gpubench.kernels.arguments import check_adjacent, check_launchable, check_operand, check_reach, last_size
 from gpubench.kernels.gpu import gpu_name, sm_count
 from gpubench.kernels.ops import as_op
-from gpubench.kernels.sparse_gqa_cache import check_adjacent, check_block, check_int32, check_table
+from gpubench.kernels.sparse_gqa_cache import check_block, check_int32, check_table
 
 __all__ = ["choose_splits", "sparse_gqa_attend"]
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
+from gpubench.kernels.arguments import check_adjacent
 
-__all__ = ["BLOCKS", "check_adjacent", "check_block", "check_table"]
+__all__ = ["BLOCKS", "check_block", "check_int32", "check_table"]
 
 BLOCKS = (16, 32, 64, 128)
 """Tokens per page that the kernels take: a page is a tile of a matrix product."""
@@ -48,9 +49,3 @@ def check_int32(kernel: str, name: str, tensor: Tensor, like: Tensor) -> None:
             f"{kernel}: {name} is {tensor.dtype} on {tensor.device}; wanted torch.int32 on {like.device}"
         )
     check_adjacent(kernel, name, tensor)
-
-
-def check_adjacent(kernel: str, name: str, tensor: Tensor) -> None:
-    """ArgumentError unless the elements of the last dimension lie side by side."""
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        raise ArgumentError(f"{kernel}: {name} has stride {tensor.stride(-1)} along its last dimension; wanted 1")

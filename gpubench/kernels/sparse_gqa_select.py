@@ -19,9 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from gpubench.errors import ArgumentError
-from gpubench.kernels.arguments import check_launchable, last_size
+from gpubench.kernels.arguments import check_adjacent, check_launchable, last_size
 from gpubench.kernels.ops import as_op
-from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_adjacent, check_int32
+from gpubench.kernels.sparse_gqa_cache import BLOCKS, check_int32
 
 __all__ = ["MAX_BLOCKS", "MAX_KEPT", "sparse_gqa_select"]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
-from support import command_line, environment, gpubench_here, only_run, wait_until, write_sweep
+from support import gpubench_here, is_running, only_run, start, wait_until, write_sweep
 
 from gpubench import report
 from gpubench.records import Pass
@@ -36,24 +35,6 @@ case "$*" in *gpubench.worker*) setsid sleep 86396;; esac
 """An nsys that leaves a report at once and never ends before its target does, which it starts in another session."""
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command_line(*arguments),
-        cwd=folder,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def is_running(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_a_closed_terminal_and_a_kill_take_along_the_worker_and_what_its_cell_has_started(tmp_path: Path) -> None:
     ends = {signal.SIGHUP: 130, signal.SIGKILL: -signal.SIGKILL}
     folders = {number: tmp_path / number.name for number in ends}
@@ -65,7 +46,7 @@ def test_a_closed_terminal_and_a_kill_take_along_the_worker_and_what_its_cell_ha
         wait_until((folder / "pid").exists, "the program has started another")
         server = psutil.Process(int((folder / "pid").read_text()))
         sweep = psutil.Process(sweeps[number].pid)
-        started = [process for process in (server, *server.parents()) if sweep in process.parents()]
+        started = [process.pid for process in (server, *server.parents()) if sweep in process.parents()]
         assert len(started) == 3, "the server, the program and the worker"
         sweeps[number].send_signal(number)
         out = sweeps[number].communicate()[0].decode()

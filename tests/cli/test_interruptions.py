@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import PLUGINS, command_line, environment, gpubench_here, only_run, wait_until, write_sweep
+from support import PLUGINS, gpubench_here, is_running, only_run, start, wait_until, write_sweep
 
 from gpubench.analysis.merge import merge_cells
 from gpubench.records import Outcome
@@ -31,17 +31,6 @@ params: {{seconds: 0.01}}
 measure: {{trials: 2, warmup_time_s: 0, min_samples: 3, max_samples: 3}}
 """
 HANGING = MANY.replace("axes:", "axes:\n  backend: [hangs]")
-
-
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command_line(*arguments),
-        cwd=folder,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
 
 
 def wait_for_records(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
@@ -71,14 +60,6 @@ def workers_of(folder: Path) -> list[int]:
         for process in psutil.process_iter(["cmdline", "cwd"])
         if "gpubench.worker" in (process.info["cmdline"] or []) and process.info["cwd"] == str(folder)
     ]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process still runs: one that has died may wait for a lazy init to collect it."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_kills_while_records_are_written_or_workers_start_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.rows import Rows
 from gpubench.graphs.piecewise.trace import Traced
 
-__all__ = ["Operator", "make_operator", "nodes_in", "schema_of", "short_name", "written_by"]
+__all__ = ["Operator", "call_name", "make_operator", "nodes_in", "schema_of", "short_name", "written_by"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ def short_name(node: fx.Node) -> str:
     return _overload(node)._schema.name.partition("::")[2]
 
 
+def call_name(node: fx.Node) -> str:
+    """Of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 def written_by(node: fx.Node) -> list[fx.Node]:
     """The arguments that an operator declares to write."""
     arguments = _arguments(node)
@@ -128,5 +133,4 @@ _EMPTY = ("new_empty", "empty", "empty_like")
 
 def _is_empty(value: fx.Node, writer: fx.Node) -> bool:
     """Whether a value was allocated and nothing else when `writer` gets it."""
-    name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
-    return name in _EMPTY and next(iter(value.users)) is writer
+    return call_name(value) in _EMPTY and next(iter(value.users)) is writer

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from gpubench.errors import Unsupported
-from gpubench.graphs.piecewise.operators import nodes_in, schema_of, short_name, written_by
+from gpubench.graphs.piecewise.operators import call_name, nodes_in, schema_of, short_name, written_by
 from gpubench.graphs.piecewise.trace import Input, State
 from gpubench.graphs.places import Path
 
@@ -106,8 +106,8 @@ class StateUse:
         changed = next((value for value in _changed_by(node) if self._is_own(value)), None)
         if changed is not None:
             raise Unsupported(
-                f"piecewise: {_name(node)} changes {self._path(changed)} outside of an operator; what uses the cache "
-                "must be in an operator registered with torch, which declares what it changes"
+                f"piecewise: {call_name(node)} changes {self._path(changed)} outside of an operator; what uses the "
+                "cache must be in an operator registered with torch, which declares what it changes"
             )
 
     def _merge_equal(self, prelude: Sequence[fx.Node]) -> list[fx.Node]:
@@ -140,14 +140,9 @@ _IN_PLACE = {
 
 def _changed_by(node: fx.Node) -> list[fx.Node]:
     """What a function or method of torch's writes into, as far as its name and its arguments say so."""
-    name = _name(node).partition(".")[0]
+    name = call_name(node).partition(".")[0]
     found = list(nodes_in(node.kwargs.get("out")))
     is_in_place = name == "setitem" or (name.endswith("_") and not name.endswith("__")) or node.target in _IN_PLACE
     if is_in_place or node.kwargs.get("inplace") is True:
         found += nodes_in(node.args[:1])
     return found
-
-
-def _name(node: fx.Node) -> str:
-    """Of the function or method that a node calls."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
