@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpubench.graphs.bucketed import BucketedStep
 from gpubench.graphs.piecewise.buckets import choose_buckets
@@ -27,6 +28,16 @@ from gpubench.serving.scheduler import IDLE
 from gpubench.sharing import shared
 
 __all__ = ["EagerEngine", "Engine", "GraphEngine", "PiecewiseEngine", "decode_buckets"]
+
+PREFILL_ATTENTION = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""In this order, where torch attends. On Hopper torch would begin with cuDNN, which builds a plan for every length that
+it hasn't met: 38 ms on an H200, in some user's iteration. Flash attention needs none. It has no kernel for heads whose
+keys and values differ in width; those stay with cuDNN."""
 
 
 class Engine(Protocol):
@@ -67,7 +78,8 @@ class EagerEngine:
 
     def prefill(self, tokens: Tensor, slot: int, first: int, *, is_last: bool) -> Tensor | None:
         self._span[:] = slot, first
-        hidden = self._read(tokens, self._positions[first : first + len(tokens)], self._chunk)
+        with sdpa_kernel(PREFILL_ATTENTION, set_priority=True):
+            hidden = self._read(tokens, self._positions[first : first + len(tokens)], self._chunk)
         return self.decoder.logits(hidden[-1:]).argmax(dim=-1) if is_last else None
 
     def clear(self, slot: int) -> None:

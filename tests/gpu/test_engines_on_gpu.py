@@ -9,6 +9,7 @@ import pytest
 import torch
 from decoding import vary_weights
 from serving.talking import answer_alone, prompts_of, talk
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpubench.errors import StaleGraphError
 from gpubench.graphs.piecewise.cuda import CudaGraphs
@@ -77,3 +78,24 @@ def test_no_engine_waits_for_the_gpu_and_captured_ones_refuse_slots_that_have_mo
     engine.slots = model.make_slots(SLOTS, CAPACITY)
     with pytest.raises(StaleGraphError, match=r"decode: the graphs of bucket 8 were captured when \S+ was at 0x"):
         engine.decode(tokens, positions)
+
+
+class _Operators(TorchDispatchMode):
+    """Notes the names of operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_chunk_waits_for_a_plan_that_cudnn_builds_for_its_length():
+    engine = make_engine("eager", PRESETS["tiny-dense"].build(torch.bfloat16, "triton"))
+    called = _Operators()
+    with called:
+        engine.prefill(torch.zeros(7, dtype=torch.int64), 1, 0, is_last=False)
+        engine.prefill(torch.zeros(5, dtype=torch.int64), 1, 7, is_last=True)
+    assert {name for name in called.names if "attention" in name} == {"_scaled_dot_product_flash_attention"}
