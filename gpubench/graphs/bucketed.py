@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gpubench.default_device import without_default_device
 from gpubench.graphs.cost import BucketCost, Meter
 from gpubench.graphs.piecewise.buckets import find_bucket
 from gpubench.graphs.piecewise.seam import Graph, Graphs
@@ -58,8 +59,10 @@ class BucketedStep:
     def warm_up(self, arguments_for: Arguments, times: int = 2) -> None:
         """Run every bucket eagerly. The state must bear it."""
         for bucket in reversed(self._buckets):
+            run = partial(self.eager, *arguments_for(bucket))
             for _ in range(times):
-                self._graphs.warm_up(partial(self.eager, *arguments_for(bucket)))
+                with without_default_device():
+                    self._graphs.warm_up(run)
 
     def capture(self, arguments_for: Arguments) -> list[BucketCost]:
         """Capture every bucket, the largest first, replay it, and say what it has cost.

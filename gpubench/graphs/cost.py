@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpubench.default_device import without_default_device
 from gpubench.graphs.piecewise.seam import Graphs, MemoryInUse
 
 __all__ = ["BucketCost", "Meter"]
@@ -45,6 +46,7 @@ class Meter:
         self.timed_s = 0.0
         """Seconds that measuring took so far: no part of a start."""
 
+    @without_default_device()
     def measure(
         self, bucket: int, pool: Any, capture: Callable[[], object], replay: Callable[[], Any], eager: Callable[[], Any]
     ) -> BucketCost:

@@ -82,7 +82,7 @@ def test_no_engine_waits_for_the_gpu_and_captured_ones_refuse_slots_that_have_mo
 @pytest.mark.parametrize("kind", ["eager", "piecewise"])
 def test_no_chunk_waits_for_a_plan_that_cudnn_builds_for_its_length(kind):
     engine = make_engine(kind, PRESETS["tiny-dense"].build(torch.bfloat16, "triton"))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         engine.prefill(torch.zeros(7, dtype=torch.int64), 1, 0, is_last=False)
         engine.prefill(torch.zeros(5, dtype=torch.int64), 1, 7, is_last=True)
     called = {event.key for event in profile.key_averages() if event.key.startswith("aten::_scaled_dot_product")}

@@ -14,6 +14,7 @@ from graphs.fake_graphs import FakeGraphs
 from graphs.toy import ROWS, SEEN, WIDTH, State, Toy, make_state, ready, some, tokens_of
 
 from gpubench.errors import ArgumentError, StaleGraphError, Unsupported
+from gpubench.graphs.bucketed import BucketedStep
 from gpubench.graphs.piecewise import trace
 from gpubench.graphs.piecewise.operators import Operator
 from gpubench.graphs.piecewise.split import Piece
@@ -487,3 +488,23 @@ def test_a_branch_beside_which_nothing_runs_is_none():
     pieces = PiecewiseStep(step, Options((4,), streams=2), FakeGraphs(), beside=[shared])
     pieces.warm_up(some(make_state()))
     assert not any(node.op == "call_module" for node in pieces._plans[0].parts[-1].module.graph.nodes)
+
+
+@pytest.mark.parametrize("make", [PiecewiseStep, BucketedStep])
+def test_a_step_is_set_up_as_it_will_run_outside_of_the_default_device(make):
+    table, state = torch.randn(32, WIDTH), make_state()
+
+    def step(tokens, state):
+        return torch.ops.toy.read(table[tokens] + torch.arange(WIDTH), state.memory)
+
+    tokens = {count: tokens_of(count) for count in (2, 4)}
+    pieces = (
+        PiecewiseStep(step, Options((2, 4)), FakeGraphs())
+        if make is PiecewiseStep
+        else BucketedStep(step, (2, 4), (0,), FakeGraphs())
+    )
+    with torch.device("meta"):  # where such a step would compute nothing
+        pieces.warm_up(lambda bucket: (tokens[bucket], state))
+        pieces.capture(lambda bucket: (tokens[bucket], state))
+        assert torch.empty(1).is_meta, "the set-up goes on where it was"
+    assert torch.equal(pieces(tokens[4], state), step(tokens[4], state))

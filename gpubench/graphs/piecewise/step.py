@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from gpubench.default_device import without_default_device
 from gpubench.errors import ArgumentError
 from gpubench.graphs.cost import BucketCost, Meter
 from gpubench.graphs.piecewise.buckets import find_bucket
@@ -190,6 +191,7 @@ class PiecewiseStep:
             self._copies[node].copy_(value)
         return values
 
+    @without_default_device()
     def _run_eagerly(self, plan: Plan, bucket: int, per_token: Sequence[Tensor], state: Any) -> None:
         """A padded step without graphs."""
         num_tokens = len(per_token[0])

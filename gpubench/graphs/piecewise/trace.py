@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from gpubench.default_device import without_default_device
 from gpubench.errors import Unsupported
 from gpubench.graphs.piecewise.counts import AnyNumber, OneNumber, Sizes
 from gpubench.graphs.piecewise.rows import Rows
@@ -159,6 +160,7 @@ def _trace_exactly(trace: Callable[..., Traced], num_tokens: int) -> Traced:
     raise Unsupported(f"piecewise: {num_tokens} tokens take another way through the step than one less or one more")
 
 
+@without_default_device()
 def _trace(
     step: Step,
     per_token: Sequence[Tensor],
