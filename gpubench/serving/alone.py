@@ -7,6 +7,7 @@ round otherwise, so that a token may be one whose logit is nearly the largest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,11 @@ from gpubench.serving.requests import Prompts
 
 __all__ = ["check_alone", "forced_logits"]
 
-ROUNDING_SIGMAS = 8.0
+ROUNDING_SIGMAS = 8.0 * math.sqrt(2)
 """Of a token's logit below the largest, in units of the relative error that logits may have and of their root mean
-square: two logits are off, and of a whole vocabulary the one that is off the most is met."""
+square. Both sides are rounded, the loop's and the request's alone. Among 248,000 normal logits the one that rounding
+picks was up to 0.6 of this below the largest, in 600 draws for each of six errors from 0.05 to 0.4. Where 0.25 may be
+the error, one in thirty of all other tokens would pass."""
 
 Ints = NDArray[np.int64]
 
