@@ -58,6 +58,7 @@ UNITS = {
     "flop_per_s": "FLOP/s",
     "rows_per_s": "1/s",
     "goodput": "1/s",
+    "decoding": "sequences",
 }
 
 

@@ -220,11 +220,14 @@ def _said(cell: CellResult | None, absent: str) -> str:
 
 
 def _movements(before: Run, after: Run, pairs: Sequence[Pair], figures: _Both) -> Iterator[Movement]:
-    """Of each group that the second run's plot has; nothing where a run lacks one of its metrics."""
+    """Of each group that the second run's plot has; nothing where a run lacks one of its metrics, or one has no better
+    way."""
     keys = _plotted(after)
     if not all(key in side.metrics for key in keys for side in figures):
         return
     x, y = (figures[1].metrics[key] for key in keys)
+    if None in (x.higher_is_better, y.higher_is_better):
+        return
     groups: defaultdict[str, list[tuple[Point, Point]]] = defaultdict(list)
     names = _grouping(after)
     for pair in pairs:

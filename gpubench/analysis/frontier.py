@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import field
 from gpubench.analysis.metrics import Metric
+from gpubench.errors import UsageError
 from gpubench.records import Outcome
 from gpubench.scalars import axis_value
 
@@ -36,7 +37,12 @@ def frontier(wide: pd.DataFrame, x: Metric, y: Metric, group: Sequence[str] = ()
     `dominated_by`       of the frontier's cells that dominate it, the one that gains most (null on the frontier);
                          `dominated_by_run` is that cell's run
     `margin`             that gain: how many times better it is in one metric, less 1, giving up nothing in the other
+
+    Raises UsageError for a metric of which neither way is better.
     """
+    for metric in (x, y):
+        if metric.higher_is_better is None:
+            raise UsageError(f"{metric.key}: neither more nor less of it is better, so it has no frontier")
     points = _Points.of(wide, x, y)
     rows = wide.loc[points.labels]
     groups = group_labels(rows, group)

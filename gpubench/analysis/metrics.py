@@ -42,7 +42,8 @@ class Metric:
     label: str
     unit: str
     """As values are shown with: SI without a prefix, or a plain word; a `share` is of 1 and shown in percent."""
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None for what only says what ran, such as a count: more of it is no gain, and less is none."""
     formula: str
     is_reported: bool = True
     """False for what is only a term of another metric's formula: it stays out of axes, tables and pages."""
@@ -54,6 +55,11 @@ class Metric:
         """For an axis: the label with the unit, unless it begins with it (tok/s/user) or every tick has it."""
         is_said = self.unit in ("", SHARE) or self.label.startswith(f"{self.unit}/")
         return self.label if is_said else f"{self.label} ({self.unit})"
+
+    @property
+    def better(self) -> str:
+        """Which way is, in a word: `higher`, `lower`, or `neither`."""
+        return {True: "higher", False: "lower", None: "neither"}[self.higher_is_better]
 
 
 def _seconds(key: str, label: str, formula: str, *, has_tail: bool = False) -> Metric:
@@ -107,7 +113,7 @@ METRICS: Mapping[str, Metric] = {
             formula="loop overhead / step time, iteration by iteration",
         ),
         *(
-            Metric(key, label, unit, higher_is_better=False, formula=formula)
+            Metric(key, label, unit, higher_is_better=None, formula=formula)
             for key, label, unit, formula in [
                 ("decoding", "decoding", "sequences", "sequences that got a token by decoding, per iteration"),
                 ("prefill_share", "prefill's share", SHARE, "iterations in which a chunk of a prompt was prefilled"),

@@ -7,6 +7,8 @@ faster, slower   the interval leaves 1 out, and the change is beyond the thresho
 same             the whole interval lies within the threshold
 unclear          anything else: the samples would allow a change beyond the threshold, and don't show one
 
+Of a metric without a better way, a count of what ran, it is `changed` instead of faster or slower.
+
 Beyond the threshold is by more than it in either direction on a log scale, so that swapping the runs swaps the words.
 """
 
@@ -38,6 +40,7 @@ class Verdict(StrEnum):
     NEWLY_FAILING = "newly failing"
     FASTER = "faster"
     NEWLY_OK = "newly ok"
+    CHANGED = "changed"
     UNCLEAR = "unclear"
     SAME = "same"
     MISSING = "missing"
@@ -123,11 +126,16 @@ def _weigh(metric: Metric, before: Figure, after: Figure, change: Ratio, thresho
         least = min(figure.num_samples for figure in (before, after) if not figure.has_interval)
         return Verdict.UNCLEAR, _say_too_few(least)
     if change.is_clear and abs(math.log(change.value)) > bound:
-        is_better = (change.value > 1) == metric.higher_is_better
-        return (Verdict.FASTER if is_better else Verdict.SLOWER), ""
+        return _direction(metric, change), ""
     if -bound <= math.log(change.low) and math.log(change.high) <= bound:
         return Verdict.SAME, ""
     return Verdict.UNCLEAR, ""
+
+
+def _direction(metric: Metric, change: Ratio) -> Verdict:
+    if metric.higher_is_better is None:
+        return Verdict.CHANGED
+    return Verdict.FASTER if (change.value > 1) == metric.higher_is_better else Verdict.SLOWER
 
 
 def _say_too_few(samples: int) -> str:

@@ -30,6 +30,7 @@ GLYPHS: Mapping[Verdict, str] = {
     Verdict.NEWLY_FAILING: "✗",
     Verdict.FASTER: "▲",
     Verdict.NEWLY_OK: "✓",
+    Verdict.CHANGED: "≠",
     Verdict.UNCLEAR: "?",
     Verdict.SAME: "=",
     Verdict.MISSING: "−",
@@ -110,7 +111,7 @@ def show_comparison(comparison: RunComparison) -> ShownComparison:
         movements=tuple(_show_movement(found, comparison.threshold) for found in comparison.movements),
         differences=comparison.differences,
         notes=comparison.notes,
-        rule=_rule(comparison.threshold),
+        rule=_rule(comparison),
     )
 
 
@@ -142,12 +143,15 @@ def _headline(comparison: RunComparison) -> str:
     slower = [cell for cell in comparison.cells if Verdict.SLOWER in cell.verdicts]
     both = sum(Verdict.FASTER in cell.verdicts for cell in slower)
     faster = sum(Verdict.FASTER in cell.verdicts for cell in comparison.cells) - both
+    judged = {Verdict.SLOWER, Verdict.FASTER}
+    changed = sum(Verdict.CHANGED in cell.verdicts and not judged & {*cell.verdicts} for cell in comparison.cells)
     fates = comparison.fates()
     parts = [
         (len(slower), f"slower ({both:,} of them faster in another metric)" if both else "slower"),
         (fates[Verdict.NEWLY_FAILING], "newly failing"),
         (faster, "faster"),
         (fates[Verdict.NEWLY_OK], "newly ok"),
+        (changed, "changed"),
         (fates[Verdict.MISSING], "missing"),
         (fates[Verdict.NEW], "new"),
         (fates[Verdict.STILL_FAILING], "still failing"),
@@ -246,9 +250,12 @@ def _show_movement(found: Movement, threshold: float) -> ShownMovement:
     return ShownMovement(found.group, verdict, area, found.cells, tuple(levels))
 
 
-def _rule(threshold: float) -> str:
-    bound = f"{threshold * 100:g}%"
+def _rule(comparison: RunComparison) -> str:
+    bound = f"{comparison.threshold * 100:g}%"
+    neutral = [metric.label for metric in comparison.metrics if metric.higher_is_better is None]
+    changed = f" Of {', '.join(neutral)} neither way is better: such a change is called changed." if neutral else ""
     return (
         f"A change is the ratio of two medians with its {CERTAIN} interval. Slower and faster: the interval leaves out "
         f"“no change”, and the change is beyond {bound}. Same: the whole interval is within {bound}. Unclear: neither."
+        f"{changed}"
     )

@@ -66,12 +66,13 @@ class Content:
 
     @property
     def is_pareto(self) -> bool:
-        """The plot's two axes are metrics, so that it has a frontier."""
-        return self.choice.x in self.series and self.choice.y in self.series
+        """The plot's two axes are metrics with a better way each, so that it has a frontier."""
+        ends = [self.series.get(key) for key in (self.choice.x, self.choice.y)]
+        return all(metric is not None and metric.higher_is_better is not None for metric in ends)
 
     def frontier(self) -> pd.DataFrame:
         """The frontier of the chosen metrics, grouped as chosen; see `analysis.frontier`."""
-        assert self.is_pareto, f"{self.choice.x} is not a metric: there is no frontier over an axis"
+        assert self.is_pareto, f"{self.choice.x} or {self.choice.y} has no better way: there is no frontier"
         return frontier(self.wide, self.series[self.choice.x], self.series[self.choice.y], self.choice.group)
 
     def outcomes(self) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from gpubench.analysis import columns as c
 from gpubench.analysis.frames import axes_of, field, series_of
 from gpubench.analysis.frontier import frontier
-from gpubench.analysis.metrics import Metric, define, format_value
+from gpubench.analysis.metrics import Metric, format_value
 from gpubench.records import Outcome
 from gpubench.report.theme import FONT, LIGHT, OUTCOMES, SYMBOLS
 
@@ -26,28 +26,34 @@ STRIP_HEIGHT = 0.2
 
 
 def pareto_figure(
-    wide: pd.DataFrame, x: Metric, y: Metric, group: Sequence[str] = (c.BACKEND,), label: str = ""
+    wide: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    x: str = "tok_s_user",
+    y: str = "tok_s_gpu",
+    group: Sequence[str] = (c.BACKEND,),
+    label: str = "",
 ) -> go.Figure:
-    """y against x over the cells of a wide frame, with each group's frontier as a line.
+    """y against x over the cells of a wide frame, with each group's frontier as a line; UsageError where none can be.
 
-    `label` is an axis whose value stands beside the points of a frontier. Cells that are not ok lie in a strip beneath,
-    in the grid's order, for they have no place in the plot; hovering tells every axis, and the reason.
+    `metrics` defines the frame's series, in the units in which the run has them; x and y are two of them. `label` is an
+    axis whose value stands beside the points of a frontier. Cells that are not ok lie in a strip beneath, in the grid's
+    order, for they have no place in the plot; hovering tells every axis, and the reason.
 
         run = load_run("results/mla-decode-20261121-093000")
-        metrics = run.metrics()
-        pareto_figure(run.wide(), metrics["tok_s_user"], metrics["tok_s_gpu"], label="concurrency")
+        pareto_figure(run.wide(), run.metrics(), label="concurrency")
     """
-    found = frontier(wide, x, y, group)
+    ends = (metrics[x], metrics[y])
+    found = frontier(wide, *ends, group)
     points = wide.loc[found.index].join(found[[c.GROUP, c.ON_FRONTIER, c.ON_GROUP_FRONTIER]])
     failed = wide[wide[c.OUTCOME] != Outcome.OK]
     figure = go.Figure()
     for number, (name, members) in enumerate(points.groupby(c.GROUP, sort=False)):
         style = {"color": LIGHT.colours[number % len(SYMBOLS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
-        line = members[members[c.ON_GROUP_FRONTIER]].sort_values([x.key, y.key])
+        line = members[members[c.ON_GROUP_FRONTIER]].sort_values([x, y])
         figure.add_trace(
             go.Scatter(
-                x=line[x.key],
-                y=line[y.key],
+                x=line[x],
+                y=line[y],
                 mode="lines",
                 line={"color": style["color"], "width": 1.6},
                 opacity=0.75,
@@ -56,15 +62,17 @@ def pareto_figure(
                 hoverinfo="skip",
             )
         )
-        figure.add_trace(_points(members, x, y, style, label if len(points) <= MANY else ""))
+        trace = _points(members, ends, style, label if len(points) <= MANY else "")
+        figure.add_trace(trace.update(hovertext=list(_hover(members, metrics))))
     for outcome, members in failed.groupby(c.OUTCOME, sort=False):
-        figure.add_trace(_strip(str(outcome), members))
-    return figure.update_layout(_layout(points, x, y, has_strip=not failed.empty))
+        figure.add_trace(_strip(str(outcome), members).update(hovertext=list(_hover(members, metrics))))
+    return figure.update_layout(_layout(points, *ends, has_strip=not failed.empty))
 
 
 def _points(
-    members: pd.DataFrame, x: Metric, y: Metric, style: dict[str, str], label: str
+    members: pd.DataFrame, ends: tuple[Metric, Metric], style: dict[str, str], label: str
 ) -> go.Scatter | go.Scattergl:
+    x, y = ends
     is_small = len(members) <= MANY
     stands = members[c.ON_GROUP_FRONTIER]
     texts = members[label].map(_shown).where(stands, "") if label else None
@@ -86,7 +94,6 @@ def _points(
         name=html.escape(name),
         legendgroup=name,
         showlegend=name != "",
-        hovertext=list(_hover(members)),
         hoverinfo="text",
     )
 
@@ -113,26 +120,22 @@ def _strip(outcome: str, members: pd.DataFrame) -> go.Scatter:
         mode="markers",
         marker={"color": style.colour, "symbol": style.symbol, "size": 8},
         showlegend=False,
-        hovertext=list(_hover(members)),
         hoverinfo="text",
     )
 
 
-def _hover(members: pd.DataFrame) -> Iterator[str]:
+def _hover(members: pd.DataFrame, metrics: Mapping[str, Metric]) -> Iterator[str]:
     """Every axis and figure of each cell; Plotly reads a little HTML here, so what users named is escaped."""
     axes = [name for name in axes_of(members) if name not in c.FRONTIER]
-    series = [key for key in series_of(members) if define(key.partition("@")[0]).is_reported]
+    series = [(key, metrics[key].unit) for key in series_of(members) if metrics[key].is_reported]
     for _, row in members.iterrows():
         lines = [f"<b>{html.escape(str(row[c.CELL_ID]))}</b>", f"{c.BACKEND}: {html.escape(str(row[c.BACKEND]))}"]
         lines += [f"{html.escape(name)}: {html.escape(_shown(row[name]))}" for name in axes]
-        lines += [f"{html.escape(key)}: {_figure(row[key], key)}" for key in series if not math.isnan(row[key])]
+        figures = [(key, row[key], unit) for key, unit in series if not math.isnan(row[key])]
+        lines += [f"{html.escape(key)}: {html.escape(format_value(value, unit))}" for key, value, unit in figures]
         if row[c.OUTCOME] != Outcome.OK:
             lines.append(f"{row[c.OUTCOME]}: {html.escape(str(row[c.REASON]))}")
         yield "<br>".join(lines)
-
-
-def _figure(value: float, series: str) -> str:
-    return format_value(value, define(series.partition("@")[0]).unit)
 
 
 def _shown(value: object) -> str:
@@ -184,9 +187,8 @@ def _layout(points: pd.DataFrame, x: Metric, y: Metric, *, has_strip: bool) -> d
 def _defined(points: pd.DataFrame, metric: Metric) -> str:
     """`step time: one step from start to end; lower is better, timed by cuda_event`."""
     timers = [str(timer) for timer in points[field(metric.key, c.TIMER)].dropna().unique() if timer]
-    way = f"{'higher' if metric.higher_is_better else 'lower'} is better"
     by = f", timed by {' and '.join(timers)}" if timers else ""
-    return f"{metric.label}: {metric.formula.removesuffix('.')}; {way}{by}"
+    return f"{metric.label}: {metric.formula.removesuffix('.')}; {metric.better} is better{by}"
 
 
 def _scale(values: pd.Series) -> dict[str, object]:

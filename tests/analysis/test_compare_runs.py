@@ -15,6 +15,7 @@ from gpubench.analysis.verdicts import Figure, Verdict, judge
 from gpubench.catalogue import AxisInfo
 from gpubench.errors import UsageError
 from gpubench.records import Outcome, Timer
+from gpubench.report.compare_text import show_comparison
 
 STEP = METRICS["step_time"]
 
@@ -84,6 +85,29 @@ def test_a_rate_that_falls_is_slower(tmp_path: Path) -> None:
 
     found = compared(tmp_path, rated(100.0), rated(90.0), metrics=["goodput"])
     assert told(found) == {1: ["slower"]}
+
+
+def test_a_count_of_what_ran_changes_for_neither_better_nor_worse(tmp_path: Path) -> None:
+    def served(decoding: float) -> list[MadeCell]:
+        figures = {"tok_s_user": [steady(100)] * 3, "decoding": [steady(decoding)] * 3}
+        return [MadeCell({"backend": "graph", "batch": 1}, figures)]
+
+    sides = served(20), served(30)
+    for before, after in (sides, sides[::-1]):
+        found = compared(tmp_path, before, after, metrics=["decoding"])
+        assert told(found) == {1: ["changed"]}
+        assert not found.has_regression
+        assert show_comparison(found).headline == "Of 1 cell: 1 changed."
+        assert "Of decoding neither way is better" in show_comparison(found).rule
+
+
+def test_no_frontier_moves_over_a_count_of_what_ran(tmp_path: Path) -> None:
+    cells = [MadeCell({"backend": "graph", "batch": 1}, {"tok_s_user": [steady(9)], "decoding": [steady(8)]})]
+    plotted = {"pareto": {"x": "tok_s_user", "y": "decoding"}}
+    one, other = (run_of(tmp_path, cells, sweep=plotted) for _ in range(2))
+    assert compare_runs(one, other).movements == ()
+    with pytest.raises(UsageError, match="decoding: neither more nor less of it is better"):
+        one.frontier("tok_s_user", "decoding")
 
 
 def figure(median: float, half: float, timer: str = "cuda_event", count: int = 30, trials: int = 3) -> Figure:

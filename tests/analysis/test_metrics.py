@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from gpubench.analysis.metrics import METRICS, define, definitions, format_value
 from gpubench.catalogue import MetricInfo, WorkloadInfo
 
+COUNTS = ("decoding", "prefill_share", "iterations", "window")
+"""What only says what ran."""
+
 
 @pytest.mark.parametrize(
     ("value", "unit", "shown"),
@@ -53,11 +56,13 @@ def test_a_time_reads_back_to_three_digits(seconds):
     assert float(number) < 1000
 
 
-def test_every_metric_says_which_way_is_better_and_what_it_is():
+def test_every_metric_says_which_way_is_better_if_any_is_and_what_it_is():
     for key, metric in METRICS.items():
         assert metric.key == key
         assert metric.formula
-        assert metric.higher_is_better == (metric.unit.endswith("/s") or key == "roofline")
+        upward = metric.unit.endswith("/s") or key == "roofline"
+        assert metric.higher_is_better is (None if key in COUNTS else upward)
+    assert [METRICS[key].better for key in ("tok_s_user", "ttft", "window")] == ["higher", "lower", "neither"]
 
 
 def test_a_title_names_the_unit_unless_the_label_begins_with_it():

@@ -198,6 +198,28 @@ def test_an_axis_on_x_draws_lines_and_claims_no_frontier(page):
     assert "frontier" not in page.table()[0]
 
 
+def test_a_count_of_what_ran_has_no_winner_no_frontier_and_no_better_way(open_page, tmp_path):
+    cells = [
+        MadeCell({"backend": backend, "batch": batch}, {"tok_s_user": [[9.0 * batch] * 6], "decoding": [[batch] * 6]})
+        for backend in ("eager", "graph")
+        for batch in (2, 4)
+    ]
+    counted = load_run(make_run(tmp_path, cells, sweep={"pareto": {"x": "tok_s_user", "y": "decoding"}}))
+    page = open_page(write_report([counted], ["html"], tmp_path)[0])
+    assert page.one("#frontier-line").text == "No frontier: of decoding neither more nor less is better"
+    assert "frontier" not in page.table()[0]
+    assert len(page.all("#plot .scatterlayer .point")) >= len(cells)
+    page.choose("heat-metric", "decoding")
+    assert page.all("#heatmap td[style]")
+    assert not page.all("#heatmap td.best")
+    assert "better" not in page.one("#heat-words").text
+    assert "tok_s_user higher" in (meanings := page.one("section[aria-labelledby=metrics-title]").text)
+    assert "decoding decoding neither" in meanings
+    page.choose("heat-metric", "tok/s/user")
+    assert page.all("#heatmap td.best")
+    assert not page.errors()
+
+
 def test_what_users_wrote_stays_text(open_page, tmp_path):
     cells = [
         MadeCell(

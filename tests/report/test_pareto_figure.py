@@ -13,8 +13,7 @@ HOSTILE = "<b>&bold</b>"
 
 def figure_of(tmp_path, cells, **options):
     run = load_run(make_run(tmp_path, cells))
-    metrics = run.metrics()
-    return pareto_figure(run.wide(), metrics["tok_s_user"], metrics["tok_s_gpu"], **options)
+    return pareto_figure(run.wide(), run.metrics(), **options)
 
 
 def cell(backend: str, batch: int, user: float, gpu: float, **kind) -> MadeCell:
@@ -63,6 +62,11 @@ def test_hovering_tells_every_axis_and_figure(tmp_path):
         assert part in text
 
 
+def test_hovering_tells_figures_in_the_units_that_the_run_has_them_in(tmp_path):
+    waits = MadeCell({"backend": "torch"}, {"tok_s_user": [[10.0]], "tok_s_gpu": [[10.0]], "queue_time": [[0.25]]})
+    assert "queue_time: 250 ms" in by_mode(figure_of(tmp_path, [waits]), "markers")[0].hovertext[0]
+
+
 def test_hovering_leaves_out_what_is_no_figure_of_its_own(tmp_path):
     profiled = cell("torch", 1, 10, 10, profile={"busy": [1e-6] * 6, "profiled_step": [1e-3] * 6})
     text = by_mode(figure_of(tmp_path, [profiled]), "markers")[0].hovertext[0]
@@ -78,7 +82,5 @@ def test_values_that_span_much_are_on_a_log_scale(tmp_path):
 def test_without_ok_cells_the_strip_is_all_there_is(tmp_path):
     dead = [cell("torch", 1, 1, 1), cell("torch", 2, 1, 1, outcome=Outcome.CRASH)]
     run = load_run(make_run(tmp_path, dead))
-    metrics = run.metrics()
-    only_dead = run.wide().query("outcome != 'ok'")
-    figure = pareto_figure(only_dead, metrics["tok_s_user"], metrics["tok_s_gpu"])
+    figure = pareto_figure(run.wide().query("outcome != 'ok'"), run.metrics())
     assert [trace.yaxis for trace in figure.data] == ["y2"]

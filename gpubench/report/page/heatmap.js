@@ -42,6 +42,7 @@ function heatPairs() {
 // The cells that are the best of several at one shape.
 function heatWinners(known, metric) {
   const shape = [...axes.values()].filter(({ key }) => !HEAT_RIVALS.includes(key));
+  if (!hasDirection(metric)) return new Set();
   const better = (a, b) => (metric.higher_is_better ? metric.median[a] > metric.median[b] : metric.median[a] < metric.median[b]);
   const rivals = [...groupBy(known, (row) => shape.map((axis) => axis.values.codes[row]).join(" ")).values()].filter((members) => members.length > 1);
   return new Set(rivals.map((members) => members.reduce((best, row) => (better(row, best) ? row : best))));
@@ -118,7 +119,7 @@ function drawHeatmap() {
   const values = [...cells.values()].map(({ value }) => value).filter((value) => value !== null);
   const [down, across] = [axes.get(heat.down), axes.get(heat.across)];
   const [rowCodes, columnCodes] = [heatCodes(down, kept), heatCodes(across, kept)];
-  const best = values.length ? (metric.higher_is_better ? Math.max : Math.min)(...values) : null;
+  const best = values.length && hasDirection(metric) ? (metric.higher_is_better ? Math.max : Math.min)(...values) : null;
   const { isLog, strength } = values.length ? heatScale(values) : { isLog: false, strength: null };
   const head = h("thead", {},
     h("tr", {}, h("th", { scope: "col", class: "corner" }, `${down.label} ↓  ${across.label} →`),
@@ -129,7 +130,7 @@ function drawHeatmap() {
   document.getElementById("heat-line").textContent = heatWords(metric, cells);
   const cut = rowCodes.length > HEAT_MOST_ROWS || columnCodes.length > HEAT_MOST_COLUMNS
     ? ` Shown are the first ${Math.min(rowCodes.length, HEAT_MOST_ROWS)} of ${count(rowCodes.length, "value")} of ${down.label} and ${Math.min(columnCodes.length, HEAT_MOST_COLUMNS)} of ${columnCodes.length.toLocaleString("en-US")} of ${across.label}.` : "";
-  document.getElementById("heat-words").textContent = `A stronger shade is more${values.length > 1 ? `, from ${formatValue(extremes(values)[0], metric.unit)} to ${formatValue(extremes(values)[1], metric.unit)}` : ""}${isLog ? " by ratio" : ""}; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame. A sign stands for cells that are not ok.${cut}`;
+  document.getElementById("heat-words").textContent = `A stronger shade is more${values.length > 1 ? `, from ${formatValue(extremes(values)[0], metric.unit)} to ${formatValue(extremes(values)[1], metric.unit)}` : ""}${isLog ? " by ratio" : ""}${hasDirection(metric) ? `; ${metric.higher_is_better ? "more" : "less"} is better, and the best has a frame` : ""}. A sign stands for cells that are not ok.${cut}`;
 }
 
 // A unit that every figure would have alike is said once, above them.

@@ -24,13 +24,17 @@ function columnsOf(key) {
 // The statistics to choose from: a name, and the column of a metric that is better low, or high.
 const STATISTICS = new Map([
   ["median", { label: "median", low: "median", high: "median" }],
-  ["slow", { label: "slowest 10%", low: "p90", high: "p10", words: "Shown is the slowest tenth: p90 of what is better low, p10 of what is better high." }],
-  ["fast", { label: "fastest 10%", low: "p10", high: "p90", words: "Shown is the fastest tenth: p10 of what is better low, p90 of what is better high." }],
+  ["slow", { label: "slowest 10%", low: "p90", high: "p10", words: "Shown is the slowest tenth: p90 of what is better low, p10 of what is better high, the median of what is neither." }],
+  ["fast", { label: "fastest 10%", low: "p10", high: "p90", words: "Shown is the fastest tenth: p10 of what is better low, p90 of what is better high, the median of what is neither." }],
 ]);
+
+// A count of what ran has no better way: no frontier is of it, nothing wins by it, and it has no slow tenth.
+const hasDirection = (metric) => metric.higher_is_better !== null;
+const directionOf = (metric) => (hasDirection(metric) ? `${metric.higher_is_better ? "higher" : "lower"} is better` : "");
 
 // The values of a metric under a statistic: [value, low, high], with no interval but for the median.
 function statisticOf(metric, statistic) {
-  if (statistic === "median") return [metric.median, metric.low, metric.high];
+  if (statistic === "median" || !hasDirection(metric)) return [metric.median, metric.low, metric.high];
   const values = metric[STATISTICS.get(statistic)[metric.higher_is_better ? "high" : "low"]];
   return [values, values, values];
 }
@@ -47,7 +51,7 @@ function titleOf(key) {
 const timersOf = (metric, members) => [...new Set(members.filter((row) => metric.median[row] !== null).map(metric.timerOf))].filter(Boolean).join(" and ");
 
 // An axis' title says which way is better, for a picture of the plot goes without the page.
-const directedTitle = (key) => (series.has(key) ? `${titleOf(key)}, ${series.get(key).higher_is_better ? "higher" : "lower"} is better` : titleOf(key));
+const directedTitle = (key) => [titleOf(key), series.has(key) ? directionOf(series.get(key)) : ""].filter(Boolean).join(", ");
 
 // What groups a row belongs to: the values of these axes, joined. Each value is put into words once.
 const textsOf = (axis) => (axis.texts ??= axis.values.values.map(formatAxis));

@@ -8,7 +8,7 @@ const MANY_GROUPS = 32; // beyond which a legend hides the plot; hovering still 
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
 const MARGIN = { left: 78, right: 44, top: 46, bottom: 56 };
 
-// Gives {view, shown}: what the table marks; view.frontier is null when x is no metric.
+// Gives {view, shown}: what the table marks; view.frontier is null when x is no metric, or x or y has no better way.
 function drawPlot(state) {
   const element = document.getElementById("plot"), empty = document.getElementById("plot-empty");
   const shown = rows.filter((row) => passes(state, row));
@@ -49,10 +49,11 @@ function makeView(state, shown) {
   const kept = shown.filter((row) => !misses.missed.has(row));
   const valuesY = statisticOf(y, state.statistic);
   if (x) {
-    const frontier = computeFrontier(kept, x, y, state.statistic, group);
     const valuesX = statisticOf(x, state.statistic), valueX = (row) => valuesX[0][row];
-    const grey = [...misses.missed].filter((row) => valueX(row) > 0 && valuesY[0][row] > 0);
-    return { ...base, grey, points: frontier.points, frontier, valuesX, valuesY, valueX };
+    const canShow = (row) => valueX(row) > 0 && valuesY[0][row] > 0;
+    const frontier = hasDirection(x) && hasDirection(y) ? computeFrontier(kept, x, y, state.statistic, group) : null;
+    const points = frontier?.points ?? kept.filter((row) => isOk(row) && canShow(row));
+    return { ...base, grey: [...misses.missed].filter(canShow), points, frontier, valuesX, valuesY, valueX };
   }
   const valueX = axes.has(state.x) ? axes.get(state.x).of : (row) => data.cells.index[row];
   const canShow = (row) => valueX(row) !== null && valuesY[0][row] !== null && (valuesY[0][row] > 0 || !state.logY);

@@ -18,7 +18,7 @@ function describeFrontier() {
   const { frontier } = current;
   let text = "";
   if (!series.size) text = "Nothing was measured.";
-  else if (!frontier) text = axes.has(state.x) ? `${titleOf(state.y)} along ${titleOf(state.x)}` : "";
+  else if (!frontier) text = series.has(state.x) ? noFrontierWords() : axes.has(state.x) ? `${titleOf(state.y)} along ${titleOf(state.x)}` : "";
   else if (!frontier.points.length) text = "No cell here is ok and has both metrics.";
   else {
     const members = groupBy([...frontier.on], groupOf(state.group));
@@ -29,11 +29,17 @@ function describeFrontier() {
   fill(document.getElementById("frontier-line"), text);
 }
 
+function noFrontierWords() {
+  const labels = [...new Set([state.x, state.y])].map((key) => series.get(key)).filter((metric) => !hasDirection(metric)).map(({ label }) => label);
+  return `No frontier: of ${labels.join(" and ")} neither more nor less is better`;
+}
+
 function describeAxes() {
   const words = [state.x, state.y].filter((key) => series.has(key)).map((key) => {
     const metric = series.get(key);
     const timers = timersOf(metric, current.shown);
-    return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}. ${metric.higher_is_better ? "Higher" : "Lower"} is better${timers ? `; timed by ${timers}` : ""}.`);
+    const facts = [directionOf(metric), timers && `timed by ${timers}`].filter(Boolean).join("; ");
+    return h("span", {}, h("b", {}, metric.label), `: ${metric.formula}.`, facts.length ? ` ${facts[0].toUpperCase()}${facts.slice(1)}.` : "");
   });
   words.push(describeSpread());
   if (state.statistic !== "median") words.push(h("span", {}, STATISTICS.get(state.statistic).words));

@@ -4,7 +4,7 @@ const LIMITED_FIRST = ["ttft", "tpot", "itl", "e2e", "step_time"];
 const MOST_LIMITS = 2;
 const LIMIT_STATISTICS = [["median", "median"], ["p90", "p90"], ["p99", "p99"]];
 
-const latencies = [...series.values()].filter((metric) => metric.unit === "s" && !metric.higher_is_better);
+const latencies = [...series.values()].filter((metric) => metric.unit === "s" && metric.higher_is_better === false);
 
 function defaultLimits() {
   const rank = ({ key }) => (LIMITED_FIRST.includes(key) ? LIMITED_FIRST.indexOf(key) : LIMITED_FIRST.length);
