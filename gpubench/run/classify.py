@@ -41,6 +41,8 @@ class Death:
     gpu: str
     lived_s: float
     """From the task's first stage until the end was noticed."""
+    is_wrapped: bool = False
+    """The status is that of a profiler around the worker, which reports the signal n as 128 + n, as shells do."""
     timed_out: str = ""
     """Which limit it ran into, in words: then it was this program that killed it."""
     killed_by_host: bool = False
@@ -87,7 +89,7 @@ def _evidence(death: Death) -> Crash:
     printed = (found.group(1) or found.group(2)).strip() if found else ""
     return Crash(
         exit_status=death.exit_status,
-        signal="" if death.timed_out else _signal_name(death.exit_status),
+        signal="" if death.timed_out else _signal_name(death),
         cuda_error=raised or printed,
         stderr_tail=tail,
         memory=remains.memory,
@@ -138,10 +140,10 @@ def _name_kernel(faulting: FaultingKernel) -> str:
     return f"kernel {name}{place}"
 
 
-def _signal_name(exit_status: int) -> str:
-    # 128 + n is how a shell, and a profiler around the worker, report the signal n
-    number = -exit_status if exit_status < 0 else exit_status - 128 if 128 < exit_status < 160 else 0
+def _signal_name(death: Death) -> str:
+    status = death.exit_status
+    number = -status if status < 0 else status - 128 if death.is_wrapped and 128 < status < 160 else 0
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"signal {number}" if exit_status < 0 else ""  # a real-time one has no name
+        return f"signal {number}" if status < 0 else ""  # a real-time one has no name

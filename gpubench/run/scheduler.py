@@ -307,6 +307,7 @@ class Scheduler:
             trial=running.trial,
             stage=running.stage,
             exit_status=status,
+            is_wrapped=worker.is_wrapped,
             worker=worker.number,
             gpu=lane.name or "cpu",
             lived_s=lived_s,

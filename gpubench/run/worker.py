@@ -137,6 +137,11 @@ class WorkerProcess:
             "what was recorded before is safe: free some room and run the same command with --resume"
         )
 
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether its exit status is that of a profiler around it, which reports a signal as a number."""
+        return self.pid is not None and self.pid != self._process.pid
+
     def exit_status(self) -> int | None:
         """None while it runs; negative for the signal that ended it. Events may still be unread."""
         return self._process.poll()

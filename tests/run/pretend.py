@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,11 @@ from gpubench.run.launcher import Launch, PlainLauncher
 from gpubench.settings import CheckSettings, MeasureSettings, TimeoutSettings
 from gpubench.worker.__main__ import Inbox
 
+DEATHS: dict[str, Callable[[], object]] = {
+    "dies": lambda: os._exit(5),
+    "exits with 139": lambda: os._exit(128 + signal.SIGSEGV),
+    "dies of a signal": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+}
 HAZARD = Hazard("fill_scratch", "scratch", 0x7F00, PointerState.UNMAPPED)
 
 
@@ -28,9 +35,11 @@ class PretendLauncher(PlainLauncher):
 
     habit: str = "none"
     goodbye_s: float = 10.0
+    wrapper: tuple[str, ...] = ()
+    """A program to start them with, as a profiler is."""
 
     def launch(self, job: Path, gpu: Gpu | None) -> Launch:
-        return Launch([sys.executable, __file__, str(job), self.habit], dict(os.environ))
+        return Launch([*self.wrapper, sys.executable, __file__, str(job), self.habit], dict(os.environ))
 
 
 def task(index: int, artifacts: Path, does: str = "well", trials: int = 1) -> Task:
@@ -86,8 +95,7 @@ def serve(asked: Task, worker: int, events: int) -> bool:
             os.write(events, dump_line(HazardsFound(asked.cell.cell_id, [HAZARD])))
             os.write(events, dump_line(StageEntered(asked.cell.cell_id, trial, Stage.PROFILE, time.time())))
             os._exit(5)
-        if asked.cell.backend == "dies":
-            os._exit(5)
+        DEATHS.get(asked.cell.backend, lambda: None)()
         if asked.cell.backend == "reads its input":
             assert sys.stdin.read() == "", "a task is not a cell's to take"
         if asked.cell.backend == "forks":

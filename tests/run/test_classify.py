@@ -39,18 +39,19 @@ def test_the_record_is_the_cells_and_says_where_when_and_by_whom_it_was_run(deat
     assert timedelta(seconds=2.4) < ago < timedelta(seconds=60)
 
 
-@pytest.mark.parametrize("status_of", [lambda number: -number, lambda number: 128 + number], ids=["own", "by a shell"])
+@pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTERM"])
-def test_a_signal_is_a_crash_by_its_name_also_where_a_profiler_reports_it(death, status_of, name) -> None:
-    status = status_of(signal.Signals[name].value)
-    record = record_death(dataclasses.replace(death, exit_status=status))
+def test_a_signal_is_a_crash_by_its_name_also_where_a_profiler_reports_it(death, is_wrapped, name) -> None:
+    number = signal.Signals[name].value
+    status = 128 + number if is_wrapped else -number
+    record = record_death(dataclasses.replace(death, exit_status=status, is_wrapped=is_wrapped))
     assert record.outcome is Outcome.CRASH
     assert record.reason == f"killed by {name} during check"
     assert record.crash is not None
     assert (record.crash.signal, record.crash.exit_status) == (name, status)
 
 
-@pytest.mark.parametrize("status", [0, 1, 3, 128, 200, 255])
+@pytest.mark.parametrize("status", [0, 1, 3, 128, 134, 139, 200, 255])
 def test_an_exit_status_is_no_signal(death: Death, status: int) -> None:
     record = record_death(dataclasses.replace(death, exit_status=status))
     assert (record.outcome, record.reason) == (Outcome.CRASH, f"the worker exited with status {status} during check")

@@ -148,6 +148,22 @@ def test_a_cell_that_dies_is_recorded_with_its_trial_and_stage(store: RunStore, 
     assert well.outcome is Outcome.OK
 
 
+def test_a_status_is_taken_for_a_signal_only_where_a_program_around_the_worker_reports_it(
+    store: RunStore, tmp_path: Path
+) -> None:
+    shell = PretendLauncher(wrapper=("/bin/sh", "-c", '"$@"; exit $?', "sh"))
+    tasks = [task(0, tmp_path, "exits with 139"), task(1, tmp_path, "dies of a signal")]
+    for launcher in (PretendLauncher(), shell):
+        list(scheduler(store, lanes=1, launcher=launcher).run(tasks))
+    crashes = [record.crash for record in read_run(store.path).records if record.crash]
+    assert [(crash.exit_status, crash.signal) for crash in crashes] == [
+        (139, ""),
+        (-11, "SIGSEGV"),
+        (139, "SIGSEGV"),
+        (139, "SIGSEGV"),
+    ]
+
+
 def test_what_a_cell_told_before_it_died_is_in_its_record(store: RunStore, tmp_path: Path) -> None:
     list(scheduler(store, lanes=1).run([task(0, tmp_path, "dies of what it told"), task(1, tmp_path, "dies")]))
     told, silent = read_run(store.path).records
