@@ -217,8 +217,8 @@ class Crash:
     """`cudaErrorIllegalAddress` and its like, by name."""
     stderr_tail: str = ""
     memory: dict[str, float] = Field(default_factory=dict)
-    """Bytes, whichever are known: device_free, device_total, reserved, allocated, asked; of the control group that a
-    worker died in: host_used, host_peak, host_limit."""
+    """Bytes, whichever are known: device_free, device_total, reserved, allocated, asked; where the host ran out of
+    them, host_free and host_total; of the control group that a worker died in, host_used, host_peak, host_limit."""
     open_range: str = ""
     """The ranges that were open, of those that the workload annotates, outermost first: `layer_03/attention`."""
     faulting: FaultingKernel | None = None

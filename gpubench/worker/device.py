@@ -13,7 +13,7 @@ import torch
 from gpubench.errors import WorkerError
 from gpubench.graphs.switch import are_graphs_off, forbid_captures
 
-__all__ = ["Device", "open_device"]
+__all__ = ["Device", "host_memory", "open_device"]
 
 CUDA = "cuda:0"
 """The parent shows each worker one GPU, so that its number is always this one."""
@@ -66,10 +66,7 @@ class Device:
         A device whose context is lost no longer says what is free.
         """
         if not self.is_cuda:
-            free, total = psutil.virtual_memory().available, self.total_bytes
-            limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-            if limit != resource.RLIM_INFINITY:  # what `ulimit -v` leaves of it
-                free, total = min(free, max(0, limit - psutil.Process().memory_info().vms)), min(total, limit)
+            free, total = host_memory()
             return {"device_free": free, "device_total": total}
         held = {"reserved": torch.cuda.memory_reserved(), "allocated": torch.cuda.memory_allocated()}
         if not is_alive:
@@ -119,6 +116,16 @@ class Device:
         except RuntimeError:
             return True
         return torch.cuda.current_stream() != torch.cuda.default_stream()
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes free and total of the host's memory, so far as this process may have them."""
+    host = psutil.virtual_memory()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return host.available, host.total
+    left = max(0, limit - psutil.Process().memory_info().vms)  # of what `ulimit -v` allows
+    return min(host.available, left), min(host.total, limit)
 
 
 def open_device(needs_cuda: bool = False) -> Device:

@@ -15,7 +15,7 @@ from gpubench.ranges import left_ranges
 from gpubench.records import CellRecord, CheckResult, Crash, Frame, Outcome
 from gpubench.stacks import is_in_app, name_place
 from gpubench.worker.cuda_errors import find_cuda_error
-from gpubench.worker.device import Device
+from gpubench.worker.device import Device, host_memory
 
 __all__ = [
     "CellStopped",
@@ -105,7 +105,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     message = _text(error)
     cuda_error = find_cuda_error(message)
     is_cuda = cuda_error is not None and cuda_error.name == "cudaErrorMemoryAllocation"
-    return is_cuda or any(text in message for text in _OUT_OF_MEMORY)
+    return is_cuda or _is_out_of_host_memory(error) or "CUBLAS_STATUS_ALLOC_FAILED" in message
+
+
+def _is_out_of_host_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(text in _text(error) for text in _OUT_OF_HOST_MEMORY)
 
 
 def find_cause(error: BaseException) -> BaseException:
@@ -132,11 +136,7 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "not enough memory: you tried",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+_OUT_OF_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "not enough memory: you tried")
 _MIXED_DEVICES = ("Expected all tensors to be on the same device", "cannot be accessed from Triton (cpu tensor?)")
 _ON_THE_HOST = "; inputs and set-ups are on the GPU by default, but what a step allocates needs its own device=…"
 _ASKED = re.compile(r"(?:allocate|tried to allocate)\s+([\d.]+)\s*([KMGTP]?i?B|bytes)", re.IGNORECASE)
@@ -168,6 +168,8 @@ class _Evidence:
     def _read_memory(self) -> dict[str, float]:
         asked = _ASKED.search(self.message)
         memory = self.device.memory(is_alive=not self.is_context_lost)
+        if self.device.is_cuda and _is_out_of_host_memory(self.error):
+            memory["host_free"], memory["host_total"] = host_memory()
         if asked:
             unit = asked[2].lower()
             power = 0 if unit == "bytes" else _UNITS[unit.rstrip("b").rstrip("i")]
@@ -196,6 +198,8 @@ def _judge(evidence: _Evidence) -> tuple[Outcome, str]:
 
 def _describe_memory(memory: dict[str, float]) -> str:
     asked = f"asked for {_gib(memory['asked'])} with " if "asked" in memory else ""
+    if "host_free" in memory:
+        return f"the host is out of memory: {asked}{_gib(memory['host_free'])} free of {_gib(memory['host_total'])}"
     return f"out of memory: {asked}{_gib(memory['device_free'])} free of {_gib(memory['device_total'])}"
 
 

@@ -164,6 +164,25 @@ def test_a_device_out_of_memory_says_what_was_asked_and_what_there_was() -> None
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.00 GiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."),
+    ],
+    ids=["python", "torch"],
+)
+def test_a_host_out_of_memory_beside_a_gpu_tells_the_hosts(error: Exception) -> None:
+    failure = fail(error)
+
+    assert failure.outcome is Outcome.OOM
+    assert failure.crash is not None
+    memory, total = failure.crash.memory, psutil.virtual_memory().total
+    assert (memory["host_total"], memory["device_total"]) == (total, 150e9)
+    shown = f"the host is out of memory: asked for 2.00 GiB with {memory['host_free'] / 2**30:,.2f} GiB free of "
+    assert failure.reason.startswith(f"{shown}{total / 2**30:,.2f} GiB (test_failure.py:")
+
+
+@pytest.mark.parametrize(
     ("text", "asked"),
     [
         ("Tried to allocate 512.00 MiB.", 512 * 2**20),
