@@ -25,6 +25,7 @@ from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data, script_json
 from gpubench.report.samples import samples
+from gpubench.report.starts import start_table
 from gpubench.report.triage import show
 from gpubench.report.verdict import verdict
 from gpubench.triage import Triage
@@ -102,6 +103,7 @@ def render_html(content: Content) -> str:
         facts=_facts(content),
         comparison=compare(content),
         latencies=latency_table(content),
+        starts=start_table(content),
         most_compared=MOST_COMPARED,
         triages=[show(found) for found in triages],
         most_signatures=MOST_SIGNATURES,

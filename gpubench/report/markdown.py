@@ -19,6 +19,7 @@ from gpubench.report.comparison import Row, Versus, compare
 from gpubench.report.content import Content
 from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory_table
+from gpubench.report.starts import start_table
 from gpubench.report.times import times_table
 from gpubench.report.triage import ShownRow, show
 from gpubench.report.verdict import verdict
@@ -49,6 +50,7 @@ def markdown_report(content: Content) -> str:
         *_frontier(content),
         *_latencies(content),
         *_memory(content),
+        *_starts(content),
         *_times(content),
         *[triage_markdown(found) for found in content.triages()],
         *_not_ok(content),
@@ -220,6 +222,19 @@ def _memory(content: Content) -> list[str]:
         return []
     text = table(head, body, right=range(2, len(head)))
     return ["### Memory of captured graphs", _folded(f"{_count(len(body))}, one by one", text, len(body))]
+
+
+def _starts(content: Content) -> list[str]:
+    """What warming up and capturing took, and of starts in two phases, what was foretold."""
+    starts = start_table(content)
+    if not starts.body:
+        return []
+    text = table(starts.head, starts.body, right=range(1, len(starts.head)))
+    return [
+        "### Start of captured steps",
+        starts.words,
+        _folded(f"All {len(starts.body):,} rows", text, len(starts.body)),
+    ]
 
 
 def _times(content: Content) -> list[str]:

@@ -52,7 +52,7 @@ def cell(backend: str, batch: int, isl: int) -> MadeCell:
             "memory_pool|bucket 8": [5.0 * MB],
             "memory_driver|bucket 8": [1.0 * MB],
             "capture_time|bucket 8": [0.25],
-            "memory_allocated|bucket 64": [0.0],
+            "memory_allocated|bucket 64": [18.0 * MB],
             "memory_reserved|bucket 64": [14.0 * MB],
             "capture_time|bucket 64": [0.5],
         }
@@ -165,19 +165,36 @@ def test_kernel_bars_are_as_long_as_the_sum_and_made_of_the_longest_kernels(page
     assert ATTENTION in keys
 
 
+def bars(page, table: str) -> list[str]:
+    return [bar.get_attribute("aria-label") for bar in page.all(f"{table} .timebar")]
+
+
 def test_a_buckets_memory_is_stacked_without_counting_anything_twice(page):
     lines = page.all("#memory tbody tr[data-cell]")
-    assert [line.find_element("css selector", "td").text for line in lines] == ["bucket 8", "bucket 64"]
-    parts = [line.find_element("css selector", ".timebar").get_attribute("aria-label") for line in lines]
-    assert parts[0] == (
-        f"allocated {format_value(2.0 * MB, 'B')}, 28.6%; reserved beyond that {format_value(4.0 * MB, 'B')}, 57.1%; "
-        f"driver overhead {format_value(1.0 * MB, 'B')}, 14.3%"
-    )
+    assert [line.find_element("css selector", "td").text for line in lines] == ["bucket 64", "bucket 8"]
+    mb = [format_value(n * MB, "B") for n in range(30)]
+    assert bars(page, "#memory") == [
+        f"allocated {mb[14]}, 100.0%",  # of 18, four lie in what was reserved before
+        f"allocated {mb[2]}, 28.6%; reserved beyond that {mb[4]}, 57.1%; driver overhead {mb[1]}, 14.3%",
+    ]
     heads = [head.text for head in page.all("#memory thead th")]
-    assert heads == ["bucket", "", "allocated", "reserved", "graphs' pool", "driver overhead", "capture time"]
-    figures = [cell.text for cell in lines[0].find_elements("css selector", "td.number")]
-    assert figures == [*(format_value(n * MB, "B") for n in (2.0, 6.0, 5.0, 1.0)), "250 ms"]
-    assert [cell.text for cell in lines[1].find_elements("css selector", "td.number")][2:4] == ["–", "–"]
+    assert heads == ["bucket", "", "so far", "allocated", "reserved", "graphs' pool", "driver overhead", "capture time"]
+    figures = [[cell.text for cell in line.find_elements("css selector", "td.number")] for line in lines]
+    assert figures == [[mb[14], mb[18], mb[14], "–", "–", "500 ms"], [mb[21], mb[2], mb[6], mb[5], mb[1], "250 ms"]]
+
+
+def test_all_buckets_of_a_cell_are_told_together_before_them_and_each_bar_begins_where_the_last_one_ended(page):
+    mb = [format_value(n * MB, "B") for n in range(30)]
+    (line,) = page.all("#memory-totals tbody tr")
+    figures = [cell.text for cell in line.find_elements("css selector", "td.number")]
+    assert figures == ["2: 8 to 64", mb[20], mb[20], mb[5], mb[1], "750 ms"]
+    assert bars(page, "#memory-totals") == [
+        f"allocated {mb[16]}, 76.2%; reserved beyond that {mb[4]}, 19.0%; driver overhead {mb[1]}, 4.8%"
+    ]
+    first, second = page.all("#memory .timebar")
+    begins = [bar.find_element("css selector", "span").rect["x"] for bar in (first, second)]
+    assert begins[1] - begins[0] == pytest.approx(first.rect["width"] * 14 / 21, abs=2)
+    assert page.one("#memory-line").text == f"1 cell; all buckets of one take {mb[21]}"
 
 
 def test_buckets_are_no_ranges_of_the_step_and_are_in_the_dialog_of_their_cell(page):

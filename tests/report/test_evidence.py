@@ -64,7 +64,7 @@ def test_samples_are_of_the_timer_that_the_figure_is_of(tmp_path):
     assert "launch_overhead" not in found
 
 
-def test_memory_is_by_bucket_in_the_order_of_its_size(tmp_path):
+def test_memory_is_by_bucket_in_the_order_of_capture(tmp_path):
     profile = {
         "memory_reserved|bucket 64": [7.0],
         "memory_reserved|bucket 8": [4.0, 6.0],
@@ -77,7 +77,7 @@ def test_memory_is_by_bucket_in_the_order_of_its_size(tmp_path):
     }
     content = content_of(tmp_path, [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, TIMES, profile=profile)])
     found = memory(content)
-    rows = [["bucket 8", 0.5, 5.0, 3.0], ["bucket 64", None, 7.0, None], ["prefill bucket 1,024", 0.25, None, None]]
+    rows = [["", 64, None, 7.0, None], ["", 8, 0.5, 5.0, 3.0], ["prefill", 1024, 0.25, None, None]]
     assert found == {"parts": ["reserved", "pool"], "rows": {1: rows}}
     ranges = page_data(content)["ranges"]
     assert {ranges["metrics"][number][0] for _, number, *_ in ranges["rows"][1]} == {"busy", "memory_pool"}

@@ -1,0 +1,86 @@
+"""What the starts of captured steps took, and whether a first capture foretold what graphs hold after the second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
+
+from gpubench.analysis import columns as c
+from gpubench.analysis.metrics import format_value
+from gpubench.report.content import Content
+
+__all__ = ["StartTable", "start_table"]
+
+_TIMES = {"trace_time": "traced", "start_time": "started"}
+_RECAPTURES = {
+    "recapture_time": "recaptured",
+    "release_time": "of it, released",
+    "graphs_estimated": "estimate",
+    "graphs_kept": "kept",
+}
+_IN_THE_END = ["last captures", "held", "held / estimate"]
+
+
+@dataclass(frozen=True)
+class StartTable:
+    """A row per cell and step that was captured; no rows without any."""
+
+    head: list[str]
+    body: list[list[str]]
+    has_recaptures: bool
+    """Some started in two phases: then the columns have what that took, too."""
+
+    @property
+    def words(self) -> str:
+        """What the columns mean."""
+        start = "A start is warming up and capturing, all buckets together; tracing comes before it, once for cells "
+        if not self.has_recaptures:
+            return start + "that share it."
+        return (
+            start
+            + "that share it. In two phases, the estimate is what captures with a small cache took of the device, "
+            "and kept what of it didn't come back when they were released. Held in the end is that, and what the last "
+            "captures took: above 1× of the estimate they took more than it foretold."
+        )
+
+
+def start_table(content: Content) -> StartTable:
+    """Seconds of tracing and of the start after that; of starts in two phases, those of capturing again, and memory.
+
+    What graphs hold in the end is what the first captures didn't give back, and what the last ones took of the device.
+    """
+    starts = _starts(content)
+    has_recaptures = bool(starts["recapture_time"].notna().any())
+    head = ["cell", *_TIMES.values(), *([*_RECAPTURES.values(), *_IN_THE_END] if has_recaptures else [])]
+    body = []
+    for run_cell_step, start in starts.iterrows():
+        _, cell_id, step = cast("tuple[str, str, str]", run_cell_step)
+        figures = [format_value(start[name] or None, "s") for name in _TIMES]  # one graph of the whole isn't traced
+        name = f"{cell_id}, {step}" if step else cell_id
+        body.append([name, *figures, *(_recapture(start) if has_recaptures else [])])
+    return StartTable(head if body else [], body, has_recaptures)
+
+
+def _starts(content: Content) -> pd.DataFrame:
+    """The medians by run, cell and step, in the order of the cells; `device` is what all buckets took of it."""
+    keys, names = [c.RUN_ID, c.CELL_ID, c.RANGE], [*_TIMES, *_RECAPTURES]
+    frame = content.frame
+    found = frame[frame[c.METRIC].isin(names) & frame[c.MEDIAN].notna()].drop_duplicates([*keys, c.METRIC])
+    starts = found.set_index([*keys, c.METRIC])[c.MEDIAN].unstack(c.METRIC).reindex(columns=names)
+    captured = pd.concat([run.memory() for run in content.runs], ignore_index=True)
+    taken = captured.groupby([c.RUN_ID, c.CELL_ID, "step"])["device"].sum(min_count=1).rename_axis(keys)
+    cells = zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True)
+    place = {key: row for row, key in enumerate(cells)}
+    ordered = sorted(starts.index, key=lambda key: (place[key[:2]], key[2]))
+    return starts.assign(device=taken.reindex(starts.index)).loc[ordered]
+
+
+def _recapture(start: pd.Series) -> list[str]:
+    """What follows its times; a start in one phase has only what its captures took, and hold."""
+    kept = 0.0 if pd.isna(start["graphs_estimated"]) else start["graphs_kept"]
+    held = start["device"] + kept
+    share = held / start["graphs_estimated"] if start["graphs_estimated"] else None
+    shown = [format_value(start[name], "s" if name.endswith("_time") else "B") for name in _RECAPTURES]
+    return [*shown, format_value(start["device"], "B"), format_value(held, "B"), format_value(share, "×")]
