@@ -24,6 +24,9 @@ __all__ = ["Gpu", "Machine", "describe_environment", "fingerprint", "has_cuda_to
 
 PACKAGE = Path(gpubench.__file__).parent
 
+PEERS = ("flashinfer-python", "fla-core", "transformers")
+"""Packages that backends may be made of; what is installed of them is recorded, and a resume refuses others."""
+
 # Set by an engineer on purpose and changing what is measured. Nothing else of the environment is ever recorded: it
 # holds tokens and passwords.
 RECORDED_VARIABLES = (
@@ -114,6 +117,7 @@ def describe_environment(machine: Machine) -> dict[str, Any]:
         "driver": machine.driver,
         "cuda": machine.cuda,
         **{name: _version(name) for name in ("torch", "triton", "nvtx", "numpy")},
+        "peers": {name: version for name in PEERS if (version := _version(name))},
         "python": platform.python_version(),
         "gpubench": gpubench.__version__,
         **_commit(),
@@ -134,6 +138,7 @@ def fingerprint(environment: Mapping[str, Any], sweep_hash: str, plugin_files: I
         "driver": environment["driver"],
         "torch": environment["torch"],
         "triton": environment["triton"],
+        **environment["peers"],
         "code": _combine(hash_files(_measuring_files())),
         **{f"plugin {Path(file).name}": digest[:16] for file, digest in hash_files(plugin_files).items()},
     }

@@ -15,7 +15,7 @@ from gpubench.workloads import BUILTIN
 ROOT = Path(__file__).parent.parent
 CHILD_ONLY = (
     *("worker", "workloads", "serving", "graphs", "models", "kernels"),
-    *("registry", "ranges", "sharing", "tensors"),
+    *("registry", "ranges", "sharing", "tensors", "default_device"),
 )
 FORBIDDEN = {"torch", "triton", "nvtx", *(f"gpubench.{name}" for name in CHILD_ONLY)}
 INSTANT = [

@@ -14,7 +14,7 @@ _SOFTWARE = ("driver", "cuda", "torch", "triton", "python", "gpubench")
 def differences(before: Run, after: Run) -> Iterator[str]:
     """In words, `driver 580.65 → 590.10`; what is the same isn't said. GPUs and timers are not among them."""
     old, new = ({**run.header.environment, **run.header.fingerprint} for run in (before, after))
-    for name in _SOFTWARE:
+    for name in dict.fromkeys((*_SOFTWARE, *old.get("peers", ()), *new.get("peers", ()))):
         if old.get(name) != new.get(name):
             yield f"{name} {old.get(name) or 'unknown'} → {new.get(name) or 'unknown'}"
     if old.get("code") != new.get("code"):
