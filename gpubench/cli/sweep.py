@@ -240,11 +240,11 @@ def _show_what_next(console: Console, ended: SweepEnded, reports: Sequence[Path]
     for report in reports:
         console.print(f"report   [bold]{escape(str(report))}[/]", soft_wrap=True)
     command = escape(command)
-    if _has_failures(ended):
+    if _has_failures(ended.outcomes):
         console.print(f"triage   gpubench triage {escape(shlex.quote(ended.path))}", soft_wrap=True)
-    if ended.outcomes.get("not run") or ended.unprofiled:
+    if ended.asked.get("not run") or ended.unprofiled:  # the same command can run nothing else of the run
         console.print(f"resume   {command} --resume", soft_wrap=True)
-    elif _has_failures(ended):
+    elif _has_failures(ended.asked):
         console.print(
             f"retry    {command} --retry-failed all   [dim](after a change: a new run, without it)[/]", soft_wrap=True
         )
@@ -253,10 +253,10 @@ def _show_what_next(console: Console, ended: SweepEnded, reports: Sequence[Path]
 def _exit_code(ended: SweepEnded) -> int:
     if ended.is_interrupted:
         return INTERRUPTED
-    return SOME_FAILED if _has_failures(ended) else 0
+    return SOME_FAILED if _has_failures(ended.outcomes) else 0
 
 
-def _has_failures(ended: SweepEnded) -> bool:
+def _has_failures(outcomes: Mapping[str, int]) -> bool:
     from gpubench.records import Outcome
 
-    return any(name != "not run" and Outcome(name).is_failure for name in ended.outcomes)
+    return any(name != "not run" and Outcome(name).is_failure for name in outcomes)

@@ -81,6 +81,8 @@ class SweepEnded:
 
     outcomes: dict[str, int]
     """Cells by outcome over the whole run, `not run` among them."""
+    asked: dict[str, int]
+    """The same of the cells that this start of it was to run: `--only` leaves others out."""
     warned: int
     """Cells whose records hold warnings."""
     unprofiled: int

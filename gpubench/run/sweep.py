@@ -76,9 +76,10 @@ def run_sweep(request: SweepRequest, stop: StopSignal) -> Generator[SweepEvent]:
         yield from passes.timing(run)
         yield from passes.profile()
         unprofiled = len(passes.tasks_to_profile()) if stop.is_requested else 0
-    results = merge_cells(read_run(path))
+        results = merge_cells(read_run(path))
+        asked = count_outcomes(passes.asked(results))
     warned = sum(any(record.warnings for record in result.records) for result in results)
-    yield SweepEnded(count_outcomes(results), warned, unprofiled, stop.is_requested, str(path))
+    yield SweepEnded(count_outcomes(results), asked, warned, unprofiled, stop.is_requested, str(path))
 
 
 def count_outcomes(results: Sequence[CellResult]) -> dict[str, int]:
@@ -103,7 +104,7 @@ class _Passes:
 
     def timing(self, run: StoredRun) -> Iterator[SweepEvent]:
         """Every cell that has no answer yet, unprofiled."""
-        results = self._asked(run)
+        results = self.asked(merge_cells(run))
         tasks = plan_tasks(results, self._task_settings(Pass.TIMING), self.request.retry)
         device = ", ".join(gpu.name for gpu in self.request.gpus) or "cpu"
         if self.request.overlay:
@@ -137,7 +138,7 @@ class _Passes:
         """One for each cell that is ok and has no profile yet; none if nothing profiles."""
         if self.profiler.timer is None:
             return []
-        ok = [result for result in self._asked(read_run(self.store.path)) if result.outcome is Outcome.OK]
+        ok = [result for result in self.asked(merge_cells(read_run(self.store.path))) if result.outcome is Outcome.OK]
         return plan_tasks(ok, self._task_settings(Pass.PROFILE), frozenset())
 
     def _profiled(self) -> tuple[Launcher, int | None]:
@@ -157,9 +158,10 @@ class _Passes:
         again = [replace(task, pass_=Pass.TIMING) for task in tasks if task.cell.cell_id in dead]
         yield from self._scheduler(UnprofiledRetry(dead, has_dumps=self._has_dumps)).run(again)
 
-    def _asked(self, run: StoredRun) -> list[CellResult]:
+    def asked(self, results: Sequence[CellResult]) -> list[CellResult]:
+        """Those of a run's cells that this start of it is to run."""
         asked = {cell.key for cell in self.request.cells}
-        return [result for result in merge_cells(run) if result.cell.key in asked]
+        return [result for result in results if result.cell.key in asked]
 
     def _task_settings(self, pass_: Pass) -> TaskSettings:
         spec = self.request.sweep.spec

@@ -137,6 +137,18 @@ def test_failed_cells_run_again_when_asked_and_the_last_attempt_counts(tmp_path:
     failed = [result for result in merge_cells(read_run(only_run(tmp_path))) if result.cell.backend != "healthy"]
     assert [result.attempt for result in failed] == [1]
     assert "1 of 2 cells (1 has its answer)" in again.out
+    assert "retry    gpubench sweep" in again.out
+
+
+def test_what_only_leaves_out_is_counted_and_no_command_is_named_that_would_not_run_it(tmp_path: Path) -> None:
+    sweep = str(write_sweep(tmp_path, MANY.replace("axes:", "axes:\n  backend: [healthy, raises_in_step]")))
+    assert gpubench_here(tmp_path, "sweep", sweep, "--only", "size=8").code == 3
+    healthy = gpubench_here(tmp_path, "sweep", sweep, "--only", "size=8", "--only", "backend=healthy", "--resume")
+    assert healthy.code == 3, "a cell of the run has failed all the same"
+    assert "2 cells: 1 ok, 1 error" in healthy.out
+    assert "triage   gpubench triage" in healthy.out
+    assert "retry " not in healthy.out
+    assert "resume " not in healthy.out
 
 
 def test_a_timeout_takes_every_descendant_with_it(tmp_path: Path) -> None:
@@ -185,6 +197,7 @@ def test_json_events_are_one_object_a_line_and_quiet_is_quiet(tmp_path: Path) ->
     assert events[-1] == {
         "event": "sweep_ended",
         "outcomes": {"ok": 1},
+        "asked": {"ok": 1},
         "warned": 0,
         "unprofiled": 0,
         "is_interrupted": False,
