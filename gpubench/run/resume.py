@@ -77,5 +77,5 @@ def _leaves(before: Any, after: Any, key: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted({*before, *after}):
             yield from _leaves(before.get(name), after.get(name), f"{key}.{name}")
-    elif before != after:
+    elif before != after and repr(before) != repr(after):  # a .nan is not even equal to itself
         yield f"{key}: {json.dumps(before)} → {json.dumps(after)}"

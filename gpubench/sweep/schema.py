@@ -97,7 +97,7 @@ class ParetoSettings(BaseModel):
 class SweepFile(BaseModel):
     """A sweep file, key by key; a key that is missing has the default given here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     name: Annotated[str, Field(min_length=1)]
     workload: Annotated[str, Field(min_length=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def test_nothing_that_has_changed_is_no_difference() -> None:
 def test_a_changed_question_is_named_by_its_key_with_both_values(new: RunHeader, told: str) -> None:
     assert differences(header(), new) == [told]
     assert question_hash(header().sweep) != question_hash(new.sweep)
+
+
+def test_infinity_is_a_value_of_its_own_and_nan_is_the_same_as_nan(tmp_path: Path) -> None:
+    odd = changed(params={"cap": math.inf, "fill": [math.nan], "low": math.nan})
+    stored = read_run(tmp_path / create_run(tmp_path, odd).run_id).header
+    assert differences(stored, odd) == []
+    again = changed(params={"cap": None, "fill": [math.nan], "low": math.nan})
+    assert differences(stored, again) == ["sweep.params.cap: Infinity → null"]
 
 
 def test_a_longer_limit_or_another_plot_asks_the_same_question() -> None:

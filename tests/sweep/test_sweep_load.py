@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_the_resolved_sweep_is_json_and_loads_as_the_same_sweep(load: Any, folde
     (folder / "again.yaml").write_text(json.dumps(sweep.resolved).replace("Infinity", ".inf"))
     again = load_sweep(folder / "again.yaml", overlay="cpu")
     assert again.resolved == sweep.resolved
+    assert again.resolved["zip"] == [{"tp": 1, "scale": math.inf}]
     assert again.spec.name == "again"
     assert "overlay" not in sweep.resolved
 
