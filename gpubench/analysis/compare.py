@@ -236,7 +236,7 @@ def _movements(before: Run, after: Run, pairs: Sequence[Pair], figures: _Both) -
         sides = [(source.get(cell, x.key), source.get(cell, y.key)) for source, cell in _sides(pair, figures)]
         points = [(first, second) for first, second in sides if first and second]
         if len(points) == 2:
-            groups[label([pair.arguments.get(name) for name in names])].append((points[0], points[1]))
+            groups[label({name: pair.arguments.get(name) for name in names})].append((points[0], points[1]))
     for name, members in groups.items():
         found = move(name, x, y, members)
         if found is not None:

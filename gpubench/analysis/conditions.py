@@ -26,6 +26,7 @@ __all__ = [
     "clocks_of",
     "compiled_of",
     "group_cautions",
+    "labels_of",
     "launch_of",
     "replay_of",
     "shared_of",
@@ -37,6 +38,13 @@ AS_EAGER = "as eager"
 """What a record says of a graph whose replay ran the same kernels as the step without it."""
 DIFFERENT_CLOCKS = 1.03
 """From how far apart on backends' SM clocks are different ones, for a difference that small can make theirs."""
+
+_NOTED = {
+    *("clocks", "compiled", "first_step_s", "graph_pointers", "inner_repeats", "l2", "l2_rotation", "launch"),
+    *("nested_ranges", "profiler", "repetitions", "replay_kernels", "seed", "shared", "stopped", "timer_choice"),
+    *("trace", "triton", "warmup_steps"),
+}
+"""What gpubench itself notes in a record's details. All else there is the workload's label of the cell."""
 
 Span = tuple[float, float]
 
@@ -82,6 +90,12 @@ def clocks_of(cell: CellResult) -> Clocks | None:
         samples=sum(_step_samples(record) for record, _ in trials),
         throttled_by=tuple(sorted({reason for clocks in found for reason in clocks.throttled_by})),
     )
+
+
+def labels_of(cell: CellResult) -> dict[str, str]:
+    """What the workload's hook `label` says of the cell, as `rank: one rank of 16, no communication`; {} if nothing."""
+    found = (record.details for record in cell.records)
+    return {name: str(text) for details in found for name, text in details.items() if name not in _NOTED}
 
 
 def launch_of(cell: CellResult) -> str:

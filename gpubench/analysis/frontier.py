@@ -6,8 +6,9 @@ don't dominate each other: both are on the frontier, or neither. It takes O(n lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -73,13 +74,19 @@ def group_labels(rows: pd.DataFrame, group: Sequence[str]) -> pd.Series:
     """The group of each row: the values of the columns, joined by a middle dot; "" without columns."""
     labels = pd.Series("", index=rows.index, dtype=object)
     for number, name in enumerate(group):
-        labels = labels + (" · " if number else "") + rows[name].map(axis_text).astype(object)
+        labels = labels + (" · " if number else "") + rows[name].map(partial(_in_group, name)).astype(object)
     return labels
 
 
-def label(values: Sequence[object]) -> str:
+def label(values: Mapping[str, object]) -> str:
     """One cell's group, of its values of the grouping columns."""
-    return " · ".join(map(axis_text, values))
+    return " · ".join(_in_group(name, value) for name, value in values.items())
+
+
+def _in_group(name: str, value: object) -> str:
+    """A value as a group's name has it: `true` would say of nothing what it is."""
+    is_truth = isinstance(axis_value(value), bool | np.bool_)
+    return f"{name}={axis_text(value)}" if is_truth else axis_text(value)
 
 
 def axis_text(value: object) -> str:

@@ -1,12 +1,13 @@
-"""Under what each cell was measured, in words for its page."""
+"""What each cell is and under what it was measured, in words for its page."""
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
-from gpubench.analysis.conditions import Clocks, clocks_of, compiled_of, launch_of, replay_of, shared_of
+from gpubench.analysis.conditions import Clocks, clocks_of, compiled_of, labels_of, launch_of, replay_of, shared_of
 from gpubench.analysis.merge import CellResult
 from gpubench.records import Pass
 from gpubench.report.coded import coded
@@ -17,10 +18,8 @@ __all__ = ["conditions"]
 
 def conditions(content: Content) -> list[dict[str, Any]]:
     """`{label, values}` each, the values coded by row of `cells`; those that are not known of any cell are left out."""
-    columns: dict[str, list[str]] = {}
-    for cell in content.cells():
-        for label, text in _of(cell).items():
-            columns.setdefault(label, []).append(text)
+    told = [{**labels_of(cell), **_of(cell)} for cell in content.cells()]
+    columns = {label: [texts.get(label, "") for texts in told] for label in dict.fromkeys(chain(*told))}
     known = {label: texts for label, texts in columns.items() if any(texts)}
     return [{"label": label, "values": coded(pd.Series(texts, dtype=object))} for label, texts in known.items()]
 

@@ -21,6 +21,7 @@ from gpubench.analysis.run import Run
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content
 from gpubench.report.evidence import files, hazards, printed, signatures
+from gpubench.report.labels import label_facts
 from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory
 from gpubench.report.payload import page_data, script_json
@@ -142,6 +143,7 @@ def _facts(content: Content) -> list[_Pair]:
     facts = {
         "Device": content.devices(),
         "Workload": workloads,
+        **{name.replace("_", " ").capitalize(): texts for name, texts in label_facts(content).items()},
         "Timers": content.timers(),
         "Date": content.dates(),
         "Run" if len(content.runs) == 1 else "Runs": [run.run_id for run in content.runs],

@@ -17,6 +17,7 @@ from gpubench.analysis.statistics import SampleWarning
 from gpubench.records import Outcome
 from gpubench.report.comparison import Row, Versus, compare
 from gpubench.report.content import Content
+from gpubench.report.labels import label_facts
 from gpubench.report.latencies import latency_table
 from gpubench.report.memory import memory_table
 from gpubench.report.starts import start_table
@@ -292,11 +293,14 @@ def _count(cells: int) -> str:
 
 
 def _environment(content: Content) -> str:
-    versions = content.runs[0].header.fingerprint
-    named = [f"{name} {versions[name]}" for name in ("driver", "cuda", "torch", "triton") if versions.get(name)]
+    header = content.runs[0].header
+    versions = header.fingerprint
+    names = ("driver", "cuda", "torch", "triton", *header.environment.get("peers", ()))
+    named = [f"{name} {versions[name]}" for name in names if versions.get(name)]
     profilers = list(dict.fromkeys(name for run in content.runs for name in run.profilers()))
     facts = [
         ", ".join(content.devices()),
+        *(f"{name.replace('_', ' ')}: {', '.join(texts)}" for name, texts in label_facts(content).items()),
         *named,
         f"timed by {', '.join(content.timers())}" if content.timers() else "",
         f"profiled by {', '.join(profilers)}" if profilers else "",

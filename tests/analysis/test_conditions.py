@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from gpubench.analysis.conditions import (
     clocks_of,
     compiled_of,
     group_cautions,
+    labels_of,
     replay_of,
     shared_of,
     warnings_of,
 )
 from gpubench.analysis.run import load_run
 
+RESULTS = Path(__file__).parents[2] / "results"
 TIMES = {"step_time": [[1.0] * 10] * 2}
 
 
@@ -119,3 +122,27 @@ def test_what_a_cell_shared_is_told_with_its_size_and_who_built_it(tmp_path):
     assert shared_of(first) == "weights, 69.3 GB, from cell_000_C001; compiled step, built in 250 ms"
     assert compiled_of(first) == "2 graphs in 12.3 s"
     assert shared_of(second) == shared_of(odd) == compiled_of(second) == compiled_of(odd) == ""
+
+
+def test_what_a_workload_says_of_its_cell_is_told_from_what_is_noted_of_every_cell(tmp_path):
+    noted = {"seed": 7, "l2": "cold", "launch": "idle: all of it", "stopped": "known", "warmup_steps": 9, **clocks()}
+    said = {"model": "deepseek-v3.2", "rank": "one rank of 16, no communication"}
+    labelled, plain = cells_of(
+        tmp_path, MadeCell({"n": 1}, TIMES, details=said | noted), MadeCell({"n": 2}, TIMES, details=noted)
+    )
+    assert labels_of(labelled) == said
+    assert labels_of(plain) == {}
+
+
+@pytest.mark.parametrize(
+    ("run", "labels"),
+    [
+        ("h200-gated-delta-block-v", set()),
+        ("h200-faults", set()),
+        ("h200-pareto", {"model", "layers", "rank"}),
+        ("h200-closed-loop", {"model", "layers", "each_user", "window"}),
+        ("h200-sparse-gqa-rotate", {"heads", "sparse attention"}),
+    ],
+)
+def test_runs_that_were_measured_have_the_labels_of_their_workloads(run, labels):
+    assert {name for cell in load_run(RESULTS / run).cells for name in labels_of(cell)} == labels

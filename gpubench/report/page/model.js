@@ -53,8 +53,10 @@ const timersOf = (metric, members) => [...new Set(members.filter((row) => metric
 // An axis' title says which way is better, for a picture of the plot goes without the page.
 const directedTitle = (key) => [titleOf(key), series.has(key) ? directionOf(series.get(key)) : ""].filter(Boolean).join(", ");
 
-// What groups a row belongs to: the values of these axes, joined. Each value is put into words once.
-const textsOf = (axis) => (axis.texts ??= axis.values.values.map(formatAxis));
+// What groups a row belongs to: the values of these axes, joined. Each value is put into words once; true and false say of
+// what.
+const wordsOf = (axis) => (value) => (typeof value === "boolean" ? `${axis.label}=${formatAxis(value)}` : formatAxis(value));
+const textsOf = (axis) => (axis.texts ??= axis.values.values.map(wordsOf(axis)));
 const groupOf = (keys) => {
   const columns = keys.map((key) => axes.get(key)).map((axis) => [textsOf(axis), axis.values.codes]);
   return (row) => columns.map(([texts, codes]) => texts[codes[row]]).join(" · ");
