@@ -23,7 +23,7 @@ from gpubench.profilers.nsys import (
     try_nsys,
 )
 from gpubench.profilers.nsys import worker_environment as reduce_environment
-from gpubench.records import CellRecord, Outcome, Stage, Timer
+from gpubench.records import CellRecord, Outcome, Pass, Stage, Timer
 from gpubench.run.launcher import Launch, PlainLauncher, worker_command, worker_environment
 from gpubench.run.logs import read_tail
 from gpubench.settings import MeasureSettings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.profilers.join import CellProfile
     from gpubench.profilers.projection import Projection
 
-__all__ = ["CELLS_PER_TRACE", "NsysLauncher", "Profiler", "UnprofiledRetry", "choose_profiler"]
+__all__ = ["CELLS_PER_TRACE", "NsysLauncher", "Profiler", "UnprofiledRetry", "choose_profiler", "discard_unread"]
 
 CELLS_PER_TRACE = 50
 """A session of nsys costs seconds, and a trace grows with every cell: this many share one."""
@@ -216,6 +216,14 @@ def _without_figures(record: CellRecord, reason: str) -> CellRecord:
         return record
     # a program's own figures, taken while it was profiled, are no timings
     return replace(record, measurements=[], warnings=[*record.warnings, f"no kernel times: {reason}"])
+
+
+def discard_unread(artifacts: Path, records: Sequence[CellRecord]) -> None:
+    """Remove the traces that no record is of: a sweep that was killed leaves nsys to write its report all the same."""
+    read = {record.worker for record in records if record.pass_ is Pass.PROFILE}
+    for left in artifacts.glob(f"worker_*/{TRACE}.*"):
+        if int(left.parent.name.removeprefix("worker_")) not in read:
+            left.unlink()
 
 
 class UnprofiledRetry(PlainLauncher):

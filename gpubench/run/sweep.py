@@ -17,7 +17,14 @@ from gpubench.run.events import PassStarted, SweepEnded, SweepEvent, SweepStarte
 from gpubench.run.kin import describe_order
 from gpubench.run.launcher import Launcher, PlainLauncher
 from gpubench.run.plan import TaskSettings, plan_tasks
-from gpubench.run.profiling import CELLS_PER_TRACE, NsysLauncher, Profiler, UnprofiledRetry, choose_profiler
+from gpubench.run.profiling import (
+    CELLS_PER_TRACE,
+    NsysLauncher,
+    Profiler,
+    UnprofiledRetry,
+    choose_profiler,
+    discard_unread,
+)
 from gpubench.run.resume import find_resumable, question_hash, refuse
 from gpubench.run.scheduler import Scheduler, StopSignal, WorkerSettings
 from gpubench.settings import uses_interpreter
@@ -76,7 +83,10 @@ def run_sweep(request: SweepRequest, stop: StopSignal) -> Generator[SweepEvent]:
         yield from passes.timing(run)
         yield from passes.profile()
         unprofiled = len(passes.tasks_to_profile()) if stop.is_requested else 0
-        results = merge_cells(read_run(path))
+        ended = read_run(path)
+        if not request.keep_traces:
+            discard_unread(path / ARTIFACTS, ended.records)
+        results = merge_cells(ended)
         asked = count_outcomes(passes.asked(results))
     warned = sum(any(record.warnings for record in result.records) for result in results)
     yield SweepEnded(count_outcomes(results), asked, warned, unprofiled, stop.is_requested, str(path))

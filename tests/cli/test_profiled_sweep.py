@@ -238,6 +238,7 @@ def test_a_pass_that_was_left_out_and_then_killed_is_made_up_for(tmp_path: Path,
     assert records[:2] == before
     assert [record.pass_ for record in records[2:]] == [Pass.PROFILE] * 2
     assert {record.details["profiler"].split()[0] for record in records[2:]} == {"nsys"}
+    assert not list(run.glob("artifacts/*/trace.nsys-rep")), "nsys wrote one when it had been killed"
 
 
 FORGETFUL = """#!/bin/sh
