@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -35,9 +36,21 @@ STACK_GRACE_S = 0.3
 """How long a hung worker gets to write its stacks before it is killed."""
 
 
-GUARD = 'read -r group && { read -r _; kill -s KILL -- "-$group"; }'
+TAG = "GPUBENCH_WORKER"
+"""In the environment of a worker, and so of all that it starts: by its value, of that worker alone, what has left both
+its session and its ancestors, as a daemon does, is still known for the sweep's."""
+
+GUARD = """read -r group && {
+    read -r _
+    kill -s KILL -- "-$group"
+    for found in $(grep -lsF "$0" /proc/[0-9]*/environ); do
+        found=${found%/environ}
+        kill -s KILL "${found#/proc/}"
+    done
+}"""
 """For a shell that is told a worker's process group and lives until it is ended or its input is closed, as it is when
-this process has died, however it died: then what the worker had started would run on beside the sweeps that follow."""
+this process has died, however it died: then what the worker had started would run on beside the sweeps that follow.
+Its $0 is the worker's tag."""
 
 PROFILER_GRACE_S = 5.0
 """How long nsys gets to end once its worker is gone; killed outright it leaves an agent behind that never ends."""
@@ -69,8 +82,9 @@ class WorkerProcess:
         self._partial = b""
         (folder / "job.json").write_bytes(dump_line(job))
         launch = launcher.launch(folder / "job.json", gpu)
+        self._tag = uuid.uuid4().hex
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD],
+            ["/bin/sh", "-c", GUARD, f"{TAG}={self._tag}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -82,7 +96,8 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                env=launch.environment,
+                # not around a profiler: its own helpers would have it too, and they may serve others
+                env=launch.environment if job.is_traced else {**launch.environment, TAG: self._tag},
                 start_new_session=True,
             )
 
@@ -200,6 +215,7 @@ class WorkerProcess:
         """Let go of a worker that has ended; what it left running goes too."""
         self.finish()
         self.kill()
+        _kill(_tagged(self._tag))
         self._guard.kill()
         self._guard.communicate()
         self._events.close()
@@ -222,6 +238,13 @@ def _kill(victims: Iterable[psutil.Process]) -> None:
     for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
+
+
+def _tagged(tag: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended, or is another user's
+            if process.environ().get(TAG) == tag:
+                yield process
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

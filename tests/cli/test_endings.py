@@ -17,9 +17,12 @@ ENGINE = """
 name: engine
 workload: command
 axes: {n: [1]}
-params: {command: "sh -c 'sleep 8639{n} & echo $! > pid.tmp; mv pid.tmp pid; wait'"}
+params:
+  command: >-
+    sh -c 'setsid --fork sh -c "echo \\$\\$ > daemon; exec sleep 8638{n}";
+    sleep 8639{n} & echo $! > pid.tmp; while [ ! -s daemon ]; do sleep 0.05; done; mv pid.tmp pid; wait'
 """
-"""A program that starts another, as an engine does its server."""
+"""A program that starts another, as an engine does its server, and a daemon, which is nobody's child any more."""
 PRODUCT = """
 name: product
 workload: matmul
@@ -48,6 +51,9 @@ def test_a_closed_terminal_and_a_kill_take_along_the_worker_and_what_its_cell_ha
         sweep = psutil.Process(sweeps[number].pid)
         started = [process.pid for process in (server, *server.parents()) if sweep in process.parents()]
         assert len(started) == 3, "the server, the program and the worker"
+        daemon = int((folder / "daemon").read_text())
+        assert sweep not in psutil.Process(daemon).parents()
+        started.append(daemon)
         sweeps[number].send_signal(number)
         out = sweeps[number].communicate()[0].decode()
         assert sweeps[number].returncode == ends[number], out
