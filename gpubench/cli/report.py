@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write.", show_default="the run's folder")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="AXIS=VALUE", help="Compare the others with these cells.", show_default="the baseline"
+        ),
+    ] = None,
 ) -> None:
     """Write the report of a run; several runs are laid over one another."""
     from gpubench.analysis.run import load_run
@@ -30,5 +36,17 @@ def report(
     if not wanted:
         raise UsageError("--format: want at least one of html, md, csv, json")
     paths = [find_run(run, results) for run in runs] if runs else [find_run(None, results)]
-    for file in write_report([load_run(path) for path in paths], wanted, out or paths[0]):
+    for file in write_report([load_run(path) for path in paths], wanted, out or paths[0], _parse(against)):
         typer.echo(file)
+
+
+def _parse(against: str | None) -> dict[str, Any] | None:
+    from gpubench.errors import UsageError
+    from gpubench.scalars import parse_scalar
+
+    if against is None:
+        return None
+    name, sign, value = against.partition("=")
+    if not (name and sign and value):
+        raise UsageError(f"--against {against}: want an axis and its value, as --against streams=1")
+    return {name: parse_scalar(value)}

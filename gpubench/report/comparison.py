@@ -1,4 +1,4 @@
-"""Every backend beside the baseline, shape by shape: what the page and the Markdown tell of who wins and who loses."""
+"""Every backend beside the baseline, or every value of an axis beside one, shape by shape: who wins and who loses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpubench.analysis.metrics import Metric, compared_times, format_value
 from gpubench.analysis.statistics import Interval, Ratio, ratio
 from gpubench.analysis.verdicts import within_grain
 from gpubench.records import Outcome
-from gpubench.report.content import Content
+from gpubench.report.content import Against, Content
 
 __all__ = ["Comparison", "Row", "Tally", "Versus", "compare"]
 
@@ -27,7 +27,7 @@ Cell = Mapping[Hashable, Any]
 
 @dataclass(frozen=True)
 class Versus:
-    """One metric of a backend beside the baseline's."""
+    """One metric of a cell beside that of the cell it is held against."""
 
     baseline: str
     figure: str
@@ -60,10 +60,11 @@ class Versus:
 
 @dataclass(frozen=True)
 class Row:
-    """One shape and backend against the baseline at the same shape, by metric."""
+    """One cell against that of the same shape whose value is the baseline, by metric."""
 
     shape: tuple[str, ...]
-    backend: str
+    value: str
+    """Of the axis that is compared: the backend, unless something else was asked for."""
     versus: tuple[Versus, ...]
 
     @property
@@ -74,23 +75,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Tally:
-    """How one backend does in one metric over all shapes, in words."""
+    """How one backend or value does in one metric over all shapes, in words."""
 
-    backend: str
+    name: str
     metric: Metric
     words: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All backends but the baseline against it."""
+    """All backends, or values of an axis, against one of them."""
 
-    baseline: str
+    against: Against
     metrics: tuple[Metric, ...]
     shape_axes: tuple[str, ...]
     rows: tuple[Row, ...]
     timers: tuple[str, ...]
     """Who produced each metric's figures."""
+
+    @property
+    def baseline(self) -> str:
+        return self.against.name
 
     @property
     def title(self) -> str:
@@ -102,45 +107,47 @@ class Comparison:
         return " and ".join(f"{label} by {timer}" if timer else label for label, timer in pairs)
 
     def tallies(self) -> list[Tally]:
-        """By metric, and within it by backend."""
+        """By metric, and within it by backend or value."""
         return [tally for place in range(len(self.metrics)) for tally in self._tally(place)]
 
     def _tally(self, place: int) -> Iterator[Tally]:
-        for backend in dict.fromkeys(row.backend for row in self.rows):
-            versus = [row.versus[place] for row in self.rows if row.backend == backend]
-            yield Tally(backend, self.metrics[place], _count(versus))
+        for value in dict.fromkeys(row.value for row in self.rows):
+            versus = [row.versus[place] for row in self.rows if row.value == value]
+            yield Tally(self.against.name_of(value), self.metrics[place], _count(versus))
 
 
 def compare(content: Content) -> Comparison | None:
-    """Each run's backends against its own baseline; None where there are no two backends, or nothing to compare."""
-    baseline = str(content.runs[0].header.workload.baseline)
-    metrics = tuple(compared_times(content.series))
-    backends = [str(name) for name in content.wide[c.BACKEND].unique()]
-    if not metrics or baseline not in backends or len(backends) < 2:
+    """Each run's cells against its own; None where there are no two backends or values, or nothing to compare."""
+    against, metrics = content.against, tuple(compared_times(content.series))
+    if not metrics or against.axis not in content.wide:
         return None
-    axes = tuple(name for name in content.axes if name != c.BACKEND)
+    wide = content.wide[content.wide[against.axis].notna()]
+    wide = wide.assign(**{against.axis: wide[against.axis].map(axis_text)})
+    if against.value not in set(wide[against.axis]) or wide[against.axis].nunique() < 2:
+        return None
+    axes = tuple(name for name in content.axes if name != against.axis)
     timers = tuple(content.timers_of(metric.key) for metric in metrics)
-    return Comparison(baseline, metrics, axes, tuple(_rows(content.wide, axes, baseline, metrics)), timers)
+    return Comparison(against, metrics, axes, tuple(_rows(wide, axes, against, metrics)), timers)
 
 
-def _rows(wide: pd.DataFrame, axes: Sequence[str], baseline: str, metrics: Sequence[Metric]) -> Iterator[Row]:
-    """A row for each cell of another backend, by the shapes of the baseline.
+def _rows(wide: pd.DataFrame, axes: Sequence[str], against: Against, metrics: Sequence[Metric]) -> Iterator[Row]:
+    """A row for each cell of another backend or value, by the shapes of the baseline.
 
     An axis that the baseline doesn't take, an option of another backend, isn't part of a shape: `block_v: 16` and
     `block_v: 32` are both held against the one cell of torch.
     """
     figures = [name for metric in metrics for name in (metric.key, *_bounds(metric), field(metric.key, c.TIMER))]
-    bases = wide[wide[c.BACKEND] == baseline]
+    bases = wide[wide[against.axis] == against.value]
     shared = [name for name in axes if bases[name].notna().any()]
     by_shape: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
-    for cell in wide[[c.BACKEND, c.OUTCOME, *axes, *figures]].to_dict(orient="records"):
+    for cell in wide[[against.axis, c.OUTCOME, *axes, *figures]].to_dict(orient="records"):
         by_shape[tuple(axis_text(cell[name]) for name in shared)].append(cell)
     for members in by_shape.values():
-        base = next((cell for cell in members if cell[c.BACKEND] == baseline), None)
+        base = next((cell for cell in members if cell[against.axis] == against.value), None)
         for other in members:
-            if other[c.BACKEND] != baseline:
+            if other[against.axis] != against.value:
                 versus = tuple(_against(base, other, metric) for metric in metrics)
-                yield Row(tuple(axis_text(other[name]) for name in axes), str(other[c.BACKEND]), versus)
+                yield Row(tuple(axis_text(other[name]) for name in axes), str(other[against.axis]), versus)
 
 
 def _against(base: Cell | None, other: Cell, metric: Metric) -> Versus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,15 +14,15 @@ from gpubench.analysis.caveats import Caveat, caveats_of
 from gpubench.analysis.conditions import Caution, group_cautions, warnings_of
 from gpubench.analysis.differences import differences
 from gpubench.analysis.frames import axes_of, field, wide_frame
-from gpubench.analysis.frontier import frontier
+from gpubench.analysis.frontier import axis_text, frontier
 from gpubench.analysis.merge import CellResult
 from gpubench.analysis.metrics import Metric, format_value
 from gpubench.analysis.run import Run, define_series
 from gpubench.errors import UsageError
-from gpubench.records import Outcome
+from gpubench.records import Outcome, Scalar
 from gpubench.triage import Triage, triage_run
 
-__all__ = ["Choice", "Content", "day", "read_content"]
+__all__ = ["Against", "Choice", "Content", "day", "read_content"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,24 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Against:
+    """What all cells are held against that differ from it in this axis alone."""
+
+    axis: str
+    value: str
+    """As tables show it."""
+
+    @property
+    def name(self) -> str:
+        """`torch`; of other axes than the backend, `streams=1`."""
+        return self.name_of(self.value)
+
+    def name_of(self, value: str) -> str:
+        """The same of another value."""
+        return value if self.axis == c.BACKEND else f"{self.axis}={value}"
+
+
+@dataclass(frozen=True)
 class Content:
     """The runs of a report and the frames that all its formats are made from."""
 
@@ -50,6 +68,7 @@ class Content:
     series: dict[str, Metric]
     """The definition of each series of `wide` that is reported; its key is the series'."""
     choice: Choice
+    against: Against
 
     @property
     def title(self) -> str:
@@ -151,8 +170,12 @@ def _unlike(first: Run, other: Run) -> list[str]:
     return [*(["the GPU"] if is_other_gpu else []), *differences(first, other)]
 
 
-def read_content(runs: Sequence[Run]) -> Content:
-    """Lay runs over one another. The first one decides which axes are shown first."""
+def read_content(runs: Sequence[Run], against: Mapping[str, Scalar] | None = None) -> Content:
+    """Lay runs over one another. The first one decides which axes are shown first.
+
+    It decides what the others are compared with, too, unless `against` has one axis and its value. UsageError if the
+    runs have no such axis or value.
+    """
     if not runs:
         raise UsageError("a report needs at least one run; make one with: gpubench sweep configs/pareto.yaml")
     ids = [run.run_id for run in runs]
@@ -163,8 +186,23 @@ def read_content(runs: Sequence[Run]) -> Content:
     wide = wide_frame(frame)
     defined = define_series(frame, [run.header.workload for run in runs])
     series = {key: _as_phrase(metric) for key, metric in defined.items() if metric.is_reported}
-    content = Content(tuple(runs), frame, wide, series, Choice("", "", ()))
+    content = Content(tuple(runs), frame, wide, series, Choice("", "", ()), _against(runs[0], wide, against))
     return replace(content, choice=_choose(content))
+
+
+def _against(run: Run, wide: pd.DataFrame, given: Mapping[str, Scalar] | None) -> Against:
+    """What is asked for; else what the sweep names, else the workload's baseline."""
+    asked: Mapping[str, Any] = given or run.header.sweep.get("against") or {c.BACKEND: run.header.workload.baseline}
+    ((axis, value),) = asked.items()
+    found = Against(axis, axis_text(value))
+    if given:
+        known = [c.BACKEND, *axes_of(wide)]
+        if axis not in known:
+            raise UsageError(f"--against: no axis {axis!r} in these runs; known: {', '.join(known)}")
+        values = list(dict.fromkeys(wide[axis].dropna().map(axis_text)))
+        if found.value not in values:
+            raise UsageError(f"--against: no cell has {axis}={found.value}; {axis} is {', '.join(values)}")
+    return found
 
 
 def _as_phrase(metric: Metric) -> Metric:

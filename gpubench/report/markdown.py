@@ -116,16 +116,15 @@ def _caveat(caveat: Caveat) -> str:
 
 
 def _comparison(content: Content) -> list[str]:
-    """Every backend against the baseline, shape by shape: losses are counted and shown as wins are."""
+    """Every backend or value against the baseline, shape by shape: losses are counted and shown as wins are."""
     found = compare(content)
     if found is None:
         return []
-    head = [*found.shape_axes, "backend"]
+    head = [*found.shape_axes, found.against.axis]
     for metric in found.metrics:
         head += [f"{metric.label} of {found.baseline}", metric.label, "speed-up (95% interval)"]
     tallies = [
-        f"- **{escape(tally.backend)}**, {escape(tally.metric.label)}: {escape(tally.words)}"
-        for tally in found.tallies()
+        f"- **{escape(tally.name)}**, {escape(tally.metric.label)}: {escape(tally.words)}" for tally in found.tallies()
     ]
     right = _numbers(content, head)
     parts = [f"### Against {escape(found.baseline)}: {escape(found.title)}", "\n".join(tallies)]
@@ -139,7 +138,7 @@ def _comparison(content: Content) -> list[str]:
 
 
 def _versus_rows(rows: Sequence[Row]) -> list[list[str]]:
-    return [[*row.shape, row.backend, *(text for versus in row.versus for text in _texts(versus))] for row in rows]
+    return [[*row.shape, row.value, *(text for versus in row.versus for text in _texts(versus))] for row in rows]
 
 
 def _folded(summary: str, text: str, rows: int, most: int = MAX_OPEN) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from gpubench.analysis.compare import RunComparison
 from gpubench.analysis.run import Run
 from gpubench.collection import garbage_collection_paused
 from gpubench.errors import StoreError, UsageError
+from gpubench.records import Scalar
 from gpubench.report.compare_html import compare_html
 from gpubench.report.compare_json import compare_json
 from gpubench.report.compare_markdown import compare_markdown
@@ -37,15 +38,18 @@ _RENDER_COMPARISON: dict[str, Callable[[RunComparison], str]] = {
 
 
 @garbage_collection_paused()
-def write_report(runs: Sequence[Run], formats: Sequence[str], out: Path) -> list[Path]:
+def write_report(
+    runs: Sequence[Run], formats: Sequence[str], out: Path, against: Mapping[str, Scalar] | None = None
+) -> list[Path]:
     """Write `report.<format>` for each format into the folder `out`, and give back the files' paths.
 
-    Several runs are laid over one another. A file is written whole or not at all. Raises UsageError for a format that
-    doesn't exist, StoreError when the disk refuses.
+    Several runs are laid over one another; `against`, an axis and its value, is what the others are compared with. A
+    file is written whole or not at all. Raises UsageError for a format, an axis or a value that doesn't exist,
+    StoreError when the disk refuses.
     """
     for name in formats:
         _require_format(name, FORMATS)
-    content = read_content(runs)
+    content = read_content(runs, against)
     return [_write(out / f"report.{name}", _RENDER[name](content)) for name in dict.fromkeys(formats)]
 
 

@@ -234,6 +234,12 @@ class _Planner:
         for index, name in enumerate(self.spec.pareto.group if self.spec.pareto else ()):
             if name not in groupable:
                 self._fail(unknown("axis", name, groupable, of="this sweep"), "pareto", "group", index)
+        for name, value in (self.spec.against or {}).items():
+            values = plan.values_of(name)
+            if name not in groupable:
+                self._fail(unknown("axis", name, groupable, of="this sweep"), "against", name)
+            elif canonical(value) not in map(canonical, values):
+                self._fail(f"no cell has {name}: {show(value)}; it is {known_list(map(show, values))}", "against", name)
 
     def _is_known(self, name: str, what: str, *path: str | int) -> bool:
         try:

@@ -76,9 +76,16 @@ def _non_empty(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _single(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value) > 1:
+        raise PydanticCustomError("sweep", "{count} axes; want one axis and its value", {"count": len(value)})
+    return value
+
+
 _Name = Annotated[str, AfterValidator(_argument_name)]
 _Scalar = Annotated[Any, AfterValidator(_scalar)]
 _Row = Annotated[dict[_Name, _Scalar], AfterValidator(_non_empty)]
+_One = Annotated[dict[_Name, _Scalar], AfterValidator(_non_empty), AfterValidator(_single)]
 _Predicate = Annotated[dict[str, Annotated[Any, AfterValidator(_condition)]], AfterValidator(_non_empty)]
 
 
@@ -116,6 +123,8 @@ class SweepFile(BaseModel):
     overlay: dict[str, dict[str, Any]] = Field(default_factory=dict)
     pareto: ParetoSettings | None = None
     """None: the report plots what the run's metrics allow."""
+    against: _One | None = None
+    """The axis and its value that the report compares the others with; None: the workload's baseline."""
 
     @property
     def zip_names(self) -> list[str]:

@@ -153,6 +153,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("results/good --format html,makdown", "--format makdown"),
         ("results/good --format ,", "--format: want at least one of html"),
         ("results/good --out taken", "choose a folder with room for it with --out"),
+        ("results/good --against batch", "--against batch: want an axis and its value, as --against streams=1"),
+        ("results/good --against btach=1", "--against: no axis 'btach' in these runs; known: backend"),
     ],
 )
 def test_a_report_that_cannot_be_made_says_why_and_writes_nothing(runs: Path, arguments: str, told: str) -> None:

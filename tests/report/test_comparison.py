@@ -8,6 +8,7 @@ import pytest
 from made_runs import MadeCell, make_large_run, make_run
 
 from gpubench.analysis.run import load_run
+from gpubench.errors import UsageError
 from gpubench.records import Outcome
 from gpubench.report.comparison import compare
 from gpubench.report.content import Content, read_content
@@ -90,3 +91,37 @@ def test_a_page_cuts_a_long_comparison_and_says_so(tmp_path):
     page = render_html(read_content([load_run(make_large_run(tmp_path, cells))]))
     assert len(rows_of(page)) == MOST_COMPARED
     assert "These are the first 1,000 of\n    1,001 rows." in page
+
+
+def test_cells_are_held_against_the_value_of_an_axis_that_a_sweep_names_and_one_without_the_axis_is_left_out(tmp_path):
+    cells = [
+        MadeCell({"backend": "graph", "batch": batch, "streams": streams}, steady(batch * 1e-5 / streams))
+        for batch in (1, 8)
+        for streams in (1, 2)
+    ]
+    cells += [MadeCell({"backend": "graph", "batch": 16, "streams": 2}, steady(1e-5))]
+    cells += [MadeCell({"backend": "eager", "batch": 1}, steady(1e-3))]
+    runs = [load_run(make_run(tmp_path, cells, sweep={"against": {"streams": 1}}))]
+    content = read_content(runs)
+    page, markdown = render_html(content), markdown_report(content)
+    assert rows_of(page)[0] == ["graph", "1", "2", "10.0 µs", "5.02 µs", "▲ 2.00× (1.99–2.01)"]
+    assert [row[:4] for row in rows_of(page)[1:]] == [["graph", "8", "2", "80.4 µs"], ["graph", "16", "2", "–"]]
+    for row in rows_of(page):
+        assert f"| {' | '.join(row)} |" in markdown
+    assert "### Against streams=1: step time" in markdown
+    (tally,) = compare(content).tallies()
+    assert (tally.name, tally.words[:11]) == ("streams=2", "faster in 2")
+    assert compare(read_content(runs, {"batch": 8})).baseline == "batch=8"
+
+
+@pytest.mark.parametrize(
+    ("against", "told"),
+    [
+        ({"stream": 1}, "--against: no axis 'stream' in these runs; known: backend, batch, streams"),
+        ({"streams": 3}, "--against: no cell has streams=3; streams is 1, 2"),
+    ],
+)
+def test_what_no_cell_has_is_nothing_to_hold_others_against(tmp_path, against, told):
+    cells = [MadeCell({"backend": "graph", "batch": 1, "streams": streams}, steady(1e-5)) for streams in (1, 2)]
+    with pytest.raises(UsageError, match=re.escape(told)):
+        read_content([load_run(make_run(tmp_path, cells))], against)

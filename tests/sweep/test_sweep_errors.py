@@ -21,7 +21,7 @@ params: {model: tiny}
 """
 KEYS = (
     "name, workload, axes, params, zip, exclude, include, plugins, measure, check, timeout_s, order, isolation, "
-    "triage, overlay, pareto"
+    "triage, overlay, pareto, against"
 )
 MEASURE = (
     "timer, trials, warmup_time_s, min_samples, max_samples, target_rel_ci, max_time_s, launch, l2, seed, "
@@ -32,6 +32,11 @@ HERE = "<here>"
 MANY = ", ".join(map(str, range(400)))
 
 WRITTEN = [
+    pytest.param(
+        HEAD + "against: {batch: 1, backend: torch}\n",
+        "sweep.yaml:7: against: 2 axes; want one axis and its value",
+        id="against two axes",
+    ),
     pytest.param("", "sweep.yaml: the file is empty; a sweep has at least a workload and axes", id="empty file"),
     pytest.param(
         "# nothing yet\n",
@@ -550,6 +555,17 @@ EXPANDED = [
         id="grouped by an unknown axis",
     ),
     pytest.param(
+        HEAD + "against: {batches: 1}\n",
+        "sweep.yaml:7: against.batches: unknown axis 'batches' of this sweep; "
+        "did you mean 'batch'? known: backend, batch, isl, model",
+        id="against an unknown axis",
+    ),
+    pytest.param(
+        HEAD + "against: {batch: 2}\n",
+        "sweep.yaml:7: against.batch: no cell has batch: 2; it is 1, 8",
+        id="against a value that no cell has",
+    ),
+    pytest.param(
         f"workload: command\nparams: {{run: x}}\naxes:\n  a: [{MANY}]\n  b: [{MANY}]\nzip: [{{c: 1}}, {{c: 2}}]\n",
         "sweep.yaml:3: axes: 320,000 cells (400 of a × 400 of b × 2 of zip) are more than 100,000; sweep fewer values",
         id="too many cells",
@@ -587,8 +603,8 @@ FLAGS = [
     ),
     pytest.param(
         "timeout=1",
-        "--set timeout=1: unknown key 'timeout'; did you mean 'timeout_s'? known: backend, batch, isl, model, axes, "
-        "check, exclude, include, isolation, measure, name, order, overlay, params, pareto, plugins, timeout_s, "
+        "--set timeout=1: unknown key 'timeout'; did you mean 'timeout_s'? known: backend, batch, isl, model, against, "
+        "axes, check, exclude, include, isolation, measure, name, order, overlay, params, pareto, plugins, timeout_s, "
         "triage, workload, zip; to add an argument write params.timeout=…",
         id="mistyped section",
     ),
