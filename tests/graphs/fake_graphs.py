@@ -87,12 +87,13 @@ def poison(start: int, end: int) -> None:
     ctypes.memset(start, POISON, end - start)
 
 
-def on_address(value: Tensor) -> Tensor:
-    """The same memory as a tensor that keeps nothing alive."""
+def on_address(value: Tensor, owner: object = None) -> Tensor:
+    """The same memory as a tensor that keeps nothing alive but its owner."""
     if value.numel() == 0:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
     extent = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
     block = (ctypes.c_uint8 * (extent * value.element_size())).from_address(value.data_ptr())
+    block.owner = owner  # as long as a tensor is on it
     return torch.frombuffer(block, dtype=value.dtype).as_strided(value.shape, value.stride())
 
 
@@ -227,7 +228,7 @@ class FakeGraphs:
         return graph, found
 
     def borrow(self, value: Tensor, owner: object) -> Tensor:
-        return on_address(value)
+        return on_address(value, owner)
 
     def device_bytes(self) -> int:
         return sum(arena.reserved for arena in self.pools if any(g.pool is arena for g in self.captured))

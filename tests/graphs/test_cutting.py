@@ -224,6 +224,40 @@ def test_tensors_of_one_memory_are_traced_as_such_and_refused_once_they_part():
         pieces(tokens_of(3), tied)
 
 
+OVERLAPS = {
+    "some rows": lambda base: {"memory": base[:ROWS], "other": base[4 : 4 + ROWS]},
+    "within": lambda base: {"memory": base, "other": base[4 : 4 + ROWS]},
+    "every second row": lambda base: {"memory": base[::2], "other": base[1::2]},
+    "other bounds": lambda base: {
+        "memory": base[:ROWS],
+        "other": base.view(-1)[3 : 3 + ROWS * WIDTH].view(ROWS, WIDTH),
+    },
+}
+"""Tensors of a state that are views of one memory."""
+
+
+def changes_both(tokens, state):
+    both = toy.grow(grow(tokens, state), state.other)
+    return toy.read(both[:, WIDTH:], state.memory)
+
+
+@pytest.mark.parametrize("share", OVERLAPS.values(), ids=OVERLAPS)
+def test_views_of_one_another_in_a_state_are_read_as_the_operators_have_left_them(share):
+    base, traces = torch.rand(2 * ROWS, WIDTH), Traces(changes_both)
+    ready(traces, two(other=torch.rand(ROWS, WIDTH)), buckets=(2, 8))  # a trace of tensors that share nothing
+    state, before = two(**share(base)), base.clone()
+    pieces = ready(traces, state, buckets=(2, 8))
+    base.copy_(before)
+    for count in (8, 1, 5, 2):
+        twin, tokens = base.clone(), tokens_of(count)
+        torch.testing.assert_close(pieces(tokens, state), changes_both(tokens, two(**share(twin))))
+        torch.testing.assert_close(base, twin)
+    outside = Traces(lambda tokens, state: grow(tokens, state) @ state.other[:WIDTH])
+    ready(outside, two(), buckets=(4,))
+    with pytest.raises(Unsupported, match="reads other outside of an operator, and grow 0 changes it"):
+        ready(outside, state, buckets=(4,))
+
+
 def test_a_step_that_reads_a_value_of_its_state_is_traced_for_each():
     traces = Traces(uses_all)
     for scale in (2.0, 3.0, 5.0):

@@ -139,6 +139,47 @@ def test_gaps_iterations_and_tokens_add_up(lengths, chunk):
     assert len(found.get("tpot", [])) == len(found.get("tok_s_user", []))
 
 
+def lines_of(path, served, window):
+    write_requests(path, served, window)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=mixed(), chunk=st.integers(1, 7), warmup=st.integers(1, 2), seed=st.integers(0, 99))
+def test_figures_follow_from_the_lines_and_the_moments_alone(tmp_path_factory, lengths, chunk, warmup, seed):
+    served, _ = run(lengths, chunk, drain=False)
+    window = Window.of(served.progress, warmup) if warmup < lengths.requests else None
+    if window is None:
+        return
+    gaps = np.random.default_rng(seed).integers(1, 10**9, len(served.moments) - 1) / 1e9
+    moments = np.concatenate([[0.0], gaps.cumsum()])
+    served = type(served)(**{**vars(served), "moments": moments})
+    found, lines = figures(served, window), lines_of(tmp_path_factory.mktemp("run") / "r.jsonl", served, window)
+
+    answered = {(line["user"], line["request"]): line["sent_s"] + line["e2e_s"] for line in lines if line["e2e_s"]}
+    begin = max(answered[user, warmup - 1] for user in range(lengths.users))
+    end = min(answered[user, number] for user, number in answered if number == lengths.requests - 1)
+    assert found["window"] == [pytest.approx(end - begin, abs=1e-8)]
+    steady = [line for line in lines if line["phase"] == "steady"]
+    inside = [key for key, moment in answered.items() if begin + 1e-8 < moment < end + 1e-8]
+    assert [(line["user"], line["request"]) for line in steady] == [key for key in answered if key in inside]
+    for key in ("ttft", "e2e", "tpot"):
+        told = sorted(line[f"{key}_s"] for line in steady if line[f"{key}_s"] is not None)
+        assert sorted(found.get(key, [])) == pytest.approx(told, abs=1e-8)
+
+    # A token arrives at every moment from a request's first one to its last, and each but the first ends a gap.
+    tokens, waits = 0, []
+    for line in lines:
+        if line["ttft_s"] is None:
+            continue
+        first, last = line["sent_s"] + line["ttft_s"], answered.get((line["user"], line["request"]), np.inf)
+        arrived = [i for i, at in enumerate(moments) if max(begin, first - 2e-8) + 1e-8 < at < min(end, last) + 1e-8]
+        tokens += len(arrived)
+        waits += [moments[i] - moments[i - 1] for i in arrived if moments[i] > first + 1e-8]
+    assert found["tok_s_gpu"] == [pytest.approx(tokens / (end - begin), rel=1e-6)]
+    assert sorted(found.get("itl", [])) == pytest.approx(sorted(waits), abs=1e-8)
+
+
 def test_an_answer_of_one_token_has_no_tpot_and_no_gap():
     lengths = fixed(users=2, requests=3, isl=4, osl=1)
     served, _ = run(lengths, 3, drain=False)
