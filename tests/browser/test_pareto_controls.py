@@ -205,6 +205,20 @@ def test_what_no_cell_reaches_and_what_is_worse_is_said_as_loudly_as_what_is_bet
         assert {e.value_of_css_property("font-weight") for e in page.all(".gain, .loss")} == {"650"}
 
 
+def test_a_group_of_which_cells_were_not_run_is_neither_better_nor_worse_and_decides_nothing(open_page, tmp_path):
+    def cell(backend, users):
+        rates = {"tok_s_user": [[100.0 - users] * 6], "tok_s_gpu": [[users * (100.0 - users)] * 6]}
+        return MadeCell({"backend": backend, "concurrency": users}, rates)
+
+    cells = [cell(backend, users) for backend in ("torch", "triton") for users in (2, 8)]
+    cells += [cell("mine", 50), MadeCell({"backend": "mine", "concurrency": 2}, outcome=None)]
+    page = open_page(write_report([load_run(make_run(tmp_path, cells))], ["html"], tmp_path / "out")[0])
+    rows = {row.get_attribute("data-group"): row for row in page.all("#groups tbody tr")}
+    areas = {name: row.find_elements("css selector", "td")[3].text for name, row in rows.items()}
+    assert areas == {"torch": "", "triton": "same", "mine": "–"}
+    assert page.one("#at").get_attribute("placeholder") == "98", "not 50, where the line of mine ends for now"
+
+
 def test_groups_that_their_intervals_cannot_tell_apart_are_called_neither(open_page, tmp_path):
     cells = []
     for backend, factor in (("torch", 1.0), ("triton", 1.004), ("mine", 0.5)):

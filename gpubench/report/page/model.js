@@ -10,6 +10,7 @@ const outcomeOf = decode(data.cells.outcome);
 const stageOf = decode(data.cells.stage);
 const reasonOf = decode(data.cells.reason);
 const isOk = (row) => outcomeOf(row) === "ok";
+const isNotRun = (row) => outcomeOf(row) === "not run";
 const styleOf = (outcome) => theme.outcomes[outcome];
 
 const axes = new Map(data.axes.map((axis) => [axis.key, { ...axis, of: decode(axis.values) }]));

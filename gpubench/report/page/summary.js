@@ -38,16 +38,18 @@ function between(columns, { from, to, share }) {
   return columns.map((column) => Math.exp((1 - share) * known(column, from) + share * known(column, to)));
 }
 
-// Each group that has a cell among those shown, [{name, all, members, stairs, area, place, value}], and the x they are compared at.
+// Each group that has a cell among those shown, [{name, all, members, isWhole, stairs, area, place, value}], and the x they are
+// compared at. A group of which cells were not run is not whole: where its line ends, and what lies under it, says nothing.
 function summarize(state, view, shown) {
   const x = series.get(state.x), y = series.get(state.y);
   const pointsOf = groupBy(view.points, view.group);
   const groups = [...groupBy(shown, view.group)].map(([name, all]) => {
     const members = pointsOf.get(name) ?? [];
     const stairs = stairsOf(members, (row) => upward(x, view.valuesX[0][row]), (row) => upward(y, view.valuesY[0][row]));
-    return { name, all, members, stairs };
+    return { name, all, members, isWhole: !all.some(isNotRun), stairs };
   });
-  const ends = groups.filter(({ stairs }) => stairs.length).map(({ stairs }) => stairs.at(-1).x);
+  const lines = groups.filter(({ stairs }) => stairs.length), whole = lines.filter((group) => group.isWhole);
+  const ends = (whole.length ? whole : lines).map(({ stairs }) => stairs.at(-1).x);
   const level = state.at === null ? extremes(ends)[0] : upward(x, state.at);
   for (const group of groups) {
     group.area = group.stairs.length ? [areaUnder(group.stairs), ...areasOf(view, group.members, x, y)] : null;
@@ -68,6 +70,12 @@ function ratioNode(ratio, isClose) {
 // [value, low, high] of a group against another's: how many times as good. Where the intervals overlap nobody can tell.
 const versus = (mine, other, isHigherBetter) =>
   ratioNode(isHigherBetter ? mine[0] / other[0] : other[0] / mine[0], mine[1] <= other[2] && other[1] <= mine[2]);
+
+function areaNode(group, against) {
+  const torn = [group, against].find(({ isWhole }) => !isWhole);
+  if (torn) return h("span", { class: "nothing", title: `cells of ${torn.name || "it"} were not run` }, "–");
+  return versus(group.area, against.area, true);
+}
 
 function yieldNode({ members, place, value }, y) {
   if (!members.length) return h("span", { class: "nothing" }, "no cell in the plot");
@@ -94,7 +102,7 @@ function groupRow(group, against, { x, y, frontier, style }) {
     h("td", { class: "number nowrap" }, `${members.length.toLocaleString("en-US")} of ${all.length.toLocaleString("en-US")}`),
     h("td", { class: "number" }, members.filter((row) => frontier.on.has(row)).length.toLocaleString("en-US")),
     h("td", { class: "number" }, area ? formatArea(area[0]) : "–"),
-    h("td", { class: "number nowrap" }, isBase || !area ? "" : versus(area, against.area, true)),
+    h("td", { class: "number nowrap" }, isBase || !area ? "" : areaNode(group, against)),
     h("td", { class: "number nowrap" }, yieldNode(group, y)),
     h("td", { class: "number nowrap" }, isBase || !value || !against.value ? "" : versus(value, against.value, y.higher_is_better)),
     h("td", { class: "cells" }, cellsNode(place)));
