@@ -169,8 +169,9 @@ def _(step: ServingStep, decoder: ServingModel, traffic: Traffic, model: str, dt
 
 @closed_loop.fits
 def _(concurrency: int, prefill_chunk: int, dtype: FloatType, device_bytes: float, **given: Any) -> str | None:
-    config, size = Variant.of(given).config, itemsize(dtype)
-    wanted = parse_wanted(given["isl"], given["osl"], given["pairs"])
+    variant, size = Variant.of(given), itemsize(dtype)
+    config, wanted = variant.config, parse_wanted(given["isl"], given["osl"], given["pairs"])
+    _check_context(variant, wanted)  # on a larger device it would be no better
     sent = concurrency * (given["warmup_requests"] + _measured_requests(concurrency, given["requests"]))
     capacity = sum(wanted.longest)
     # In a file of pairs the longest prompt and the longest answer may be of two requests, and the longest of neither.

@@ -42,7 +42,11 @@ def test_buckets_for_pure_prefill_are_not_cut_by_the_capacity_of_mixed_batches()
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ([1, 2, 4], r"buckets: \[1, 2, 4\] don't cover a step of 7 tokens; the largest is 4"),
+        (
+            [1, 2, 4],
+            r"buckets: \[1, 2, 4\] don't cover a step of 7 tokens; the largest is 4: add one of 7 or more, or take one "
+            "of exact, powers, engine",
+        ),
         ([8, 0], r"buckets: \[8, 0\]; wanted numbers of tokens, 1 or more"),
         ([], r"buckets: \[\]; wanted"),
         ([8, 8], r"buckets: \[8, 8\] has a number twice"),

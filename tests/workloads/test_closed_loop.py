@@ -132,6 +132,11 @@ def test_what_cannot_fit_is_said_before_anything_is_allocated(workload):
     )
 
 
+def test_what_no_device_could_serve_is_refused_and_not_said_to_be_too_large_for_this_one(workload):
+    with pytest.raises(ArgumentError, match=r"isl 200000000 .* the cache: llama-3\.1-8b has positions for 131072"):
+        workload.fits_function(**asked(isl=200_000_000), device_bytes=141e9)
+
+
 def test_of_a_file_of_pairs_the_longest_answer_need_not_be_the_longest_requests(workload, tmp_path):
     path = tmp_path / "lengths.csv"
     path.write_text("isl,osl\n8192,1\n1,8190\n")

@@ -28,7 +28,8 @@ def choose_buckets(wanted: str | Sequence[int], most_tokens: int, name: str = "b
     buckets = _checked(wanted, name)
     if buckets[-1] < most_tokens:
         raise ArgumentError(
-            f"{name}: {_show(buckets)} don't cover a step of {most_tokens} tokens; the largest is {buckets[-1]}"
+            f"{name}: {_show(buckets)} don't cover a step of {most_tokens} tokens; the largest is {buckets[-1]}: "
+            f"add one of {most_tokens} or more, or take one of {', '.join(POLICIES)}"
         )
     return buckets
 
