@@ -12,4 +12,3 @@ def test_installed_peers_are_recorded_and_figures_made_with_others_dont_belong_t
     environment = machine.describe_environment(machine.Machine((), "", "", "no GPU here"))
     assert environment["peers"] == {"pytest": version("pytest")}
     assert machine.fingerprint(environment, "", ())["pytest"] == version("pytest")
-
