@@ -23,6 +23,7 @@ from gpubench.report import theme
 from gpubench.report.coded import coded
 from gpubench.report.conditions import conditions
 from gpubench.report.content import Content, day
+from gpubench.report.starts import is_of_start
 from gpubench.run.logs import read_tail
 
 __all__ = ["page_data", "script_json"]
@@ -130,7 +131,8 @@ def _floats(values: pd.Series) -> list[float | None]:
 
 def _ranges(content: Content) -> dict[str, Any]:
     """What inner ranges took: by row of `cells`, [name's number, metric's number, median, low, high] each."""
-    inner = content.frame[(content.frame[c.RANGE] != "") & ~is_of_bucket(content.frame)]
+    of_captures = is_of_bucket(content.frame) | is_of_start(content.frame)
+    inner = content.frame[(content.frame[c.RANGE] != "") & ~of_captures]
     rows: dict[int, list[list[Any]]] = {}
     if len(inner) > MAX_RANGES:
         return {"names": [], "metrics": [], "rows": rows, "nested": {}, "left_out": len(inner)}

@@ -8,10 +8,11 @@ from typing import cast
 import pandas as pd
 
 from gpubench.analysis import columns as c
+from gpubench.analysis.memory import is_of_bucket
 from gpubench.analysis.metrics import format_value
 from gpubench.report.content import Content
 
-__all__ = ["StartTable", "start_table"]
+__all__ = ["StartTable", "is_of_start", "start_table"]
 
 _TIMES = {"trace_time": "traced", "start_time": "started"}
 _RECAPTURES = {
@@ -46,6 +47,18 @@ class StartTable:
         )
 
 
+def is_of_start(frame: pd.DataFrame) -> pd.Series:
+    """The rows of a cell frame that tell of a captured step's start: their range, if they have one, says of which step.
+
+    Those are of cells with buckets: in others, a metric of such a name is a workload's own.
+    """
+    is_named = frame[c.METRIC].isin([*_TIMES, *_RECAPTURES])
+    if not is_named.any():
+        return is_named
+    cells = pd.MultiIndex.from_frame(frame[[c.RUN_ID, c.CELL_ID]])
+    return is_named & cells.isin(cells[is_of_bucket(frame)].unique())
+
+
 def start_table(content: Content) -> StartTable:
     """Seconds of tracing and of the start after that; of starts in two phases, those of capturing again, and memory.
 
@@ -65,9 +78,8 @@ def start_table(content: Content) -> StartTable:
 
 def _starts(content: Content) -> pd.DataFrame:
     """The medians by run, cell and step, in the order of the cells; `device` is what all buckets took of it."""
-    keys, names = [c.RUN_ID, c.CELL_ID, c.RANGE], [*_TIMES, *_RECAPTURES]
-    frame = content.frame
-    found = frame[frame[c.METRIC].isin(names) & frame[c.MEDIAN].notna()].drop_duplicates([*keys, c.METRIC])
+    keys, names, frame = [c.RUN_ID, c.CELL_ID, c.RANGE], [*_TIMES, *_RECAPTURES], content.frame
+    found = frame[is_of_start(frame) & frame[c.MEDIAN].notna()].drop_duplicates([*keys, c.METRIC])
     starts = found.set_index([*keys, c.METRIC])[c.MEDIAN].unstack(c.METRIC).reindex(columns=names)
     captured = pd.concat([run.memory() for run in content.runs], ignore_index=True)
     taken = captured.groupby([c.RUN_ID, c.CELL_ID, "step"])["device"].sum(min_count=1).rename_axis(keys)

@@ -7,6 +7,7 @@ from made_runs import MadeCell, make_run
 from gpubench.analysis.run import load_run
 from gpubench.report.content import read_content
 from gpubench.report.markdown import markdown_report
+from gpubench.report.payload import page_data
 from gpubench.report.starts import start_table
 
 TIMES = {"step_time": [[1e-5] * 6]}
@@ -38,18 +39,20 @@ def test_what_graphs_hold_in_the_end_stands_beside_what_the_first_captures_took(
 
 
 def test_each_step_of_a_cell_has_its_row_and_where_nobody_captured_twice_nothing_is_said_of_it(tmp_path):
-    both = {**start(1.0), **start(0.5, of="|prefill"), "trace_time": [[0.0]]}
+    both = {**start(1.0, took={8: 1e6}), **start(0.5, of="|prefill"), "trace_time": [[0.0]]}
     content = content_of(tmp_path, [MadeCell({"n": 1}, TIMES), MadeCell({"n": 2}, both)])
     found = start_table(content)
     assert found.head == ["cell", "traced", "started"]
     assert found.body == [["cell_001", "–", "1.00 s"], ["cell_001, prefill", "2.00 s", "500 ms"]]
     assert "two phases" not in found.words
+    assert page_data(content)["ranges"]["rows"] == {}, "a step that is captured is no range within one"
     assert "| cell\\_001, prefill | 2.00 s | 500 ms |" in markdown_report(content)
 
 
-def test_a_run_that_captured_nothing_has_no_table(tmp_path):
-    content = content_of(tmp_path, [MadeCell({"n": 1}, TIMES)])
+def test_a_run_that_captured_nothing_has_no_table_though_a_workload_has_metrics_of_such_names(tmp_path):
+    content = content_of(tmp_path, [MadeCell({"n": 1}, start(1.0, of="|boot")), MadeCell({"n": 2}, start(1.0))])
     assert not start_table(content).body
+    assert list(page_data(content)["ranges"]["rows"]) == [0]
     assert "Start of captured steps" not in markdown_report(content)
 
 
