@@ -89,6 +89,10 @@ class Content:
         ends = [self.series.get(key) for key in (self.choice.x, self.choice.y)]
         return all(metric is not None and metric.higher_is_better is not None for metric in ends)
 
+    def cell_name(self, run_id: str, cell_id: str) -> str:
+        """What a cell is called: by its run, too, where there are several."""
+        return f"{run_id}/{cell_id}" if len(self.runs) > 1 else cell_id
+
     def frontier(self) -> pd.DataFrame:
         """The frontier of the chosen metrics, grouped as chosen; see `analysis.frontier`."""
         assert self.is_pareto, f"{self.choice.x} or {self.choice.y} has no better way: there is no frontier"

@@ -51,10 +51,17 @@ def memory_table(content: Content) -> tuple[list[str], list[list[str]]]:
     if captured.empty:
         return [], []
     body = []
-    for (_, cell_id), rows in captured.groupby([c.RUN_ID, c.CELL_ID], sort=False):
+    for (run_id, cell_id), rows in captured.groupby([c.RUN_ID, c.CELL_ID], sort=False):
         total = rows[[CAPTURE_TIME, *MEMORY_PARTS]].sum(min_count=1)  # a part that nobody measured has no total
         figures = [format_value(total[part], "B") for part in MEMORY_PARTS]
-        body.append([str(cell_id), _buckets(rows), format_value(total[CAPTURE_TIME], "s"), *figures])
+        body.append(
+            [
+                content.cell_name(str(run_id), str(cell_id)),
+                _buckets(rows),
+                format_value(total[CAPTURE_TIME], "s"),
+                *figures,
+            ]
+        )
     return ["cell", "buckets", "captured in", *(_WORDS.get(part, part) for part in MEMORY_PARTS)], body
 
 

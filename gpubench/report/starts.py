@@ -69,9 +69,9 @@ def start_table(content: Content) -> StartTable:
     head = ["cell", *_TIMES.values(), *([*_RECAPTURES.values(), *_IN_THE_END] if has_recaptures else [])]
     body = []
     for run_cell_step, start in starts.iterrows():
-        _, cell_id, step = cast("tuple[str, str, str]", run_cell_step)
+        run_id, cell_id, step = cast("tuple[str, str, str]", run_cell_step)
         figures = [format_value(start[name] or None, "s") for name in _TIMES]  # one graph of the whole isn't traced
-        name = f"{cell_id}, {step}" if step else cell_id
+        name = ", ".join(filter(None, (content.cell_name(run_id, cell_id), step)))
         body.append([name, *figures, *(_recapture(start) if has_recaptures else [])])
     return StartTable(head if body else [], body, has_recaptures)
 

@@ -59,3 +59,12 @@ def test_a_run_that_captured_nothing_has_no_table_though_a_workload_has_metrics_
 def test_numbers_of_sequences_and_of_a_chunks_tokens_are_told_apart(tmp_path):
     took = {f"memory_device|{name}": [[1e6]] for name in ("bucket 8", "bucket 64", "prefill bucket 1024")}
     assert "| 8, 64; prefill 1,024 |" in markdown_report(content_of(tmp_path, [MadeCell({"n": 1}, {**TIMES, **took})]))
+
+
+def test_cells_of_several_runs_are_told_apart(tmp_path):
+    cells = [MadeCell({"n": 1}, start(1.0, took={8: 1e6}))]
+    runs = [load_run(make_run(tmp_path / name, cells, name=name)) for name in ("old", "new")]
+    text = markdown_report(read_content(runs))
+    for section in ("Memory of captured graphs", "Start of captured steps"):
+        names = [line.split(" | ")[0] for line in text.partition(section)[2].splitlines() if "cell\\_000" in line]
+        assert names[:2] == [f"| {run.run_id}/cell\\_000" for run in runs]

@@ -59,7 +59,7 @@ const longestBar = (shown) => Math.max(...shown.map(cellBytes)) || 1;
 function totalLines(shown) {
   const longest = longestBar(shown);
   return shown.map((row) => ({
-    row, title: "", name: () => data.cells.id[row], bar: () => stackedBar(joinedParts(data.memory.rows[row]), longest, "B"),
+    row, title: "", name: () => cellName(row), bar: () => stackedBar(joinedParts(data.memory.rows[row]), longest, "B"),
     figures: () => [bucketsWord(data.memory.rows[row]), ...memoryFigures(data.memory.rows[row])],
   }));
 }
@@ -68,7 +68,7 @@ function totalLines(shown) {
 function bucketLines(shown) {
   const longest = longestBar(shown);
   return shown.flatMap((row) => data.memory.rows[row].map((bucket, place, buckets) => ({
-    row, title: place === 0 ? data.cells.id[row] : "", name: () => bucketName(bucket),
+    row, title: place === 0 ? cellName(row) : "", name: () => bucketName(bucket),
     bar: () => shifted(stackedBar(bucketParts(bucket), longest, "B"), sumOf(buckets.slice(0, place), bucketBytes) / longest),
     figures: () => [formatValue(sumOf(buckets.slice(0, place + 1), bucketBytes), "B"), ...memoryFigures([bucket])],
   })));
