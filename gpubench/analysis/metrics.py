@@ -142,7 +142,7 @@ METRICS: Mapping[str, Metric] = {
             "whichever is longer, / step time (under a profiler: / busy); both rates were measured in the same run",
         ),
         _seconds("trace_time", "trace time", "what tracing a step took, once for cells that share what was traced"),
-        _seconds("start_time", "start time", "warming up and capturing a traced step in pieces, all buckets together"),
+        _seconds("start_time", "start time", "warming up and capturing a step, all buckets together"),
         _seconds("release_time", "release time", "resetting all graphs that were captured with a small cache"),
         _seconds("recapture_time", "recapture time", "releasing graphs, warming up and capturing them again"),
         *(
