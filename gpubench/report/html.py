@@ -143,7 +143,7 @@ def _facts(content: Content) -> list[_Pair]:
     facts = {
         "Device": content.devices(),
         "Workload": workloads,
-        **{name.replace("_", " ").capitalize(): texts for name, texts in label_facts(content).items()},
+        **{name[:1].upper() + name[1:]: texts for name, texts in label_facts(content).items()},
         "Timers": content.timers(),
         "Date": content.dates(),
         "Run" if len(content.runs) == 1 else "Runs": [run.run_id for run in content.runs],

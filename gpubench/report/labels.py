@@ -14,15 +14,16 @@ MOST_VALUES = 3
 
 
 def label_facts(content: Content) -> dict[str, list[str]]:
-    """By label, what it says, each with `(12 of 78 cells)` unless it says so of all; axes say it themselves."""
+    """By label, in words, what it says, with `(12 of 78 cells)` unless it is of all; axes say it themselves."""
+    axes = set(content.axes)
     labelled = [labels for cell in content.cells() if (labels := labels_of(cell))]
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for labels in labelled:
         for name, text in labels.items():
-            if name not in content.axes:
+            if name not in axes:
                 said[name][text] += 1
     return {
-        name: [_counted(text, count, len(labelled)) for text, count in texts.items()]
+        name.replace("_", " "): [_counted(text, count, len(labelled)) for text, count in texts.items()]
         for name, texts in said.items()
         if len(texts) <= MOST_VALUES
     }

@@ -299,7 +299,7 @@ def _environment(content: Content) -> str:
     profilers = list(dict.fromkeys(name for run in content.runs for name in run.profilers()))
     facts = [
         ", ".join(content.devices()),
-        *(f"{name.replace('_', ' ')}: {', '.join(texts)}" for name, texts in label_facts(content).items()),
+        *(f"{name}: {', '.join(texts)}" for name, texts in label_facts(content).items()),
         *named,
         f"timed by {', '.join(content.timers())}" if content.timers() else "",
         f"profiled by {', '.join(profilers)}" if profilers else "",

@@ -23,6 +23,7 @@ from support import (
     write_sweep,
 )
 
+from gpubench.analysis.conditions import labels_of
 from gpubench.analysis.merge import CellResult, merge_cells
 from gpubench.errors import ProfilerError
 from gpubench.profilers.names import cell_range, repetition_range
@@ -147,6 +148,10 @@ def test_every_repetition_is_in_the_trace_within_its_cell_with_what_it_annotated
     assert instances.loc[around, "range"] == cell_range(record.cell_id)
     annotated = instances[(instances["range"] == "gpubench:add") & instances["parent"].isin(repetitions.index)]
     assert annotated["parent"].tolist() == repetitions.index.tolist()
+
+
+def test_what_both_passes_note_of_a_cell_is_not_taken_for_its_workloads_label(results: dict[str, CellResult]) -> None:
+    assert [labels_of(result) for result in results.values()] == [{}] * len(results)
 
 
 def test_a_cell_that_nsys_kills_keeps_its_timings_and_says_who_did_it(results: dict[str, CellResult]) -> None:
