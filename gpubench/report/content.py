@@ -93,6 +93,15 @@ class Content:
         """What a cell is called: by its run, too, where there are several."""
         return f"{run_id}/{cell_id}" if len(self.runs) > 1 else cell_id
 
+    def places(self) -> dict[tuple[str, str], int]:
+        """Where a cell's row is in the wide frame, by run and cell."""
+        keys = zip(self.wide[c.RUN_ID], self.wide[c.CELL_ID], strict=True)
+        return {key: row for row, key in enumerate(keys)}
+
+    def captures(self) -> pd.DataFrame:
+        """A row per cell and bucket of captured graphs, of all runs; see `memory.memory_frame`."""
+        return pd.concat([run.memory() for run in self.runs], ignore_index=True)
+
     def frontier(self) -> pd.DataFrame:
         """The frontier of the chosen metrics, grouped as chosen; see `analysis.frontier`."""
         assert self.is_pareto, f"{self.choice.x} or {self.choice.y} has no better way: there is no frontier"

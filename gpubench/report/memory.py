@@ -24,7 +24,7 @@ def memory(content: Content) -> dict[str, Any]:
     """
     found = content.frame[is_of_bucket(content.frame) & ~content.frame[c.METRIC].isin(REPLAY_TIMES)]
     parts = [name.removeprefix(MEMORY_PREFIX) for name in found[c.METRIC].unique() if name != CAPTURE_TIME]
-    place = {key: row for row, key in enumerate(zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True))}
+    place = content.places()
     rows: dict[int, dict[tuple[str, int], list[Any]]] = {}
     columns = [c.RUN_ID, c.CELL_ID, c.RANGE, c.METRIC, c.MEDIAN]
     for run_id, cell_id, name, metric, median in found[columns].itertuples(index=False):
@@ -47,7 +47,7 @@ def memory(content: Content) -> dict[str, Any]:
 
 def memory_table(content: Content) -> tuple[list[str], list[list[str]]]:
     """A head and a row per cell that captured: its buckets, and what all of them took; both empty without any."""
-    captured = pd.concat([run.memory() for run in content.runs], ignore_index=True)
+    captured = content.captures()
     if captured.empty:
         return [], []
     body = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -136,16 +135,14 @@ def _ranges(content: Content) -> dict[str, Any]:
     rows: dict[int, list[list[Any]]] = {}
     if len(inner) > MAX_RANGES:
         return {"names": [], "metrics": [], "rows": rows, "nested": {}, "left_out": len(inner)}
-    place = {key: row for row, key in enumerate(_row_keys(content.wide))}
+    place = content.places()
     names: dict[str, int] = {}
     metrics: dict[tuple[str, str, str], int] = {}
-    columns = [c.RANGE, c.METRIC, c.TIMER, c.UNIT, c.MEDIAN, c.LOW, c.HIGH]
-    for key, (name, *metric, median, low, high) in zip(
-        _row_keys(inner), inner[columns].itertuples(index=False), strict=True
-    ):
+    columns = [c.RUN_ID, c.CELL_ID, c.RANGE, c.METRIC, c.TIMER, c.UNIT, c.MEDIAN, c.LOW, c.HIGH]
+    for run_id, cell_id, name, *metric, median, low, high in inner[columns].itertuples(index=False):
         number = metrics.setdefault((metric[0], metric[1], metric[2]), len(metrics))
         figures = [_short(value) for value in (median, low, high)]
-        rows.setdefault(place[key], []).append([names.setdefault(name, len(names)), number, *figures])
+        rows.setdefault(place[run_id, cell_id], []).append([names.setdefault(name, len(names)), number, *figures])
     cells = content.cells()
     nested = {row: sorted(names[name] for name in nested_ranges(cells[row]) if name in names) for row in rows}
     return {
@@ -202,10 +199,6 @@ def _checks(content: Content) -> dict[int, list[Any]]:
             check = min(checks, key=lambda check: check.passed)
             found[row] = [check.against, check.passed, check.relative_error, check.worst]
     return found
-
-
-def _row_keys(frame: pd.DataFrame) -> Iterable[tuple[str, str]]:
-    return zip(frame[c.RUN_ID], frame[c.CELL_ID], strict=True)
 
 
 def _tails(content: Content) -> dict[str, Any]:

@@ -22,6 +22,14 @@ _RECAPTURES = {
     "graphs_kept": "kept",
 }
 _IN_THE_END = ["last captures", "held", "held / estimate"]
+_WORDS = (
+    "A start is warming up and capturing, all buckets together; tracing comes before it, once for cells that share it."
+)
+_WORDS_OF_RECAPTURES = (
+    "In two phases, the estimate is what captures with a small cache took of the device, and kept what of it didn't "
+    "come back when they were released. Held in the end is that, and what the last captures took: above 1× of the "
+    "estimate they took more than it foretold."
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +44,7 @@ class StartTable:
     @property
     def words(self) -> str:
         """What the columns mean."""
-        start = "A start is warming up and capturing, all buckets together; tracing comes before it, once for cells "
-        if not self.has_recaptures:
-            return start + "that share it."
-        return (
-            start
-            + "that share it. In two phases, the estimate is what captures with a small cache took of the device, "
-            "and kept what of it didn't come back when they were released. Held in the end is that, and what the last "
-            "captures took: above 1× of the estimate they took more than it foretold."
-        )
+        return f"{_WORDS} {_WORDS_OF_RECAPTURES}" if self.has_recaptures else _WORDS
 
 
 def is_of_start(frame: pd.DataFrame) -> pd.Series:
@@ -81,10 +81,9 @@ def _starts(content: Content) -> pd.DataFrame:
     keys, names, frame = [c.RUN_ID, c.CELL_ID, c.RANGE], [*_TIMES, *_RECAPTURES], content.frame
     found = frame[is_of_start(frame) & frame[c.MEDIAN].notna()].drop_duplicates([*keys, c.METRIC])
     starts = found.set_index([*keys, c.METRIC])[c.MEDIAN].unstack(c.METRIC).reindex(columns=names)
-    captured = pd.concat([run.memory() for run in content.runs], ignore_index=True)
-    taken = captured.groupby([c.RUN_ID, c.CELL_ID, "step"])["device"].sum(min_count=1).rename_axis(keys)
-    cells = zip(content.wide[c.RUN_ID], content.wide[c.CELL_ID], strict=True)
-    place = {key: row for row, key in enumerate(cells)}
+    captured = content.captures().groupby([c.RUN_ID, c.CELL_ID, "step"])
+    taken = captured["device"].sum(min_count=1).rename_axis(keys)
+    place = content.places()
     ordered = sorted(starts.index, key=lambda key: (place[key[:2]], key[2]))
     return starts.assign(device=taken.reindex(starts.index)).loc[ordered]
 
