@@ -42,11 +42,14 @@ def report(
 
 def _parse(against: str | None) -> dict[str, Any] | None:
     from gpubench.errors import UsageError
-    from gpubench.scalars import parse_scalar
+    from gpubench.sweep.select import parse_value
 
     if against is None:
         return None
     name, sign, value = against.partition("=")
     if not (name and sign and value):
         raise UsageError(f"--against {against}: want an axis and its value, as --against streams=1")
-    return {name: parse_scalar(value)}
+    try:
+        return {name: parse_value(value)}
+    except ValueError as error:
+        raise UsageError(f"--against {against}: {value!r} is {error}") from None

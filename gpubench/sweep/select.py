@@ -15,7 +15,7 @@ from gpubench.sweep.document import parse_node
 from gpubench.sweep.expand import Grid, shown_arguments
 from gpubench.sweep.problems import known_list, nearest, unknown
 
-__all__ = ["select"]
+__all__ = ["parse_value", "select"]
 
 _FLAG = re.compile(r"(?P<name>[^=<>!]+)(?P<condition>[=<>!].*)", re.DOTALL)
 _OPERATORS = (">", "<", "!=", "==")
@@ -82,10 +82,16 @@ def _comparisons(name: str, part: str) -> list[Comparison]:
     if part.startswith(_OPERATORS):
         return list(parse_condition(name, part))
     try:
-        value: Scalar = axis_value(_parse_list(part)) if part.startswith(("[", "{")) else parse_scalar(part)
+        value = parse_value(part)
     except ValueError as error:
         raise PredicateError(name, f"{part!r} is {error}") from None
     return [Comparison("==", value), Comparison("==", part)]
+
+
+def parse_value(text: str) -> Scalar:
+    """The value of an axis as a flag has it, which is YAML; a list or mapping as axes have it. ValueError says what it
+    is instead."""
+    return axis_value(_parse_list(text)) if text.startswith(("[", "{")) else parse_scalar(text)
 
 
 def _parse_list(text: str) -> Any:

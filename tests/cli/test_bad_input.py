@@ -154,6 +154,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("results/good --format ,", "--format: want at least one of html"),
         ("results/good --out taken", "choose a folder with room for it with --out"),
         ("results/good --against batch", "--against batch: want an axis and its value, as --against streams=1"),
+        ("results/good --against batch=99999999999999999999", "'99999999999999999999' is an integer of more than 64"),
         ("results/good --against btach=1", "--against: no axis 'btach' in these runs; known: backend"),
     ],
 )
