@@ -60,8 +60,8 @@ class BucketedStep:
         """Run every bucket eagerly. The state must bear it."""
         for bucket in reversed(self._buckets):
             run = partial(self.eager, *arguments_for(bucket))
-            for _ in range(times):
-                with without_default_device():
+            with without_default_device():
+                for _ in range(times):
                     self._graphs.warm_up(run)
 
     def capture(self, arguments_for: Arguments) -> list[BucketCost]:
